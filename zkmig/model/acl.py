@@ -1,0 +1,66 @@
+"""ACL entries, and what a list of them grants."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+READ = 1
+WRITE = 2
+CREATE = 4
+DELETE = 8
+ADMIN = 16
+ALL = 31
+
+_LETTERS = ((READ, "r"), (WRITE, "w"), (CREATE, "c"), (DELETE, "d"), (ADMIN, "a"))
+
+
+class Acl(NamedTuple):
+    """One ACL entry. perms: bits READ..ADMIN; scheme and id as ZooKeeper stores them."""
+
+    perms: int
+    scheme: str
+    id: str
+
+    def __str__(self) -> str:
+        letters = "".join(letter for bit, letter in _LETTERS if self.perms & bit)
+        return f"{self.scheme}:{self.id}:{letters}"
+
+
+AclList = tuple[Acl, ...]
+
+OPEN_ACL: AclList = (Acl(ALL, "world", "anyone"),)
+
+
+class Identity(NamedTuple):
+    """Who a session is, as ACL entries name it (scheme and stored id)."""
+
+    scheme: str
+    id: str
+
+
+WORLD = Identity("world", "anyone")
+
+
+def digest_id(user: str, password: str) -> str:
+    """The stored id of a digest identity: ``user:base64(sha1(user:password))`` (DigestAuthenticationProvider)."""
+    raw = f"{user}:{password}".encode()
+    return f"{user}:{base64.b64encode(hashlib.sha1(raw).digest()).decode('ascii')}"
+
+
+def grants(acls: AclList, identities: Iterable[Identity]) -> int:
+    """The permission bits that `acls` give to a session holding `identities` (world:anyone always counts).
+
+    An empty list, and identity `super`, grant everything (PrepRequestProcessor.checkACL). `ip` entries match exact
+    addresses only here: a CIDR range the caller cannot evaluate is not counted, so the answer errs on the safe side.
+    """
+    held = set(identities) | {WORLD}
+    if not acls or any(identity.scheme == "super" for identity in held):
+        return ALL
+    perms = 0
+    for acl in acls:
+        if Identity(acl.scheme, acl.id) in held:
+            perms |= acl.perms
+    return perms

@@ -1,0 +1,22 @@
+"""Scope: which part of a tree is meant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zkmig.model import path as paths
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A subtree, less whole subtrees that are left out. All are absolute paths on the server.
+
+    The server's own /zookeeper and the control plane are never part of a scope.
+    """
+
+    root: str
+    excludes: tuple[str, ...] = (paths.SYSTEM_ROOT, paths.CONTROL_ROOT)
+
+    def covers(self, path: str) -> bool:
+        """Whether `path` is inside the root and outside every exclude, by whole components."""
+        return paths.contains(self.root, path) and not any(paths.contains(e, path) for e in self.excludes)
