@@ -1,0 +1,1 @@
+"""The migration epoch: its record, its states, who may write, and what undo needs."""

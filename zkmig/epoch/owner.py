@@ -1,0 +1,293 @@
+"""Migrator: the one writer of a scope, and the guarded multi through which all of its writes go.
+
+Invariant: every write of a migration, the journal's included, is a multi whose head checks the incarnation, the epoch
+record and the owner's token. A transition replaces the record's check by a compare-and-set of it. So a migrator that
+lost the scope, or woke up after it was deleted and created again, cannot write anything any more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from zkmig.epoch import record as records
+from zkmig.epoch.control import ControlPaths, read_record
+from zkmig.epoch.record import Owner, Record
+from zkmig.errors import Conflict, NotOwner, NotPermitted, OtherIncarnation, OutcomeUnknown, Refused, Unreachable
+from zkmig.model.acl import OPEN_ACL, AclList
+from zkmig.stop import StopRequest
+from zkmig.wire.client import Client
+from zkmig.wire.codes import Code, ServerError
+from zkmig.wire.replies import DataResult, MultiResult, Reply
+from zkmig.wire.requests import Check, Create, Delete, Exists, GetAcl, GetData, Multi, SetData, Sync, WriteOp
+
+# Positions in the head of a guarded multi.
+HEAD_INCARNATION = 0
+HEAD_RECORD = 1
+HEAD_OWNER = 2
+HEAD_LENGTH = 3
+
+RESENDS_MAX = 2  # the same frame is not sent more often without knowing that the server takes frames of its size
+OWNER_POLL_S = 0.25
+EPHEMERAL = 1  # create flag
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerView:
+    """The owner node as others see it. alive: its lock is there. session_timeout_ms: of the session that took it."""
+
+    owner: Owner | None
+    token: int
+    alive: bool
+    session_timeout_ms: int
+
+
+def read_owner(client: Client, names: ControlPaths) -> OwnerView:
+    """Who took the scope last, and whether that session still lives."""
+    node = client.call(GetData(names.owner))
+    assert isinstance(node, DataResult)
+    token = node.stat.version
+    alive = token > 0 and client.call_reply(Exists(names.lock(token))).error == 0
+    owner, timeout_ms = None, 30_000
+    if token > 0:
+        try:
+            fields = json.loads(node.data or b"")
+            timeout_ms = int(fields.pop("session_timeout_ms"))
+            owner = Owner(**fields)
+        except (ValueError, KeyError, TypeError):
+            owner = None  # informative only: the token is what counts
+    return OwnerView(owner, token, alive, timeout_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """How to take a scope that may have an owner. wait: for a living one; steal: do not even look whether it lives."""
+
+    wait: bool = False
+    steal: bool = False
+    plan_path: str = ""
+
+
+class Migrator:
+    """The writer of one scope. record and record_version are what every write is conditional on."""
+
+    def __init__(self, client: Client, names: ControlPaths, stop: StopRequest) -> None:
+        self.client = client
+        self.names = names
+        self.stop = stop
+        self.token = -1
+        self.owner: Owner | None = None
+        self.record: Record
+        self.record_version = -1
+        self.control_acl: AclList = OPEN_ACL
+        self.join_acl: AclList = OPEN_ACL
+
+    # -- taking the scope ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def take(
+        cls,
+        client: Client,
+        names: ControlPaths,
+        how: TakeOver,
+        stop: StopRequest,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> Migrator:
+        """Become the owner: bump the token first, read the record afterwards, so that what is read is final.
+
+        Raises NotOwner when a living owner keeps the scope and waiting was not asked for.
+        """
+        self = cls(client, names, stop)
+        idle_token = -1  # an owner that lives but has stopped working
+        while True:
+            client.call(Sync(names.home))
+            record, _ = read_record(client, names)
+            seen = read_owner(client, names)
+            if seen.alive and not how.steal and seen.token != idle_token:
+                idle_token = self._await_owner(seen, how, say)
+                continue
+            if self._bump(record.incarnation, seen.token, how):
+                break
+        self.record, stat = read_record(client, names)
+        self.record_version = stat.version
+        if self.record.incarnation != record.incarnation:
+            raise OtherIncarnation("the scope was deleted and created again", names.record, "start over")
+        self.control_acl = client.call(GetAcl(names.record)).acl
+        return self
+
+    def _await_owner(self, seen: OwnerView, how: TakeOver, say: Callable[[str], None]) -> int:
+        """Return once the owner is gone (-1), or its token when it made no progress for as long as its session lasts.
+
+        A stopped or stuck process can keep its lock: the token, not the lock, is what makes taking it over safe.
+        """
+        who = f"{seen.owner.host} pid {seen.owner.pid}" if seen.owner else f"token {seen.token}"
+        if not how.wait:
+            raise NotOwner(
+                f"another migrator is at work ({who})", self.names.home, "wait with --wait, or take over with --steal"
+            )
+        say(f"waiting for the migrator at {who}")
+        progress = self._progress()
+        quiet_since = time.monotonic()
+        while True:
+            self.stop.check()
+            now = read_owner(self.client, self.names)
+            if now.token != seen.token or not now.alive:
+                return -1
+            if self._progress() != progress:
+                progress, quiet_since = self._progress(), time.monotonic()
+            if time.monotonic() - quiet_since > seen.session_timeout_ms / 1000:
+                say(f"the migrator at {who} has made no progress within its session time-out: taking over")
+                return seen.token
+            time.sleep(OWNER_POLL_S)
+
+    def _progress(self) -> tuple[int, ...]:
+        """Versions that move whenever the present owner gets on with its work."""
+        record, stat = read_record(self.client, self.names)
+        versions = [stat.version]
+        if record.attempt is not None and record.target_epoch is not None:
+            attempt = self.names.attempt(record.target_epoch, record.attempt)
+            for path in (attempt.cursor, attempt.rcursor):
+                reply = self.client.call_reply(GetData(path))
+                versions.append(reply.result.stat.version if isinstance(reply.result, DataResult) else -1)
+        return tuple(versions)
+
+    def _bump(self, incarnation: str, token_seen: int, how: TakeOver) -> bool:
+        """Take the token by compare-and-set, the lock in the same multi. False when somebody else was faster."""
+        token = token_seen + 1
+        owner = Owner(token, platform.node(), os.getpid(), time.time(), how.plan_path)
+        data = json.dumps(
+            {**dataclasses.asdict(owner), "session_timeout_ms": self.client.session_timeout_ms}, sort_keys=True
+        ).encode()
+        acl = self.client.call(GetAcl(self.names.record)).acl
+        multi = Multi(
+            (
+                Check(self.names.incarnation(incarnation), -1),
+                SetData(self.names.owner, data, token_seen),
+                Create(self.names.lock(token), data, acl, EPHEMERAL),
+            )
+        )
+        try:
+            reply = self.client.call_reply(multi)
+        except OutcomeUnknown:
+            # A token that was taken for a session that is gone hurts nobody: the next owner bumps it again.
+            raise Unreachable("the connection was lost while taking the scope", self.names.owner, "try again") from None
+        if reply.error == 0:
+            self.token, self.owner = token, owner
+            return True
+        if reply.result.code == Code.NO_AUTH:
+            raise NotPermitted("not permitted to write this scope", self.names.owner, "authenticate as its admin")
+        if reply.result.code == Code.BAD_VERSION:
+            return False
+        if reply.result.code == Code.NO_NODE:
+            raise OtherIncarnation("the scope was deleted and created again", self.names.home, "start over")
+        raise ServerError(reply.result.code, self.names.owner, "take the owner's token")
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def head(self) -> tuple[WriteOp, ...]:
+        """check(incarnation), check(record), check(owner)."""
+        return (
+            Check(self.names.incarnation(self.record.incarnation), -1),  # its name is its identity; it has no versions
+            Check(self.names.record, self.record_version),
+            Check(self.names.owner, self.token),
+        )
+
+    def guarded(self, operations: Sequence[WriteOp]) -> Multi:
+        """The operations under the guard, as the request that is sent."""
+        return Multi((*self.head(), *operations))
+
+    def write(self, operations: Sequence[WriteOp], witness: int | None = None) -> MultiResult:
+        """Send one guarded multi and return its result, which may be a failure of one of `operations`.
+
+        witness: index into `operations` of one that nobody else can have done (a compare-and-set or a create of a
+        name that is ours). After a lost answer the same multi is sent again; if it then fails at the witness, the
+        first one has landed, and that counts as done.
+        """
+        reply, resent = self._send(self.guarded(operations))
+        if reply.error == 0:
+            return reply.result
+        result: MultiResult = reply.result
+        self.raise_if_head_failed(result)
+        if resent and witness is not None and result.failed_index == HEAD_LENGTH + witness:
+            return MultiResult(())
+        return result
+
+    def write_all(self, operations: Sequence[WriteOp], what: str, witness: int | None = None) -> None:
+        """`write` for operations on the control plane, where any failure is an error: nobody else writes there."""
+        result = self.write(operations, witness)
+        if result.failed_index is not None and result.failed_index >= HEAD_LENGTH:
+            path = operations[result.failed_index - HEAD_LENGTH].path
+            if result.code == Code.NO_AUTH:
+                raise NotPermitted(f"not permitted to {what}", path, "authenticate as the scope's admin")
+            raise Conflict(f"could not {what}: {Code.name(result.code)}", path, "run zkmig status")
+
+    def transition(self, record: Record, extra: Sequence[WriteOp] = ()) -> MultiResult:
+        """Compare-and-set the record, with `extra` operations in the same multi.
+
+        Returns the result (a failure of an extra operation is the caller's to judge); on success the new record is
+        what later writes are conditional on.
+        """
+        record = dataclasses.replace(record, owner=self.owner if record.attempt else None)
+        data = records.encode(record)
+        head = list(self.head())
+        head[HEAD_RECORD] = SetData(self.names.record, data, self.record_version)
+        multi = Multi((*head, *extra))
+        reply, resent = self._send(multi)
+        landed = reply.error == 0
+        if not landed:
+            result: MultiResult = reply.result
+            if resent and result.failed_index == HEAD_RECORD:
+                landed = self._is_mine(data)
+            if not landed:
+                self.raise_if_head_failed(result)
+                return result
+        self.record, self.record_version = record, self.record_version + 1
+        return reply.result if reply.error == 0 else MultiResult(())
+
+    def _is_mine(self, data: bytes) -> bool:
+        node = self.client.call(GetData(self.names.record))
+        return bool(node.data == data and node.stat.version == self.record_version + 1)
+
+    def _send(self, multi: Multi) -> tuple[Reply, bool]:
+        """Send until an answer comes. The flag says whether an earlier sending may have landed."""
+        for attempt in range(RESENDS_MAX + 1):
+            try:
+                with self.stop.patiently():
+                    if attempt:
+                        self.client.reconnect()
+                    return self.client.call_reply(multi), attempt > 0
+            except OutcomeUnknown:
+                if attempt == RESENDS_MAX:
+                    raise
+            except Unreachable as error:
+                if attempt:  # the first sending may still land, whatever became of the connection since
+                    raise OutcomeUnknown(error.what, error.where, "run zkmig status, then zkmig resume") from error
+                raise
+        raise AssertionError("unreachable")
+
+    def raise_if_head_failed(self, result: MultiResult) -> None:
+        """Turn a failed guard into its error; return when the failure lies in the operations after it."""
+        if result.failed_index is None or result.failed_index >= HEAD_LENGTH:
+            return
+        where = (self.names.home, self.names.record, self.names.owner)[result.failed_index]
+        if result.code == Code.NO_AUTH:
+            raise NotPermitted("not permitted to use this scope", where, "authenticate as its admin: --auth-file")
+        if result.failed_index == HEAD_INCARNATION or result.code == Code.NO_NODE:
+            raise OtherIncarnation("the scope was deleted or created again", where, "run zkmig status")
+        if result.failed_index == HEAD_RECORD:
+            raise NotOwner("the epoch record was changed by somebody else", where, "run zkmig status")
+        raise NotOwner("another migrator has taken this scope over", where, "run zkmig status")
+
+    def release(self) -> None:
+        """Give the lock back; the session's end would do it too."""
+        self.client.call_reply(Multi((Delete(self.names.lock(self.token), 0),)))
+
+    def refuse_if(self, condition: bool, what: str, hint: str) -> None:
+        """Refused with the scope's record as the place."""
+        if condition:
+            raise Refused(what, self.names.record, hint)

@@ -1,0 +1,175 @@
+"""The epoch record: one JSON node per scope that decides what every reader sees and what a migrator may do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from zkmig.epoch.transitions import State, check_transition
+from zkmig.errors import UnknownFormat
+
+FORMAT = 1
+READABLE_FORMATS = range(1, FORMAT + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who took the scope last. token: dataVersion of the owner node; informative but for the token."""
+
+    token: int
+    host: str
+    pid: int
+    since: float
+    plan_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A maintenance hold: it survives every transition and blocks admission until released."""
+
+    reason: str
+    holder: str
+    since: float
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """ACLs of a committed epoch that are still to be set: their list lies in the attempt's journal."""
+
+    epoch: int
+    attempt: str
+    acls: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConflictNote:
+    """A foreign write that stopped the migration: path, what was expected and what was found; never data."""
+
+    path: str
+    operation: str
+    reason: str
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class LastOutcome:
+    """How the latest attempt ended. outcome: committed, rolled_back or aborted. deviations: paths left foreign."""
+
+    epoch: int
+    attempt: str
+    outcome: str
+    at: float
+    deviations: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The record as a value. epoch: the committed one. target_epoch, attempt, plan_hash, manifest_hash and
+    batches_total are set while a migration is under way. base: state to return to (EMPTY or STABLE). cursor: batches
+    applied when a rollback began."""
+
+    incarnation: str
+    state: State
+    epoch: int
+    root: str
+    excludes: tuple[str, ...] = ()
+    base: State = State.STABLE
+    target_epoch: int | None = None
+    attempt: str | None = None
+    plan_hash: str | None = None
+    manifest_hash: str | None = None
+    batches_total: int = 0
+    cursor: int | None = None
+    owner: Owner | None = None
+    held: Held | None = None
+    pending: Pending | None = None
+    conflict: ConflictNote | None = None
+    committed_attempt: str | None = None
+    committed_plan_hash: str | None = None
+    last: LastOutcome | None = None
+    format: int = FORMAT
+    min_reader: int = FORMAT
+    unknown: dict[str, Any] = field(default_factory=dict)
+
+    def moved(self, event: str, state: State, **changes: Any) -> Record:
+        """The record after `event`, or Refused when the table has no such row."""
+        check_transition(event, self.state, state)
+        return dataclasses.replace(self, state=state, **changes)
+
+    def updated(self, **changes: Any) -> Record:
+        """The record in the same state with other notes (conflict, pending, held)."""
+        return dataclasses.replace(self, **changes)
+
+    def closed(self, event: str, state: State, outcome: LastOutcome, **changes: Any) -> Record:
+        """The record after the attempt's end: what belonged to the attempt is cleared."""
+        return self.moved(
+            event,
+            state,
+            last=outcome,
+            **{
+                "target_epoch": None,
+                "attempt": None,
+                "plan_hash": None,
+                "manifest_hash": None,
+                "batches_total": 0,
+                "cursor": None,
+                "conflict": None,
+                "owner": None,
+                **changes,
+            },
+        )
+
+
+def encode(record: Record) -> bytes:
+    """The record as UTF-8 JSON with sorted keys, one line, readable from any language."""
+    fields = {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name != "unknown"}
+    return json.dumps({**record.unknown, **fields}, default=_jsonable, sort_keys=True).encode()
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, State):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    raise TypeError(f"not in a record: {type(value)}")
+
+
+def decode(data: bytes | None, path: str) -> Record:
+    """The record from its node's data. Anything that is not a record of a known format is UnknownFormat: fail closed."""
+    try:
+        fields = json.loads((data or b"").decode())
+        version = fields["format"]
+        if not isinstance(version, int):
+            raise ValueError("format is not a number")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnknownFormat("this is not an epoch record", path, "restore it or ask who wrote it") from error
+    if fields.get("min_reader", version) not in READABLE_FORMATS:
+        raise UnknownFormat(
+            f"record format {version} needs a newer zkmig (this one reads {READABLE_FORMATS.stop - 1})", path, "upgrade"
+        )
+    try:
+        return _build(fields)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnknownFormat(f"damaged epoch record: {error}", path, "restore it or ask who wrote it") from error
+
+
+_NESTED = {"owner": Owner, "held": Held, "pending": Pending, "conflict": ConflictNote, "last": LastOutcome}
+
+
+def _build(fields: dict[str, Any]) -> Record:
+    known = {f.name for f in dataclasses.fields(Record)} - {"unknown"}
+    values = {name: value for name, value in fields.items() if name in known}
+    values["unknown"] = {name: value for name, value in fields.items() if name not in known}
+    values["state"] = State(values["state"])
+    values["base"] = State(values["base"])
+    values["excludes"] = tuple(values["excludes"])
+    for name, kind in _NESTED.items():
+        if values.get(name) is not None:
+            values[name] = kind(**values[name])
+    for name, expected in (("epoch", int), ("incarnation", str), ("root", str), ("batches_total", int)):
+        if not isinstance(values[name], expected) or isinstance(values[name], bool):
+            raise ValueError(f"{name} is not of type {expected.__name__}")
+    return Record(**values)
