@@ -11,57 +11,58 @@ from zkmig.errors import EXIT_REFUSED, EXIT_UNREACHABLE, NotPermitted, ZkmigErro
 
 
 class Code(IntEnum):
-    """KeeperException.Code in ZooKeeper's source; the members keep the names that its manual and logs use."""
+    """KeeperException.Code in ZooKeeper's source."""
 
-    Ok = 0
-    SystemError = -1
-    RuntimeInconsistency = -2  # in a failed multi: not tried, since an operation before it failed
-    DataInconsistency = -3
-    ConnectionLoss = -4
-    MarshallingError = -5
-    Unimplemented = -6
-    OperationTimeout = -7
-    BadArguments = -8
-    UnknownSession = -12
-    NewConfigNoQuorum = -13
-    ReconfigInProgress = -14
-    ApiError = -100
-    NoNode = -101
-    NoAuth = -102
-    BadVersion = -103
-    NoChildrenForEphemerals = -108
-    NodeExists = -110
-    NotEmpty = -111
-    SessionExpired = -112
-    InvalidCallback = -113
-    InvalidACL = -114
-    AuthFailed = -115
-    SessionMoved = -118
-    NotReadOnly = -119
-    EphemeralOnLocalSession = -120
-    NoWatcher = -121
-    RequestTimeout = -122
-    ReconfigDisabled = -123
-    SessionClosedRequireSaslAuth = -124
-    QuotaExceeded = -125
-    ThrottledOp = -127
+    OK = 0
+    SYSTEM_ERROR = -1
+    RUNTIME_INCONSISTENCY = -2  # in a failed multi: not tried, since an operation before it failed
+    DATA_INCONSISTENCY = -3
+    CONNECTION_LOSS = -4
+    MARSHALLING_ERROR = -5
+    UNIMPLEMENTED = -6
+    OPERATION_TIMEOUT = -7
+    BAD_ARGUMENTS = -8
+    UNKNOWN_SESSION = -12
+    NEW_CONFIG_NO_QUORUM = -13
+    RECONFIG_IN_PROGRESS = -14
+    API_ERROR = -100
+    NO_NODE = -101
+    NO_AUTH = -102
+    BAD_VERSION = -103
+    NO_CHILDREN_FOR_EPHEMERALS = -108
+    NODE_EXISTS = -110
+    NOT_EMPTY = -111
+    SESSION_EXPIRED = -112
+    INVALID_CALLBACK = -113
+    INVALID_ACL = -114
+    AUTH_FAILED = -115
+    SESSION_MOVED = -118
+    NOT_READ_ONLY = -119
+    EPHEMERAL_ON_LOCAL_SESSION = -120
+    NO_WATCHER = -121
+    REQUEST_TIMEOUT = -122
+    RECONFIG_DISABLED = -123
+    SESSION_CLOSED_REQUIRE_SASL_AUTH = -124
+    QUOTA_EXCEEDED = -125
+    THROTTLED_OP = -127
 
 
-_NAMES = {int(code): code.name for code in Code}
+# As ZooKeeper's manual and logs spell them: NO_NODE is NoNode, INVALID_ACL is InvalidACL.
+_NAMES = {int(code): "".join(map(str.capitalize, code.name.split("_"))).replace("Acl", "ACL") for code in Code}
 
 _HINTS = {
-    Code.NoNode: "check the path",
-    Code.NoAuth: "check the credentials and the znode's ACL",
-    Code.BadVersion: "somebody else wrote it in the meantime",
-    Code.NodeExists: "somebody else created it",
-    Code.NotEmpty: "it has children",
-    Code.NoChildrenForEphemerals: "its parent is an ephemeral",
-    Code.InvalidACL: "the server knows no such scheme or id",
-    Code.AuthFailed: "check the scheme and the secret",
-    Code.QuotaExceeded: "a quota on this path or above it is used up",
-    Code.ThrottledOp: "the server is overloaded; try again later",
-    Code.Unimplemented: "the server is too old, or has the feature switched off",
-    Code.NotReadOnly: "the server is cut off from its quorum and serves reads only",
+    Code.NO_NODE: "check the path",
+    Code.NO_AUTH: "check the credentials and the znode's ACL",
+    Code.BAD_VERSION: "somebody else wrote it in the meantime",
+    Code.NODE_EXISTS: "somebody else created it",
+    Code.NOT_EMPTY: "it has children",
+    Code.NO_CHILDREN_FOR_EPHEMERALS: "its parent is an ephemeral",
+    Code.INVALID_ACL: "the server knows no such scheme or id",
+    Code.AUTH_FAILED: "check the scheme and the secret",
+    Code.QUOTA_EXCEEDED: "a quota on this path or above it is used up",
+    Code.THROTTLED_OP: "the server is overloaded; try again later",
+    Code.UNIMPLEMENTED: "the server is too old, or has the feature switched off",
+    Code.NOT_READ_ONLY: "the server is cut off from its quorum and serves reads only",
 }
 
 
@@ -95,7 +96,7 @@ class NoPermission(ServerError, NotPermitted):
     exit_code = EXIT_UNREACHABLE
 
 
-_FORBIDDING = frozenset({Code.NoAuth, Code.AuthFailed, Code.SessionClosedRequireSaslAuth})
+_FORBIDDING = frozenset({Code.NO_AUTH, Code.AUTH_FAILED, Code.SESSION_CLOSED_REQUIRE_SASL_AUTH})
 
 
 def error_for(code: int, path: str, operation: str, index: int | None = None) -> ServerError:

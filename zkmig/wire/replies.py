@@ -92,12 +92,12 @@ class MultiResult(NamedTuple):
     @property
     def failed_index(self) -> int | None:
         """Which operation failed, from 0; None when all were applied."""
-        return next((i for i, r in enumerate(self.results) if isinstance(r, SubError) and r.code != Code.Ok), None)
+        return next((i for i, r in enumerate(self.results) if isinstance(r, SubError) and r.code != Code.OK), None)
 
     @property
     def code(self) -> int:
         """The code of the operation that failed; 0 when all were applied."""
-        return next((r.code for r in self.results if isinstance(r, SubError) and r.code != Code.Ok), 0)
+        return next((r.code for r in self.results if isinstance(r, SubError) and r.code != Code.OK), 0)
 
 
 class MultiReadResult(NamedTuple):
@@ -137,7 +137,7 @@ class Reply(NamedTuple):
 
 def failure(request: rq.Request, reply: Reply) -> ServerError | None:
     """The error that a reply carries, naming path and operation; None if it carries none."""
-    if reply.error == Code.Ok:
+    if reply.error == Code.OK:
         return None
     if isinstance(request, rq.Multi) and isinstance(reply.result, MultiResult):
         index = reply.result.failed_index
@@ -198,7 +198,7 @@ def _nothing(_: rq.Request, __: Decoder) -> Done:
 def _watch_added(_: rq.Request, decoder: Decoder) -> Done:
     offset = decoder.offset
     error = decoder.read_int()
-    if error != Code.Ok:  # addWatch answers with an ErrorResponse(0) when it worked
+    if error != Code.OK:  # addWatch answers with an ErrorResponse(0) when it worked
         raise JuteError(f"addWatch answered with error {error} in its body", offset)
     return DONE
 
