@@ -1,0 +1,78 @@
+"""Fixtures that give tests real ZooKeeper servers, a subtree of their own, and kazoo as independent eyes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import pytest
+from kazoo.client import KazooClient
+
+from zkmig.dev import Ensemble, Server
+
+_root_numbers = itertools.count(1)
+
+
+class ServerPair(NamedTuple):
+    """Two servers that know nothing of each other."""
+
+    source: Server
+    target: Server
+
+
+class KazooClientFactory(Protocol):
+    """Makes a started client of a server, an ensemble or a connect string; it is closed when the test ends."""
+
+    def __call__(self, where: Server | Ensemble | str, *, timeout: float = 10.0) -> KazooClient: ...
+
+
+@pytest.fixture(scope="session")
+def zk() -> Iterator[Server]:
+    """One server for the whole run: stay below `tree_root`. TTL nodes are admitted."""
+    with Server(extended_types=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def zk_pair() -> Iterator[ServerPair]:
+    """A source and a target for the whole run, neither of them `zk`: stay below `tree_root`. TTL nodes are admitted."""
+    with Server(extended_types=True) as source, Server(extended_types=True) as target:
+        yield ServerPair(source, target)
+
+
+@pytest.fixture
+def fresh_zk() -> Iterator[Server]:
+    """A server for this test alone, to be hurt, or to be looked at as a whole."""
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def ensemble() -> Iterator[Ensemble]:
+    """Three servers with a leader, for this module alone."""
+    with Ensemble() as three:
+        yield three
+
+
+@pytest.fixture
+def tree_root() -> str:
+    """An absolute path that no other test of the run uses. The test creates it."""
+    return f"/t-{next(_root_numbers)}"
+
+
+@pytest.fixture
+def kazoo_client() -> Iterator[KazooClientFactory]:
+    """A factory of plain kazoo clients (see KazooClientFactory)."""
+    clients: list[KazooClient] = []
+
+    def connect(where: Server | Ensemble | str, *, timeout: float = 10.0) -> KazooClient:
+        client = KazooClient(hosts=where if isinstance(where, str) else where.hosts, timeout=timeout)
+        clients.append(client)
+        client.start(timeout=timeout)
+        return client
+
+    yield connect
+    for client in clients:
+        client.stop()
+        client.close()
