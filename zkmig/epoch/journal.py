@@ -1,0 +1,314 @@
+"""The journal of one attempt: the pre-image of all it touches, from which readers and rollback work.
+
+It is uploaded whole, before the scope leaves STABLE, below ``epochs/<n>-<attempt>/``: undo chunks (msgpack), then the
+manifest (JSON) that lists the hash of each. The record pins the manifest by its own hash. A chunk holds nodes of one
+READ set and carries that set, so that undo never publishes what an ACL protected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import msgpack
+
+from zkmig.epoch.control import AttemptPaths
+from zkmig.errors import NotPermitted, Refused, UnknownFormat
+from zkmig.model.acl import ALL, READ, WORLD, Acl, AclList, Identity
+from zkmig.model.stat import Stat
+from zkmig.model.znode import Kind, Znode
+from zkmig.wire.client import Client
+from zkmig.wire.codes import Code, ServerError
+from zkmig.wire.requests import GetData
+
+FORMAT = 1
+CHUNK_BYTES_MAX = 60 * 1024  # payload; with its guarded head a chunk stays below a frame of 64 KiB [zookeeper-facts 37]
+READ_DEPTH = 16
+NO_BATCH = -1  # an entry that belongs to no batch: parents touched, ACLs changed outside multis
+
+
+class Action(Enum):
+    """What the migration does to a path; so what its pre-image means."""
+
+    CREATED = "created"  # was absent
+    WRITTEN = "written"  # data replaced
+    DELETED = "deleted"
+    ACL = "acl"  # only the ACL of an existing node changes
+    TOUCHED = "touched"  # children come or go, or the counter is raised: only its Stat differs
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One path of the plan and what was there before. before is None exactly for CREATED.
+
+    batch: the batch that writes it, NO_BATCH for ACL and TOUCHED; entries are in the order of the plan.
+    """
+
+    action: Action
+    path: str
+    batch: int
+    before: Znode | None
+
+
+@dataclass(frozen=True, slots=True)
+class AclEntry:
+    """An ACL set outside multis. tighten: before the data, None for nothing to take away; final: after the commit.
+
+    aversion: of the node when the attempt began, 0 for one that it creates.
+    """
+
+    path: str
+    tighten: AclList | None
+    final: AclList
+    aversion: int
+    created: bool
+
+    @property
+    def is_pending_after_commit(self) -> bool:
+        return self.tighten != self.final
+
+    @property
+    def aversion_before_final(self) -> int:
+        return self.aversion + (self.tighten is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """All entries in the order of the plan, and the ACL steps."""
+
+    entries: tuple[Entry, ...]
+    acls: tuple[AclEntry, ...] = ()
+
+    def by_path(self) -> dict[str, Entry]:
+        """Entry of each path. A path that is touched besides being written keeps its written entry."""
+        found: dict[str, Entry] = {}
+        for entry in self.entries:
+            if entry.action is not Action.TOUCHED or entry.path not in found:
+                found[entry.path] = entry
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an attempt is about, and the hash of each undo chunk in order (BLAKE2b-256, hex)."""
+
+    incarnation: str
+    epoch: int
+    attempt: str
+    root: str
+    plan_hash: str
+    batches: int
+    frame_bytes: int
+    chunks: tuple[str, ...]
+    journal_bytes: int
+    format: int = FORMAT
+
+    def encode(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True).encode()
+
+    @classmethod
+    def decode(cls, data: bytes | None, path: str) -> Manifest:
+        try:
+            fields = json.loads(data or b"")
+            if fields["format"] != FORMAT:
+                raise UnknownFormat(f"journal of format {fields['format']}", path, "use the zkmig that wrote it")
+            fields["chunks"] = tuple(fields["chunks"])
+            return cls(**fields)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UnknownFormat("this is not a journal's manifest", path, "run zkmig status") from error
+
+
+def digest(data: bytes) -> str:
+    """BLAKE2b-256, hex: the hash that pins manifests and chunks."""
+    return hashlib.blake2b(data, digest_size=32).hexdigest()
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Bytes of one undo node and the ACL it is created with."""
+
+    payload: bytes
+    acl: AclList
+
+
+ReadSet = frozenset[Identity]
+
+
+def read_set(acl: AclList) -> ReadSet:
+    """Who may READ a node with this ACL. An empty list lets everybody."""
+    if not acl:
+        return frozenset({WORLD})
+    return frozenset(Identity(a.scheme, a.id) for a in acl if a.perms & READ)
+
+
+def make_chunks(
+    journal: Journal,
+    read_sets: dict[str, ReadSet],
+    admins: Sequence[Identity],
+    own: Sequence[Identity],
+    payload_bytes_max: int = CHUNK_BYTES_MAX,
+) -> Iterator[Chunk]:
+    """Cut the journal into chunks, each of one READ set.
+
+    read_sets: of every path in the journal (for a created path, that of its parent: its name is what there is to
+    protect). own: identities of the migrator, which keep access where the admin is everybody.
+    """
+    packed: dict[ReadSet, _ChunkPacker] = {}
+    for position, entry in enumerate(journal.entries):
+        group = read_sets[entry.path]
+        packer = packed.setdefault(group, _ChunkPacker(_chunk_acl(group, admins, own), payload_bytes_max))
+        yield from packer.add(["e", position, *_pack_entry(entry)])
+    for position, step in enumerate(journal.acls):
+        group = read_sets[step.path]
+        packer = packed.setdefault(group, _ChunkPacker(_chunk_acl(group, admins, own), payload_bytes_max))
+        yield from packer.add(["a", position, *_pack_acl_entry(step)])
+    for packer in packed.values():
+        yield from packer.flush()
+
+
+def _chunk_acl(group: ReadSet, admins: Sequence[Identity], own: Sequence[Identity]) -> AclList:
+    keepers = list(admins)
+    if WORLD in keepers and WORLD not in group:
+        # Everybody is admin of this control plane, yet not everybody may read these nodes.
+        keepers = [identity for identity in own if identity != WORLD]
+    entries = [Acl(ALL, *identity) for identity in keepers]
+    entries += [Acl(READ, *identity) for identity in sorted(group) if identity not in keepers]
+    return tuple(entries)
+
+
+class _ChunkPacker:
+    """Gathers the items of one READ set until the next would overflow the chunk."""
+
+    def __init__(self, acl: AclList, payload_bytes_max: int) -> None:
+        self._acl = acl
+        self._max = payload_bytes_max
+        self._items: list[bytes] = []
+        self._size = 0
+
+    def add(self, item: list[Any]) -> Iterator[Chunk]:
+        packed = msgpack.packb(item)
+        if self._items and self._size + len(packed) > self._max:
+            yield from self.flush()
+        self._items.append(packed)
+        self._size += len(packed)
+
+    def flush(self) -> Iterator[Chunk]:
+        if self._items:
+            yield Chunk(b"".join(self._items), self._acl)
+        self._items, self._size = [], 0
+
+
+def entry_bytes(entry: Entry) -> int:
+    """Bytes that the entry takes in a chunk, for planning what the journal weighs."""
+    return len(msgpack.packb(["e", 1 << 30, *_pack_entry(entry)]))
+
+
+def _pack_entry(entry: Entry) -> list[Any]:
+    if entry.before is None:
+        return [entry.action.value, entry.path, entry.batch]
+    node = entry.before
+    return [
+        entry.action.value,
+        entry.path,
+        entry.batch,
+        node.data,
+        [list(acl) for acl in node.acl],
+        list(node.stat),
+        node.kind.value,
+        node.ttl_ms,
+    ]
+
+
+def _pack_acl_entry(step: AclEntry) -> list[Any]:
+    tighten = None if step.tighten is None else [list(acl) for acl in step.tighten]
+    return [step.path, tighten, [list(acl) for acl in step.final], step.aversion, step.created]
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def load(client: Client, attempt: AttemptPaths, manifest_hash: str) -> tuple[Manifest, Journal]:
+    """The attempt's manifest and journal, each byte checked against the hash that the record pins.
+
+    Raises JournalMissing when a node of it is gone (read the record again: the attempt may have ended meanwhile), and
+    NotPermitted when an undo chunk may not be read.
+    """
+    manifest_data = _read(client, [attempt.manifest])[0]
+    if digest(manifest_data) != manifest_hash:
+        raise JournalMissing("the manifest is not the one that the record names", attempt.manifest)
+    manifest = Manifest.decode(manifest_data, attempt.manifest)
+    payloads = _read(client, [attempt.chunk(index) for index in range(len(manifest.chunks))])
+    for index, (payload, expected) in enumerate(zip(payloads, manifest.chunks, strict=True)):
+        if digest(payload) != expected:
+            raise UnknownFormat("an undo chunk was altered", attempt.chunk(index), "do not go on; restore it")
+    return manifest, unpack(payloads, attempt.undo)
+
+
+class JournalMissing(Refused):
+    """A journal node that the record promises is not there: the record has to be read again."""
+
+
+def _read(client: Client, journal_paths: list[str]) -> list[bytes]:
+    found: list[bytes] = []
+    for path, reply in zip(
+        journal_paths, client.pipeline((GetData(path) for path in journal_paths), READ_DEPTH), strict=True
+    ):
+        if reply.error == Code.NO_NODE:
+            raise JournalMissing("a part of the journal is missing", path)
+        if reply.error == Code.NO_AUTH:
+            raise NotPermitted("not permitted to read undo", path, "its nodes are protected from this identity")
+        if reply.error:
+            raise ServerError(reply.error, path, "getData")
+        found.append(reply.result.data or b"")
+    return found
+
+
+def unpack(payloads: Iterable[bytes], where: str) -> Journal:
+    """The journal from its chunks, in any order of chunks."""
+    entries: dict[int, Entry] = {}
+    acls: dict[int, AclEntry] = {}
+    try:
+        for payload in payloads:
+            unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=0)
+            unpacker.feed(payload)
+            for tag, position, *fields in unpacker:
+                if tag == "e":
+                    entries[position] = _unpack_entry(fields)
+                elif tag == "a":
+                    acls[position] = _unpack_acl_entry(fields)
+                else:
+                    raise ValueError(f"unknown item {tag!r}")
+    except (ValueError, TypeError, IndexError, msgpack.UnpackException) as error:
+        raise UnknownFormat(f"damaged undo: {error}", where, "do not go on; restore it") from error
+    if sorted(entries) != list(range(len(entries))) or sorted(acls) != list(range(len(acls))):
+        raise UnknownFormat("undo has gaps", where, "do not go on; restore it")
+    return Journal(
+        tuple(entries[position] for position in range(len(entries))),
+        tuple(acls[position] for position in range(len(acls))),
+    )
+
+
+def _unpack_entry(fields: list[Any]) -> Entry:
+    action, path, batch, *before = fields
+    if not before:
+        return Entry(Action(action), path, batch, None)
+    data, acl, stat, kind, ttl_ms = before
+    node = Znode(path, data, _unpack_acl(acl), Stat(*stat), Kind(kind), ttl_ms)
+    return Entry(Action(action), path, batch, node)
+
+
+def _unpack_acl(acl: list[Any]) -> AclList:
+    return tuple(Acl(*entry) for entry in acl)
+
+
+def _unpack_acl_entry(fields: list[Any]) -> AclEntry:
+    path, tighten, final, aversion, created = fields
+    return AclEntry(path, None if tighten is None else _unpack_acl(tighten), _unpack_acl(final), aversion, created)

@@ -1,0 +1,319 @@
+"""make_plan: from two snapshots to operations in order. Pure: no server is asked.
+
+Order: adds (parents before children), changes, deletes (children before parents); so an unaware reader that looks
+while batches are applied never finds a node without its parent, and what is replaced goes only after its replacement
+has come.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from zkmig.diff import (
+    DEFAULT_POLICY,
+    Add,
+    ChangeAcl,
+    ChangeCounter,
+    ChangeData,
+    ChangeKind,
+    ComparePolicy,
+    CounterHigher,
+    Delete,
+    Diff,
+    diff,
+)
+from zkmig.epoch.control import head_size_max
+from zkmig.epoch.journal import Action, Entry, entry_bytes
+from zkmig.errors import NotPermitted, PlanImpossible
+from zkmig.model import path as paths
+from zkmig.model.acl import ADMIN, CREATE, DELETE, WRITE, Identity, grants
+from zkmig.model.snapshot import Snapshot
+from zkmig.model.znode import Znode
+from zkmig.plan.acls import AclPlanner
+from zkmig.plan.batches import cut
+from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, Pin, RaiseCounter, WriteData
+from zkmig.plan.plan import Limits, Plan, SourcePin, TargetPin
+from zkmig.wire.requests import Create, operation_size
+
+NAMED_MAX = 5  # paths named in one message
+CHUNK_OVERHEAD = 512  # head, name, ACL and packing of the largest undo chunk, beside its entry
+
+
+@dataclass(frozen=True, slots=True)
+class TargetScope:
+    """The scope that covers the target, as its record stood when the plan was made."""
+
+    scope: str
+    control: str
+    incarnation: str
+    epoch: int
+
+
+def make_plan(
+    source: Snapshot,
+    target: Snapshot | None,
+    *,
+    policy: ComparePolicy | None = None,
+    limits: Limits | None = None,
+    target_root: str | None = None,
+    hosts: tuple[tuple[str, int], ...] = (),
+    scope: TargetScope | None = None,
+    identities: Iterable[Identity] | None = None,
+) -> Plan:
+    """The plan that makes `target` equal to `source`.
+
+    target None: its root does not exist (give target_root, else the source's root). hosts, scope: where it will be
+    applied; `apply` can supply what is missing. identities: of the session that will write, as the server knows it;
+    None leaves permissions to the server.
+
+    Raises PlanImpossible (an ephemeral in the way, a node over the frame limit, a lock-out) or NotPermitted.
+    """
+    root = target.root if target is not None else (target_root or source.root)
+    changes = diff(source, target, policy or DEFAULT_POLICY)
+    _refuse_ephemerals_in_the_way(changes, root)
+    maker = _Maker(changes, root, target, limits or Limits(), scope, tuple(identities or ()), identities is not None)
+    return maker.plan(source, hosts)
+
+
+def _refuse_ephemerals_in_the_way(changes: Diff, root: str) -> None:
+    if changes.in_the_way:
+        names = [paths.join(root, item.path) for item in changes.in_the_way]
+        raise PlanImpossible(
+            f"{len(names)} live ephemeral(s) of the target are in the way",
+            _named(names),
+            "stop the processes that own them, or leave their parents out with --exclude",
+        )
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
+    return ", ".join(names[:NAMED_MAX]) + more
+
+
+@dataclass
+class _Maker:
+    """Gathers adds, changes and deletes from a diff, then orders them."""
+
+    changes: Diff
+    root: str
+    target: Snapshot | None
+    limits: Limits
+    scope: TargetScope | None
+    identities: tuple[Identity, ...]
+    check_permissions: bool
+    adds: list[Znode] = field(default_factory=list)
+    writes: list[Operation] = field(default_factory=list)
+    deletes: list[DeleteNode] = field(default_factory=list)
+    acl_changes: list[tuple[str, Znode, Znode]] = field(default_factory=list)
+    raises: list[tuple[str, int, int]] = field(default_factory=list)  # path, counter before, counter wanted
+    notes: list[str] = field(default_factory=list)
+    journal_bytes: int = 0
+    existing_parents: set[str] = field(default_factory=set)
+    denied: list[str] = field(default_factory=list)
+
+    def plan(self, source: Snapshot, hosts: tuple[tuple[str, int], ...]) -> Plan:
+        for change in self.changes:
+            self._gather(change)
+        acls = AclPlanner(self.identities)
+        created_below = Counter(paths.parent(node.path) for node in self.adds)
+        raised = self._counter_raises(created_below)
+        operations: list[Operation] = []
+        steps: list[AclStep] = []
+        works_below = created_below.keys() | raised.keys()
+        for node in self.adds:
+            acl, step = acls.for_created(node.path, node.acl, node.path in works_below)
+            operations.append(CreateNode(node.path, node.data, acl, node.kind, node.ttl_ms))
+            steps += [step] if step else []
+            self._journal(Action.CREATED, node.path, None)
+        operations += self.writes
+        operations += [RaiseCounter(path, pairs, to) for path, (pairs, to) in sorted(raised.items(), key=_tree_order)]
+        operations += reversed(self.deletes)  # a diff is in tree order: backwards, children come before parents
+        touched = self._touched(works_below)
+        steps += self._acl_steps(acls, works_below)
+        self._refuse_denied()
+        head_bytes = self._head_bytes()
+        ordered, ends = cut(operations, head_bytes, self.limits)
+        self._refuse_heavy_journal()
+        return Plan(
+            source=_source_pin(source),
+            target=self._target_pin(hosts),
+            operations=ordered,
+            batch_ends=ends,
+            acl_steps=tuple(steps),
+            touched=touched,
+            head_bytes=head_bytes,
+            journal_bytes=self.journal_bytes,
+            limits=self.limits,
+            identity=acls.identity_used,
+            ephemerals_source=self.changes.ephemerals_source,
+            ephemerals_target=self.changes.ephemerals_target,
+            notes=tuple(self.notes),
+        )
+
+    # -- gathering ----------------------------------------------------------------------------------------------------
+
+    def _gather(self, change: object) -> None:
+        match change:
+            case Add(path=relative, znode=node):
+                path = paths.join(self.root, relative)
+                self.adds.append(node._replace(path=path))
+                self._need_on_parent(path, CREATE | DELETE)  # DELETE: to take it away again
+                if node.counter and path != "/":
+                    self.raises.append((path, 0, node.counter))
+            case ChangeData(path=relative, before=before, after=after):
+                path = paths.join(self.root, relative)
+                self.writes.append(WriteData(path, after.data, Pin.of(before.stat), len(before.data or b"")))
+                self._need(before, path, WRITE)
+                self._journal(Action.WRITTEN, path, before)
+            case ChangeAcl(path=relative, before=before, after=after):
+                path = paths.join(self.root, relative)
+                self.acl_changes.append((path, before, after))
+                self._need(before, path, ADMIN)
+                self._journal(Action.ACL, path, before)
+            case ChangeCounter(path=relative, before=was, after=wanted):
+                self.raises.append((paths.join(self.root, relative), was, wanted))
+            case Delete(path=relative, before=before):
+                path = paths.join(self.root, relative)
+                size = operation_size(Create(path, before.data, before.acl))
+                self.deletes.append(DeleteNode(path, Pin.of(before.stat), size))
+                self._need_on_parent(path, CREATE | DELETE)  # CREATE: to bring it back
+                self._journal(Action.DELETED, path, before)
+            case ChangeKind(path=relative):
+                raise PlanImpossible(
+                    "its kind (persistent, container, TTL) differs, and no write can change that",
+                    paths.join(self.root, relative),
+                    "delete the node on the target first, or leave it out with --exclude",
+                )
+            case _:
+                raise AssertionError(f"a change that the planner does not know: {change!r}")
+
+    def _journal(self, action: Action, path: str, before: Znode | None) -> None:
+        size = entry_bytes(Entry(action, path, 0, before))
+        if size + CHUNK_OVERHEAD + len(path) > self.limits.frame_bytes_max:
+            raise PlanImpossible(
+                f"its pre-image takes {size} bytes, too many for one transaction of {self.limits.frame_bytes_max}",
+                path,
+                "make the node smaller, or raise jute.maxbuffer on every server of the target",
+            )
+        self.journal_bytes += size
+
+    # -- permissions: what the target's ACLs say, before anything is tried ----------------------------------------------
+
+    def _need_on_parent(self, path: str, perms: int) -> None:
+        if path == self.root:
+            return
+        parent = paths.parent(path)
+        if self.target is not None and parent in self.target:
+            self.existing_parents.add(parent)
+            self._need(self.target[parent], parent, perms)
+
+    def _need(self, node: Znode, path: str, perms: int) -> None:
+        if not self.check_permissions or grants(node.acl, self.identities) & perms == perms:
+            return
+        if any(not _can_evaluate(entry.scheme, entry.id) for entry in node.acl):
+            return  # sasl, x509, ip ranges: only the server knows
+        self.denied.append(path)
+
+    def _refuse_denied(self) -> None:
+        if self.denied:
+            names = sorted(set(self.denied), key=paths.order_key)
+            raise NotPermitted(
+                f"{len(names)} node(s) of the target do not let this identity make the change or take it back",
+                _named(names),
+                "authenticate with --auth-file as somebody whom their ACLs let in",
+            )
+
+    # -- counters, ACLs, parents ----------------------------------------------------------------------------------------
+
+    def _counter_raises(self, created_below: Counter[str]) -> dict[str, tuple[int, int]]:
+        """For each path whose sequence counter must go up: by how many pairs, and to what."""
+        found: dict[str, tuple[int, int]] = {}
+        for path, before, wanted in self.raises:
+            pairs = wanted - before - created_below[path]
+            if pairs > 0:
+                found[path] = (pairs, wanted)
+                self._raisable(path)
+            elif pairs < 0:
+                self.notes.append(f"{path}: its sequence counter will be {-pairs} higher than the source's")
+        for note in self.changes.notes:
+            if isinstance(note, CounterHigher):
+                path = paths.join(self.root, note.path)
+                self.notes.append(
+                    f"{path}: its sequence counter is {note.target}, the source's {note.source}; it cannot be lowered"
+                )
+        return found
+
+    def _raisable(self, path: str) -> None:
+        if self.target is not None and path in self.target:
+            self.existing_parents.add(path)
+            self._need(self.target[path], path, CREATE | DELETE)
+
+    def _touched(self, works_below: Iterable[str]) -> tuple[str, ...]:
+        """Existing nodes whose Stat changes without being written themselves, in tree order."""
+        gone = {operation.path for operation in self.deletes}
+        touched = sorted(self.existing_parents - gone, key=paths.order_key)
+        for path in touched:
+            assert self.target is not None
+            self._journal(Action.TOUCHED, path, self.target[path])
+        return tuple(touched)
+
+    def _acl_steps(self, acls: AclPlanner, works_below: Iterable[str]) -> list[AclStep]:
+        busy = set(works_below) | self.existing_parents
+        written = {operation.path for operation in self.writes}
+        steps = []
+        for path, before, after in self.acl_changes:
+            needed = (CREATE | DELETE if path in busy else 0) | (WRITE if path in written else 0)
+            steps.append(acls.for_existing(path, before.acl, after.acl, needed, Pin.of(before.stat)))
+        return steps
+
+    # -- pins and limits ------------------------------------------------------------------------------------------------
+
+    def _head_bytes(self) -> int:
+        return head_size_max(self.scope.scope, self.scope.control) if self.scope else head_size_max(None)
+
+    def _refuse_heavy_journal(self) -> None:
+        if self.journal_bytes > self.limits.journal_bytes_max:
+            raise PlanImpossible(
+                f"its journal would put {self.journal_bytes} bytes on the servers, more than "
+                f"{self.limits.journal_bytes_max}",
+                self.root,
+                "split the change, or raise --journal-max",
+            )
+
+    def _target_pin(self, hosts: tuple[tuple[str, int], ...]) -> TargetPin:
+        scope = self.scope
+        return TargetPin(
+            location=self.target.provenance.location if self.target is not None else "",
+            hosts=hosts,
+            root=self.root,
+            tree_hash=self.target.tree_hash if self.target is not None else None,
+            counter_hash=self.target.counter_hash if self.target is not None else None,
+            zxid_last=self.target.zxid_last if self.target is not None else 0,
+            scope=scope.scope if scope else None,
+            control=scope.control if scope else None,
+            incarnation=scope.incarnation if scope else None,
+            epoch=scope.epoch if scope else None,
+        )
+
+
+def _can_evaluate(scheme: str, identity: str) -> bool:
+    return scheme in ("world", "digest") or (scheme == "ip" and "/" not in identity)
+
+
+def _tree_order(item: tuple[str, tuple[int, int]]) -> bytes:
+    return paths.order_key(item[0])
+
+
+def _source_pin(source: Snapshot) -> SourcePin:
+    return SourcePin(
+        location=source.provenance.location,
+        root=source.root,
+        tree_hash=source.tree_hash,
+        counter_hash=source.counter_hash,
+        zxid_first=source.zxid_first,
+        zxid_last=source.zxid_last,
+        is_fuzzy=source.is_fuzzy,
+        taken_at=source.provenance.taken_at,
+    )

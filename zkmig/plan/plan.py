@@ -1,0 +1,116 @@
+"""Plan: operations in order, cut into batches, with what it was made from and for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from zkmig.model.acl import Identity
+from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, RaiseCounter, WriteData, forward_size
+from zkmig.wire.requests import MULTI_OVERHEAD
+
+SERVER_FRAME_BYTES_MAX = 1_048_575  # jute.maxbuffer's default, the length prefix not counted [zookeeper-facts 11]
+BATCH_FRAME_BYTES_MAX = 64 * 1024  # each server keeps its last 500 transactions in heap [zookeeper-facts 37]
+SINGLE_SHOT_OPS_MAX = 5_000
+JOURNAL_BYTES_MAX = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes of frames are counted without their length prefix. single_shot_ops_max counts writes in one multi."""
+
+    frame_bytes_max: int = SERVER_FRAME_BYTES_MAX
+    batch_bytes_max: int = BATCH_FRAME_BYTES_MAX
+    single_shot_ops_max: int = SINGLE_SHOT_OPS_MAX
+    journal_bytes_max: int = JOURNAL_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePin:
+    """The tree that the plan leads to. Hashes are hex; taken_at is Unix milliseconds, None when not known."""
+
+    location: str
+    root: str
+    tree_hash: str
+    counter_hash: str
+    zxid_first: int
+    zxid_last: int
+    is_fuzzy: bool
+    taken_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetPin:
+    """The tree that the plan starts from. scope, incarnation and epoch are None when no scope covered it yet."""
+
+    location: str
+    hosts: tuple[tuple[str, int], ...]
+    root: str
+    tree_hash: str | None
+    counter_hash: str | None
+    zxid_last: int
+    scope: str | None = None
+    control: str | None = None
+    incarnation: str | None = None
+    epoch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a migration will do.
+
+    batch_ends: for each batch, the index one past its last operation. head_bytes: what each batch's guarded head was
+    reckoned at. identity: who temporary ACLs let in, None when there are none. touched: existing parents whose Stat
+    changes although they are not written. notes: sentences for the operator.
+    """
+
+    source: SourcePin
+    target: TargetPin
+    operations: tuple[Operation, ...]
+    batch_ends: tuple[int, ...]
+    acl_steps: tuple[AclStep, ...]
+    touched: tuple[str, ...]
+    head_bytes: int
+    journal_bytes: int
+    limits: Limits = field(default_factory=Limits)
+    identity: Identity | None = None
+    ephemerals_source: int = 0
+    ephemerals_target: int = 0
+    notes: tuple[str, ...] = ()
+
+    def batches(self) -> Iterator[tuple[Operation, ...]]:
+        """The operations of each batch, in order."""
+        start = 0
+        for end in self.batch_ends:
+            yield self.operations[start:end]
+            start = end
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.operations and not self.acl_steps
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many operations of each kind."""
+        kinds = {"create": CreateNode, "write": WriteData, "delete": DeleteNode, "raise_counter": RaiseCounter}
+        found = {name: sum(isinstance(op, kind) for op in self.operations) for name, kind in kinds.items()}
+        return {**found, "set_acl": len(self.acl_steps)}
+
+    @property
+    def writes(self) -> int:
+        """Operations on the wire: a counter is raised by two for each number."""
+        return sum(2 * op.pairs if isinstance(op, RaiseCounter) else 1 for op in self.operations)
+
+    def why_not_single_shot(self) -> str | None:
+        """None when all operations can go into the one multi that moves the record, else the reason."""
+        if self.writes > self.limits.single_shot_ops_max:
+            return f"{self.writes} writes are more than {self.limits.single_shot_ops_max} in one transaction"
+        size = MULTI_OVERHEAD + self.head_bytes + RECORD_BYTES_MAX + sum(map(forward_size, self.operations))
+        if size > self.limits.frame_bytes_max:
+            return f"one transaction would take {size} bytes, the servers take {self.limits.frame_bytes_max}"
+        if any(step.tighten is not None for step in self.acl_steps):
+            return "ACLs have to be tightened before the data, which no transaction can hold"
+        return None
+
+
+RECORD_BYTES_MAX = 4096  # the record as it stands in the multi of a transition
