@@ -344,7 +344,8 @@ class Server:
             return log.read().decode(errors="replace")
 
     def _complaint(self) -> str:
-        """The line of the log that most likely says why: the first error, else the last line."""
+        """What of the log most likely says why: the first error and the last cause under it, else the last line."""
         lines = [line.strip() for line in self._log_text().splitlines() if line.strip()]
         errors = [line for line in lines if "ERROR" in line or "Error:" in line or "Exception" in line]
-        return (errors or lines[-1:] or ["nothing"])[0]
+        causes = [line for line in lines if line.startswith("Caused by: ")]
+        return " ".join(errors[:1] + causes[-1:]) or "".join(lines[-1:]) or "nothing"
