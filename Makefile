@@ -1,0 +1,49 @@
+# `make demo` and `make test` do all of their own set-up (see scripts/bootstrap.sh).
+#   PYTEST_ARGS  further arguments of pytest, as in: make test PYTEST_ARGS="tests/test_dev.py -x"
+#   DEMO_ARGS    further arguments of zkmig demo, as in: make demo DEMO_ARGS=--json
+#   ZKMIG_BENCH  size of the benchmarks, small or full; each target below sets its own
+
+BIN := .venv/bin
+
+.PHONY: help bootstrap demo test lint types bench-small bench nightly clean
+
+help:
+	@echo "make demo         replay an outage on real servers, in about a minute"
+	@echo "make test         the tests"
+	@echo "make lint         ruff: rules and format"
+	@echo "make types        mypy, strict"
+	@echo "make bench-small  the benchmarks at small sizes"
+	@echo "make bench        the benchmarks at full sizes"
+	@echo "make nightly      the long tests and the benchmarks at full sizes"
+	@echo "make clean        remove what the above made, the virtual environment included"
+
+bootstrap:
+	@scripts/bootstrap.sh
+
+demo: bootstrap
+	$(BIN)/zkmig demo $(DEMO_ARGS)
+
+test: bootstrap
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: bootstrap
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: bootstrap
+	$(BIN)/mypy
+
+bench-small: bootstrap
+	ZKMIG_BENCH=small $(BIN)/pytest benchmarks $(PYTEST_ARGS)
+
+bench: bootstrap
+	ZKMIG_BENCH=full $(BIN)/pytest benchmarks --timeout=0 $(PYTEST_ARGS)
+
+nightly: bootstrap
+	$(BIN)/pytest -m nightly --timeout=0 $(PYTEST_ARGS)
+	ZKMIG_BENCH=full $(BIN)/pytest benchmarks --timeout=0 $(PYTEST_ARGS)
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -f zkmig/_fast/*.c zkmig/_fast/*.so
+	find zkmig tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
