@@ -1,0 +1,1 @@
+"""Carrying a plan out under an epoch: journal, drain, write, verify, commit; and the ways back."""

@@ -27,7 +27,7 @@ from zkmig.model.acl import ALL, CREATE, READ, WORLD, Acl, AclList, Identity
 from zkmig.model.path import CONTROL_ROOT
 from zkmig.model.stat import Stat
 from zkmig.wire.client import Client
-from zkmig.wire.codes import Code, ServerError
+from zkmig.wire.codes import Code, ServerError, error_for
 from zkmig.wire.replies import DataResult, MultiResult
 from zkmig.wire.requests import (
     Check,
@@ -339,7 +339,7 @@ def _counts(path: str) -> bool:
 def _exists(client: Client, path: str) -> bool:
     reply = client.call_reply(Exists(path))
     if reply.error not in (0, Code.NO_NODE):
-        raise ServerError(reply.error, path, "exists")
+        raise error_for(reply.error, path, "exists")
     return reply.error == 0
 
 

@@ -12,17 +12,17 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from zkmig.epoch import record as records
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.record import Owner, Record
-from zkmig.errors import Conflict, NotOwner, NotPermitted, OtherIncarnation, OutcomeUnknown, Refused, Unreachable
+from zkmig.errors import Conflict, NotOwner, NotPermitted, OtherIncarnation, Outcome, OutcomeUnknown, Unreachable
 from zkmig.model.acl import OPEN_ACL, AclList
 from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
-from zkmig.wire.codes import Code, ServerError
+from zkmig.wire.codes import Code, code_name, error_for
 from zkmig.wire.replies import DataResult, MultiResult, Reply
 from zkmig.wire.requests import Check, Create, Delete, Exists, GetAcl, GetData, Multi, SetData, Sync, WriteOp
 
@@ -71,6 +71,45 @@ class TakeOver:
     wait: bool = False
     steal: bool = False
     plan_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesFailure:
+    """Multi number `index` of a series failed in its own operations; it and all after it did not apply."""
+
+    index: int
+    result: MultiResult
+
+    @property
+    def operation(self) -> int:
+        """Index into the operations of that multi (the head not counted)."""
+        assert self.result.failed_index is not None
+        return self.result.failed_index - HEAD_LENGTH
+
+
+class _Series:
+    """The requests of a series, made when the connection can take the next one; ends on failure or stop request."""
+
+    def __init__(
+        self, migrator: Migrator, operations_of: Callable[[int], Sequence[WriteOp]], start: int, total: int
+    ) -> None:
+        self._migrator = migrator
+        self._operations_of = operations_of
+        self._total = total
+        self.sent = start
+        self.failure: SeriesFailure | None = None
+
+    def __iter__(self) -> Iterator[Multi]:
+        while self.sent < self._total and self.failure is None and not self._migrator.stop.requested:
+            multi = self._migrator.guarded(self._operations_of(self.sent))
+            self.sent += 1
+            yield multi
+
+
+def _multi_result(reply: Reply) -> MultiResult:
+    if not isinstance(reply.result, MultiResult):
+        raise error_for(reply.error, "", "multi")
+    return reply.result
 
 
 class Migrator:
@@ -179,13 +218,13 @@ class Migrator:
         if reply.error == 0:
             self.token, self.owner = token, owner
             return True
-        if reply.result.code == Code.NO_AUTH:
+        if _multi_result(reply).code == Code.NO_AUTH:
             raise NotPermitted("not permitted to write this scope", self.names.owner, "authenticate as its admin")
-        if reply.result.code == Code.BAD_VERSION:
+        if _multi_result(reply).code == Code.BAD_VERSION:
             return False
-        if reply.result.code == Code.NO_NODE:
+        if _multi_result(reply).code == Code.NO_NODE:
             raise OtherIncarnation("the scope was deleted and created again", self.names.home, "start over")
-        raise ServerError(reply.result.code, self.names.owner, "take the owner's token")
+        raise error_for(_multi_result(reply).code, self.names.owner, "take the owner's token")
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -210,8 +249,8 @@ class Migrator:
         """
         reply, resent = self._send(self.guarded(operations))
         if reply.error == 0:
-            return reply.result
-        result: MultiResult = reply.result
+            return _multi_result(reply)
+        result = _multi_result(reply)
         self.raise_if_head_failed(result)
         if resent and witness is not None and result.failed_index == HEAD_LENGTH + witness:
             return MultiResult(())
@@ -224,7 +263,7 @@ class Migrator:
             path = operations[result.failed_index - HEAD_LENGTH].path
             if result.code == Code.NO_AUTH:
                 raise NotPermitted(f"not permitted to {what}", path, "authenticate as the scope's admin")
-            raise Conflict(f"could not {what}: {Code.name(result.code)}", path, "run zkmig status")
+            raise Conflict(f"could not {what}: {code_name(result.code)}", path, "run zkmig status")
 
     def transition(self, record: Record, extra: Sequence[WriteOp] = ()) -> MultiResult:
         """Compare-and-set the record, with `extra` operations in the same multi.
@@ -240,14 +279,14 @@ class Migrator:
         reply, resent = self._send(multi)
         landed = reply.error == 0
         if not landed:
-            result: MultiResult = reply.result
+            result = _multi_result(reply)
             if resent and result.failed_index == HEAD_RECORD:
                 landed = self._is_mine(data)
             if not landed:
                 self.raise_if_head_failed(result)
                 return result
         self.record, self.record_version = record, self.record_version + 1
-        return reply.result if reply.error == 0 else MultiResult(())
+        return _multi_result(reply) if reply.error == 0 else MultiResult(())
 
     def _is_mine(self, data: bytes) -> bool:
         node = self.client.call(GetData(self.names.record))
@@ -270,6 +309,71 @@ class Migrator:
                 raise
         raise AssertionError("unreachable")
 
+    def write_series(
+        self,
+        operations_of: Callable[[int], Sequence[WriteOp]],
+        start: int,
+        total: int,
+        *,
+        witness: int,
+        depth: int,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> SeriesFailure | None:
+        """Send guarded multis number start..total-1, pipelined; each applies only after all before it, or not at all.
+
+        operations_of(i): the operations of multi i, asked for when it is about to be sent. witness: index into them
+        of one that nobody else can have done (see `write`): after a lost connection the unanswered ones are sent
+        again, and one that fails at its witness has landed before. Returns the first failure that lies in the
+        operations themselves (nothing is sent after it), None when all applied. progress gets the number applied.
+
+        Raises Stopped, between two multis, when asked to stop.
+        """
+        done = start
+        may_have_landed = start  # multis below this number were sent on a connection that was lost
+        losses = 0
+        while done < total:
+            series = _Series(self, operations_of, done, total)
+            try:
+                with self.stop.patiently():
+                    for reply in self.client.pipeline(series, depth):
+                        if series.failure is not None:
+                            continue  # those behind a failure fail at the witness: drained, not judged
+                        result = self._judge(reply, witness, resent=done < may_have_landed)
+                        if result is not None:
+                            series.failure = SeriesFailure(done, result)
+                            continue
+                        done += 1
+                        losses = 0
+                        progress(done)
+            except OutcomeUnknown:
+                losses += 1
+                if losses > RESENDS_MAX:
+                    raise
+                may_have_landed = max(may_have_landed, series.sent)
+                self._reconnect()
+                continue
+            if series.failure is not None:
+                return series.failure
+            if done < total and self.stop.requested:
+                raise self.stop.error(Outcome.PARTLY_WRITTEN)
+        return None
+
+    def _judge(self, reply: Reply, witness: int, resent: bool) -> MultiResult | None:
+        """None when the multi has applied, else its result."""
+        if reply.error == 0:
+            return None
+        result = _multi_result(reply)
+        self.raise_if_head_failed(result)
+        if resent and result.failed_index == HEAD_LENGTH + witness:
+            return None
+        return result
+
+    def _reconnect(self) -> None:
+        try:
+            self.client.reconnect()
+        except Unreachable as error:
+            raise OutcomeUnknown(error.what, error.where, "run zkmig status, then zkmig resume") from error
+
     def raise_if_head_failed(self, result: MultiResult) -> None:
         """Turn a failed guard into its error; return when the failure lies in the operations after it."""
         if result.failed_index is None or result.failed_index >= HEAD_LENGTH:
@@ -286,8 +390,3 @@ class Migrator:
     def release(self) -> None:
         """Give the lock back; the session's end would do it too."""
         self.client.call_reply(Multi((Delete(self.names.lock(self.token), 0),)))
-
-    def refuse_if(self, condition: bool, what: str, hint: str) -> None:
-        """Refused with the scope's record as the place."""
-        if condition:
-            raise Refused(what, self.names.record, hint)

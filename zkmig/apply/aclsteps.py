@@ -1,0 +1,82 @@
+"""ACL steps: setACL outside multis, conditional on the aversion, the same result however often they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from zkmig.apply.verify import Deviation
+from zkmig.epoch.journal import AclEntry
+from zkmig.epoch.owner import RESENDS_MAX, Migrator
+from zkmig.errors import NotPermitted, OutcomeUnknown, Unreachable
+from zkmig.model.acl import AclList
+from zkmig.wire.codes import Code, error_for
+from zkmig.wire.replies import AclResult
+from zkmig.wire.requests import GetAcl, SetAcl
+
+DEPTH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class AclWrite:
+    """Set `acl` on `path` if its aversion is still `aversion`."""
+
+    path: str
+    acl: AclList
+    aversion: int
+
+
+def tightenings(acls: Sequence[AclEntry]) -> list[AclWrite]:
+    """What is taken away before any data is written."""
+    return [AclWrite(a.path, a.tighten, a.aversion) for a in acls if a.tighten is not None]
+
+
+def finals(acls: Sequence[AclEntry]) -> list[AclWrite]:
+    """What is set after the commit."""
+    return [AclWrite(a.path, a.final, a.aversion_before_final) for a in acls if a.is_pending_after_commit]
+
+
+def write_acls(
+    migrator: Migrator, writes: Sequence[AclWrite], progress: Callable[[int], None] = lambda done: None
+) -> list[Deviation]:
+    """Set each ACL. One that somebody else has changed is left as it is and returned.
+
+    A write whose condition fails is done already when the ACL reads as wanted: by an earlier run, or by the same
+    write sent before a connection was lost.
+    """
+    left = list(writes)
+    for attempt in range(RESENDS_MAX + 1):
+        try:
+            if attempt:
+                migrator.client.reconnect()
+            return _write_once(migrator, left, progress)
+        except OutcomeUnknown:
+            if attempt == RESENDS_MAX:
+                raise
+        except Unreachable as error:
+            raise OutcomeUnknown(error.what, error.where, "run zkmig resume") from error
+    raise AssertionError("unreachable")
+
+
+def _write_once(
+    migrator: Migrator, writes: Sequence[AclWrite], progress: Callable[[int], None]
+) -> list[Deviation]:
+    deviations = []
+    requests = (SetAcl(w.path, w.acl, w.aversion) for w in writes)
+    doubtful: list[AclWrite] = []
+    with migrator.stop.patiently():
+        for done, (write, reply) in enumerate(zip(writes, migrator.client.pipeline(requests, DEPTH), strict=True)):
+            progress(done + 1)
+            if reply.error in (Code.BAD_VERSION, Code.NO_AUTH):
+                doubtful.append(write)  # set already? A final ACL may well shut this identity out
+            elif reply.error == Code.NO_NODE:
+                deviations.append(Deviation(write.path, "deleted by somebody else"))
+            elif reply.error:
+                raise error_for(reply.error, write.path, "setACL")
+    for write in doubtful:
+        live = migrator.client.call_reply(GetAcl(write.path))
+        if live.error == Code.NO_AUTH:
+            raise NotPermitted("not permitted to set its ACL", write.path, "resume as an identity with ADMIN on it")
+        if not isinstance(live.result, AclResult) or live.result.acl != write.acl:
+            deviations.append(Deviation(write.path, "its ACL was changed by somebody else"))
+    return deviations

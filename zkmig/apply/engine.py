@@ -1,0 +1,193 @@
+"""apply, resume and rollback on an open connection: who may begin what, then the work itself."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from zkmig.apply.forward import Applied, Forward, Options, finish_acls
+from zkmig.apply.preimage import take_preimage
+from zkmig.apply.rollback import RolledBack, roll_back
+from zkmig.epoch.control import ControlPaths, find_scope, read_record
+from zkmig.epoch.journal import load
+from zkmig.epoch.owner import Migrator, TakeOver
+from zkmig.epoch.record import Record
+from zkmig.epoch.transitions import MIGRATING, State
+from zkmig.errors import Held, NotPermitted, OtherIncarnation, Refused, StalePlan, WrongEpoch, ZkmigError
+from zkmig.model import path as paths
+from zkmig.plan.plan import Plan
+from zkmig.stop import StopRequest
+from zkmig.wire.client import Client
+
+
+@dataclass(frozen=True, slots=True)
+class SealedPlan:
+    """A plan with the hash of its file, which the record pins it by."""
+
+    plan: Plan
+    hash: str
+
+
+def scope_of(client: Client, plan: Plan, scope: str | None, control: str) -> ControlPaths:
+    """The scope that the plan names, or the one asked for, or the one that covers its root."""
+    if scope is not None and plan.target.scope not in (None, scope):
+        raise Refused(f"the plan is for scope {plan.target.scope!r}, not {scope!r}", hint="plan again for that scope")
+    return find_scope(client, plan.target.root, scope or plan.target.scope, plan.target.control or control)
+
+
+def apply_plan(
+    client: Client,
+    names: ControlPaths,
+    sealed: SealedPlan,
+    epoch: int,
+    *,
+    options: Options,
+    take_over: TakeOver,
+    stop: StopRequest,
+    dry_run: bool = False,
+) -> Applied:
+    """Carry the plan out as migration epoch `epoch`, from the checks to the commit.
+
+    Nothing is written when there is nothing to do, when the plan was applied before, and on a dry run. Raises the
+    Refused family before the first write; Conflict, OutcomeUnknown or Stopped after it, with the state recorded.
+    """
+    plan = sealed.plan
+    record, _ = read_record(client, names)
+    if _is_applied(record, sealed, epoch):
+        return Applied(record.epoch, record.committed_attempt, 0, 0, False, already=True)
+    _check_admission(record, names, plan, epoch)
+    _check_identity(client, plan)
+    if plan.is_empty and record.state is not State.EMPTY:
+        return Applied(record.epoch, record.committed_attempt, 0, 0, False)
+    if dry_run:
+        take_preimage(client, plan)
+        return Applied(record.epoch, None, plan.writes, len(plan.batch_ends), plan.why_not_single_shot() is None)
+    migrator = Migrator.take(client, names, take_over, stop, options.say)
+    try:
+        _check_admission(migrator.record, names, plan, epoch)
+        return Forward(migrator, plan, sealed.hash, options).run(epoch)
+    finally:
+        _release(migrator)
+
+
+def resume(
+    client: Client,
+    names: ControlPaths,
+    sealed: SealedPlan | None,
+    *,
+    options: Options,
+    take_over: TakeOver,
+    stop: StopRequest,
+) -> Applied | RolledBack | None:
+    """Go on from wherever the last migrator stopped. None when there is nothing to go on with.
+
+    sealed: needed in PREPARING and OPEN; a rollback and pending ACLs go on without it.
+    """
+    record, _ = read_record(client, names)
+    if record.state not in MIGRATING and record.pending is None:
+        return None
+    _check_plan_given(record, names, sealed)
+    migrator = Migrator.take(client, names, take_over, stop, options.say)
+    try:
+        record = migrator.record
+        if record.state is State.ROLLING_BACK:
+            return roll_back(migrator, options)
+        if record.state in MIGRATING:
+            _check_plan_given(record, names, sealed)
+            assert sealed is not None
+            _check_identity(client, sealed.plan)
+            return Forward(migrator, sealed.plan, sealed.hash, options).resume()
+        return _finish_pending(migrator, options)
+    finally:
+        _release(migrator)
+
+
+def rollback(
+    client: Client, names: ControlPaths, *, options: Options, take_over: TakeOver, stop: StopRequest
+) -> RolledBack:
+    """Take an epoch back that is not committed. The plan is not needed."""
+    record, _ = read_record(client, names)
+    if record.state not in MIGRATING:
+        raise Refused(
+            f"there is nothing to roll back: the scope is {record.state.value} at epoch {record.epoch}", names.record
+        )
+    migrator = Migrator.take(client, names, take_over, stop, options.say)
+    try:
+        return roll_back(migrator, options)
+    finally:
+        _release(migrator)
+
+
+def _finish_pending(migrator: Migrator, options: Options) -> Applied | None:
+    pending = migrator.record.pending
+    if pending is None:
+        return None
+    attempt = migrator.names.attempt(pending.epoch, pending.attempt)
+    # The record does not pin this manifest any more: it was pinned when its epoch was committed.
+    journal = load(migrator.client, attempt, None)[1]
+    deviations = finish_acls(migrator, journal, options)
+    return Applied(migrator.record.epoch, pending.attempt, 0, 0, False, deviations=tuple(deviations))
+
+
+def _release(migrator: Migrator) -> None:
+    """Best effort, and quiet: without it the lock goes with the session, and an error on its way out says more."""
+    with suppress(ZkmigError):
+        migrator.release()
+
+
+def _is_applied(record: Record, sealed: SealedPlan, epoch: int) -> bool:
+    return record.epoch == epoch and record.committed_plan_hash == sealed.hash and record.state is State.STABLE
+
+
+def _check_admission(record: Record, names: ControlPaths, plan: Plan, epoch: int) -> None:
+    where = names.record
+    if plan.target.incarnation not in (None, record.incarnation):
+        raise OtherIncarnation("the scope was deleted and created again since the plan was made", where, "plan again")
+    if record.state in MIGRATING:
+        raise Refused(
+            f"epoch {record.target_epoch} is {record.state.value}", where, "run zkmig status, then resume or rollback"
+        )
+    if record.state not in (State.STABLE, State.EMPTY):
+        raise Refused(f"the scope is {record.state.value}", where, "run zkmig status")
+    if record.held is not None:
+        raise Held(f"the scope is held by {record.held.holder}: {record.held.reason}", where, "release the hold first")
+    if record.pending is not None:
+        raise Refused(f"{record.pending.acls} ACLs of epoch {record.pending.epoch} are pending", where, "run resume")
+    if epoch != record.epoch + 1:
+        raise WrongEpoch(
+            f"the committed epoch is {record.epoch}, so the next is {record.epoch + 1}, not {epoch}",
+            where,
+            f"use --epoch {record.epoch + 1} if that is what you mean",
+        )
+    if plan.target.epoch not in (None, record.epoch):
+        raise StalePlan(
+            f"the plan was made at epoch {plan.target.epoch}, the scope is at {record.epoch}", where, "plan again"
+        )
+    if not paths.contains(record.root, plan.target.root):
+        raise Refused(f"scope {names.scope!r} covers {record.root}, not {plan.target.root}", where, "plan again")
+
+
+def _check_identity(client: Client, plan: Plan) -> None:
+    if plan.identity is not None and plan.identity not in client.identities:
+        raise NotPermitted(
+            f"the plan's temporary ACLs let in {plan.identity.scheme}:{plan.identity.id}, which this session is not",
+            plan.target.root,
+            "authenticate as when the plan was made, or plan again",
+        )
+
+
+def _check_plan_given(record: Record, names: ControlPaths, sealed: SealedPlan | None) -> None:
+    if record.state not in (State.PREPARING, State.OPEN):
+        return
+    if sealed is None:
+        raise Refused(
+            f"epoch {record.target_epoch} is {record.state.value}: going on needs its plan file",
+            names.record,
+            "zkmig resume PLAN.zkplan, or take it back with zkmig rollback",
+        )
+    if sealed.hash != record.plan_hash:
+        raise Refused(
+            f"this is not the plan of epoch {record.target_epoch} (that one is {str(record.plan_hash)[:12]}...)",
+            names.record,
+            "give that plan file, or take the epoch back with zkmig rollback",
+        )

@@ -1,0 +1,382 @@
+"""Forward: from a plan to its committed epoch, and on from wherever an earlier process stopped.
+
+The steps are those of the transition table; each is safe to repeat, because every write is conditional on something
+that only this migration changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from zkmig.apply.aclsteps import finals, tightenings, write_acls
+from zkmig.apply.batches import CURSOR, BatchWriter
+from zkmig.apply.drain import Drain
+from zkmig.apply.preimage import Preimage, recheck, take_preimage
+from zkmig.apply.verify import Deviation, find_deviations, written_nodes
+from zkmig.epoch.control import ATTEMPT_CHARS, AttemptPaths, Roles
+from zkmig.epoch.journal import Journal, Manifest, digest, load, make_chunks
+from zkmig.epoch.owner import HEAD_LENGTH, Migrator
+from zkmig.epoch.record import ConflictNote, LastOutcome, Pending, Record
+from zkmig.epoch.transitions import State
+from zkmig.errors import Conflict, NotPermitted, Outcome, PlanImpossible, Refused, Stopped
+from zkmig.model.acl import WORLD
+from zkmig.plan.plan import Plan
+from zkmig.source.bulk import NodeRead, read_nodes
+from zkmig.wire.client import probe_frame_limit
+from zkmig.wire.codes import Code, code_name
+from zkmig.wire.replies import MultiResult
+from zkmig.wire.requests import MULTI_OVERHEAD, Check, Create, Multi, WriteOp, frame_size, operation_size
+
+BATCH_DEPTH = 4  # batches in flight: enough to keep the server busy, few enough to leave room for others
+CHUNK_DEPTH = 4
+DRAIN_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where long work stands: its phase, and done of total units of it."""
+
+    phase: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to apply. single_shot: auto, never or require. report: called as work proceeds; say: sentences."""
+
+    single_shot: str = "auto"
+    drain_timeout_s: float = DRAIN_TIMEOUT_S
+    report: Callable[[Progress], None] = lambda progress: None
+    say: Callable[[str], None] = lambda line: None
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What came of it. epoch: the committed one. batches: sent in OPEN, 0 for a single shot or nothing to do.
+    deviations: ACLs that somebody else changed meanwhile and that were left as they are."""
+
+    epoch: int
+    attempt: str | None
+    writes: int
+    batches: int
+    single_shot: bool
+    already: bool = False
+    deviations: tuple[Deviation, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Forward:
+    """Carries one plan to its commit, as the owner of the scope."""
+
+    migrator: Migrator
+    plan: Plan
+    plan_hash: str
+    options: Options
+
+    # -- the whole way ------------------------------------------------------------------------------------------------
+
+    def run(self, epoch: int) -> Applied:
+        """From STABLE or EMPTY to the commit of `epoch`."""
+        single_shot = self.decide_single_shot()
+        self._probe_largest_frame()
+        preimage = take_preimage(self.migrator.client, self.plan)
+        attempt = self._upload(preimage, epoch)
+        self._prepare(epoch, attempt)
+        return self._from_preparing(preimage.journal, single_shot)
+
+    def resume(self) -> Applied:
+        """From PREPARING or OPEN to the commit."""
+        record = self.migrator.record
+        if record.plan_hash != self.plan_hash:
+            raise Refused("this is not the plan of the open epoch", self.migrator.names.record, "give that plan file")
+        assert record.manifest_hash is not None
+        _, journal = load(self.migrator.client, self._attempt(), record.manifest_hash)
+        if record.state is State.PREPARING:
+            return self._from_preparing(journal, self.decide_single_shot())
+        return self._from_open(journal)
+
+    def _from_preparing(self, journal: Journal, single_shot: bool) -> Applied:
+        try:
+            self.options.say("draining")
+            Drain(self.migrator, self.options.drain_timeout_s, self.options.say).wait()
+            recheck(self.migrator.client, self.plan)
+        except (Refused, Stopped):
+            abort(self.migrator)  # nothing was written yet: readers need not wait for a decision
+            raise
+        if single_shot:
+            return self._commit_single_shot(journal)
+        self._open()
+        return self._from_open(journal)
+
+    def _from_open(self, journal: Journal) -> Applied:
+        self._tighten(journal)
+        self._write_batches()
+        self._verify()
+        return self._commit(journal)
+
+    # -- before the epoch ---------------------------------------------------------------------------------------------
+
+    def decide_single_shot(self) -> bool:
+        """Whether all goes into the one multi that moves the record; Refused when that is required and impossible."""
+        reason = self.plan.why_not_single_shot()
+        if self.options.single_shot == "require" and reason:
+            raise Refused(f"a single shot is not possible: {reason}", hint="use --single-shot auto")
+        return self.options.single_shot != "never" and reason is None
+
+    def _probe_largest_frame(self) -> None:
+        """Frames above a batch's usual size are tried on a throw-away connection first: a server that refuses one
+        only drops the connection, which looks like any other loss [zookeeper-facts 11]."""
+        largest = 0
+        writer = BatchWriter(self.migrator.client, self.plan, "", 0)
+        for index in range(len(writer)):
+            size = MULTI_OVERHEAD + self.plan.head_bytes + sum(map(operation_size, writer.operations(index)[1:]))
+            largest = max(largest, size)
+        limits = self.plan.limits
+        if largest > limits.batch_bytes_max and not probe_frame_limit([self.migrator.client.server], largest):
+            raise PlanImpossible(
+                f"its largest transaction takes {largest} bytes, more than this server accepts",
+                "",
+                "raise jute.maxbuffer on every server of the target, or plan again with smaller nodes",
+            )
+
+    def _upload(self, preimage: Preimage, epoch: int) -> AttemptPaths:
+        """Journal and manifest, before the scope leaves STABLE, so that services wait as little as possible."""
+        attempt_name = secrets.token_hex(ATTEMPT_CHARS // 2)
+        attempt = self.migrator.names.attempt(epoch, attempt_name)
+        acl = self.migrator.control_acl
+        roles = Roles.of_record(acl)
+        chunks = list(
+            make_chunks(
+                preimage.journal,
+                preimage.read_sets,
+                roles.admin,
+                [*self.migrator.client.identities, WORLD],
+            )
+        )
+        places = [attempt.home, attempt.undo, attempt.cursor, attempt.rcursor]
+        self.migrator.write_all([Create(path, None, acl) for path in places], "begin a journal", witness=0)
+        self._upload_chunks(attempt, [Create(attempt.chunk(i), c.payload, c.acl) for i, c in enumerate(chunks)])
+        manifest = Manifest(
+            incarnation=self.migrator.record.incarnation,
+            epoch=epoch,
+            attempt=attempt_name,
+            root=self.migrator.record.root,
+            plan_hash=self.plan_hash,
+            batches=len(self.plan.batch_ends),
+            frame_bytes=self.plan.limits.batch_bytes_max,
+            chunks=tuple(digest(chunk.payload) for chunk in chunks),
+            journal_bytes=sum(len(chunk.payload) for chunk in chunks),
+        ).encode()
+        self.migrator.write_all([Create(attempt.manifest, manifest, acl)], "write the manifest", witness=0)
+        self._prepared = (attempt_name, digest(manifest))
+        return attempt
+
+    def _upload_chunks(self, attempt: AttemptPaths, creates: Sequence[Create]) -> None:
+        failure = self.migrator.write_series(
+            lambda index: (creates[index],),
+            0,
+            len(creates),
+            witness=0,
+            depth=CHUNK_DEPTH,
+            progress=lambda done: self.options.report(Progress("journal", done, len(creates))),
+        )
+        if failure:
+            where = creates[failure.index].path
+            if failure.result.code == Code.NO_AUTH:
+                raise NotPermitted("not permitted to write undo", where, "authenticate as the scope's admin")
+            raise Conflict(f"could not write undo: {code_name(failure.result.code)}", where, "apply again")
+
+    def _prepare(self, epoch: int, attempt: AttemptPaths) -> None:
+        attempt_name, manifest_hash = self._prepared
+        record = self.migrator.record
+        self._must(
+            self.migrator.transition(
+                record.moved(
+                    "prepare",
+                    State.PREPARING,
+                    base=record.state,
+                    target_epoch=epoch,
+                    attempt=attempt_name,
+                    plan_hash=self.plan_hash,
+                    manifest_hash=manifest_hash,
+                    batches_total=len(self.plan.batch_ends),
+                    conflict=None,
+                )
+            )
+        )
+
+    def _must(self, result: MultiResult) -> None:
+        """A transition without operations of its own can fail only in its head."""
+        if result.failed_index is not None:
+            raise Conflict(f"the transition failed: {code_name(result.code)}", self.migrator.names.record)
+
+    # -- the writes ---------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self._must(self.migrator.transition(self.migrator.record.moved("open", State.OPEN)))
+
+    def _tighten(self, journal: Journal) -> None:
+        writes = tightenings(journal.acls)
+        if not writes or self._cursor_version():
+            return  # the first batch is only ever sent after all of them
+        deviations = write_acls(self.migrator, writes)
+        if deviations:
+            self._record_conflict(deviations[0], "setACL", 0)
+
+    def _write_batches(self) -> None:
+        applied = self._cursor_version()
+        writer = BatchWriter(self.migrator.client, self.plan, self._attempt().cursor, applied)
+        total = len(writer)
+        self.options.report(Progress("write", applied, total))
+        failure = self.migrator.write_series(
+            writer.operations,
+            applied,
+            total,
+            witness=CURSOR,
+            depth=BATCH_DEPTH,
+            progress=lambda done: self.options.report(Progress("write", done, total)),
+        )
+        if failure is None:
+            return
+        if failure.operation == CURSOR:
+            raise Conflict("the cursor was moved by somebody else", self._attempt().cursor, "run zkmig status")
+        path = writer.culprit(failure.index, failure.operation - 1)
+        if failure.result.code == Code.NO_AUTH:
+            raise NotPermitted(
+                "not permitted to write", path, "roll back, or resume as an identity that may", Outcome.PARTLY_WRITTEN
+            )
+        if failure.result.code in (Code.INVALID_ACL, Code.QUOTA_EXCEEDED):
+            deviation = Deviation(path, f"refused by the server: {code_name(failure.result.code)}")
+        else:
+            deviation = Deviation(path, f"changed by somebody else: {code_name(failure.result.code)}")
+        self._record_conflict(deviation, "write", failure.index)
+
+    def _record_conflict(self, deviation: Deviation, operation: str, batch: int) -> None:
+        note = ConflictNote(deviation.path, operation, deviation.reason, batch)
+        self.migrator.transition(self.migrator.record.updated(conflict=note))
+        raise Conflict(
+            f"{deviation.reason}; the migration stopped before batch {batch + 1}",
+            deviation.path,
+            "roll back with zkmig rollback, then plan again",
+            Outcome.PARTLY_WRITTEN,
+        )
+
+    def _cursor_version(self) -> int:
+        return cursor_version(self.migrator, self._attempt().cursor)
+
+    def _attempt(self) -> AttemptPaths:
+        return attempt_of(self.migrator)
+
+    # -- the commit ---------------------------------------------------------------------------------------------------
+
+    def _verify(self) -> None:
+        self.options.say("verifying")
+        deviations = find_deviations(self.migrator.client, self.plan)
+        if deviations:
+            self._record_conflict(deviations[0], "verify", len(self.plan.batch_ends))
+
+    def _commit(self, journal: Journal) -> Applied:
+        total = len(self.plan.batch_ends)
+        record = self._committed("commit", journal)
+        checks = [Check(self._attempt().cursor, total), *self._path_checks(record)]
+        result = self.migrator.transition(record, checks)
+        if result.failed_index is not None:
+            check = checks[result.failed_index - HEAD_LENGTH]
+            self._record_conflict(Deviation(check.path, "changed just before the commit"), "commit", total)
+        deviations = finish_acls(self.migrator, journal, self.options)
+        return self._applied(total, False, deviations)
+
+    def _path_checks(self, record: Record) -> Iterator[Check]:
+        """As many plan paths as fit a usual batch: written ones first, whose old versions others may still expect."""
+        budget = self.plan.limits.batch_bytes_max - frame_size(Multi(self.migrator.head())) - 4096
+        for node in sorted(written_nodes(self.plan), key=lambda node: -node.version):
+            check = Check(node.path, node.version)
+            budget -= operation_size(check)
+            if budget < 0:
+                return
+            yield check
+
+    def _commit_single_shot(self, journal: Journal) -> Applied:
+        writer = BatchWriter(self.migrator.client, self.plan, self._attempt().cursor, 0)
+        writes: list[WriteOp] = writer.all_writes()
+        result = self.migrator.transition(self._committed("commit_single_shot", journal), writes)
+        if result.failed_index is not None:
+            path = writes[result.failed_index - HEAD_LENGTH].path
+            abort(self.migrator)
+            if result.code == Code.NO_AUTH:
+                raise NotPermitted("not permitted to write", path, "authenticate with --auth-file")
+            raise Conflict(
+                f"changed by somebody else: {code_name(result.code)}; nothing was written", path, "plan again"
+            )
+        deviations = finish_acls(self.migrator, journal, self.options)
+        return self._applied(0, True, deviations)
+
+    def _committed(self, event: str, journal: Journal) -> Record:
+        record = self.migrator.record
+        assert record.target_epoch is not None and record.attempt is not None
+        waiting = len(finals(journal.acls))
+        return record.closed(
+            event,
+            State.STABLE,
+            LastOutcome(record.target_epoch, record.attempt, "committed", time.time()),
+            epoch=record.target_epoch,
+            base=State.STABLE,
+            committed_attempt=record.attempt,
+            committed_plan_hash=record.plan_hash,
+            pending=Pending(record.target_epoch, record.attempt, waiting) if waiting else None,
+        )
+
+    def _applied(self, batches: int, single_shot: bool, deviations: Sequence[Deviation]) -> Applied:
+        record = self.migrator.record
+        return Applied(
+            record.epoch,
+            record.committed_attempt,
+            self.plan.writes,
+            batches,
+            single_shot,
+            deviations=tuple(deviations),
+        )
+
+
+def attempt_of(migrator: Migrator) -> AttemptPaths:
+    """Where the journal of the attempt under way lies."""
+    record = migrator.record
+    assert record.target_epoch is not None and record.attempt is not None
+    return migrator.names.attempt(record.target_epoch, record.attempt)
+
+
+def cursor_version(migrator: Migrator, path: str) -> int:
+    """Batches applied: a cursor's dataVersion is their number."""
+    (node,) = read_nodes(migrator.client, [path])
+    if not isinstance(node, NodeRead):
+        raise Conflict("the cursor is gone", path, "run zkmig status")
+    return node.stat.version
+
+
+def abort(migrator: Migrator) -> None:
+    """PREPARING -> where it began: nothing was written."""
+    record = migrator.record
+    assert record.target_epoch is not None and record.attempt is not None
+    outcome = LastOutcome(record.target_epoch, record.attempt, "aborted", time.time())
+    migrator.transition(record.closed("abort", record.base, outcome))
+
+
+def finish_acls(migrator: Migrator, journal: Journal, options: Options) -> list[Deviation]:
+    """Set what waits for the commit, then take it off the record. Foreign ACLs are left and returned."""
+    if migrator.record.pending is None:
+        return []
+    writes = finals(journal.acls)
+    deviations = write_acls(
+        migrator, writes, lambda done: options.report(Progress("ACLs", done, len(writes)))
+    )
+    last = migrator.record.last
+    if last is not None:
+        last = dataclasses.replace(last, deviations=last.deviations + len(deviations))
+    migrator.transition(migrator.record.updated(pending=None, last=last))
+    return deviations

@@ -1,0 +1,139 @@
+"""What the plan's paths are right now on the target: is the plan stale, and what must undo remember?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from zkmig.epoch.journal import NO_BATCH, AclEntry, Action, Entry, Journal, ReadSet, read_set
+from zkmig.errors import StalePlan
+from zkmig.model import path as paths
+from zkmig.model.acl import AclList
+from zkmig.model.znode import Kind, Znode
+from zkmig.plan.operations import CreateNode, DeleteNode, Pin, RaiseCounter, WriteData
+from zkmig.plan.plan import Plan
+from zkmig.source.bulk import NodeAbsent, NodeRead, read_acls, read_nodes
+from zkmig.wire.client import Client
+
+NAMED_MAX = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Preimage:
+    """The journal to upload, and the READ set of every path in it."""
+
+    journal: Journal
+    read_sets: dict[str, ReadSet]
+
+
+def take_preimage(client: Client, plan: Plan) -> Preimage:
+    """Read every path of the plan; StalePlan, naming paths, when one is not what it was when the plan was made."""
+    stale = _Stale()
+    nodes = _existing(client, plan, stale)
+    _must_be_absent(client, plan, stale)
+    stale.raise_if_any()
+    entries = list(_entries(plan, nodes))
+    acls = tuple(
+        AclEntry(step.path, step.tighten, step.final, step.pin.aversion if step.pin else 0, step.pin is None)
+        for step in plan.acl_steps
+    )
+    return Preimage(Journal(tuple(entries), acls), _read_sets(plan, nodes))
+
+
+def recheck(client: Client, plan: Plan) -> None:
+    """The same test as `take_preimage` once more, after the drain and before the first write."""
+    take_preimage(client, plan)
+
+
+class _Stale:
+    """Paths that are not as planned, with the reason."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, str]] = []
+
+    def add(self, path: str, reason: str) -> None:
+        self.found.append((path, reason))
+
+    def raise_if_any(self) -> None:
+        if not self.found:
+            return
+        named = ", ".join(f"{path} ({reason})" for path, reason in self.found[:NAMED_MAX])
+        more = f" and {len(self.found) - NAMED_MAX} more" if len(self.found) > NAMED_MAX else ""
+        raise StalePlan(f"the target has changed since the plan was made: {named}{more}", hint="make the plan again")
+
+
+def _existing(client: Client, plan: Plan, stale: _Stale) -> dict[str, Znode]:
+    pins: dict[str, Pin | None] = dict.fromkeys(plan.touched)
+    pins |= {op.path: op.pin for op in plan.operations if isinstance(op, WriteData | DeleteNode)}
+    pins |= {step.path: step.pin for step in plan.acl_steps if step.pin}
+    deleted = {op.path for op in plan.operations if isinstance(op, DeleteNode)}
+    kept = sorted(pins.keys() - deleted, key=paths.order_key)
+    reads = [*read_nodes(client, kept), *read_nodes(client, sorted(deleted, key=paths.order_key), children=True)]
+    found: dict[str, NodeRead] = {}
+    for node in reads:
+        if isinstance(node, NodeAbsent):
+            stale.add(node.path, "gone")
+            continue
+        pin = pins[node.path]
+        if pin is not None and Pin.of(node.stat) != pin:
+            stale.add(node.path, "written since")
+        extra = {paths.join(node.path, "/" + name) for name in node.children or ()} - deleted
+        if extra:
+            stale.add(node.path, f"has gained a child: {paths.name(min(extra))}")
+        found[node.path] = node
+    return _with_acls(client, found, stale)
+
+
+def _with_acls(client: Client, found: dict[str, NodeRead], stale: _Stale) -> dict[str, Znode]:
+    nodes: dict[str, Znode] = {}
+    for read, acl in zip(found.values(), read_acls(client, list(found)), strict=True):
+        if acl is None:
+            stale.add(read.path, "gone")
+        elif (acl.stat.czxid, acl.stat.aversion) != (read.stat.czxid, read.stat.aversion):
+            stale.add(read.path, "its ACL is being changed")
+        else:
+            nodes[read.path] = Znode(read.path, read.data, acl.acl, read.stat, Kind.PERSISTENT)
+    return nodes
+
+
+def _must_be_absent(client: Client, plan: Plan, stale: _Stale) -> None:
+    created = (op.path for op in plan.operations if isinstance(op, CreateNode))
+    for node in read_nodes(client, created):
+        if isinstance(node, NodeRead):
+            stale.add(node.path, "exists already")
+
+
+def _entries(plan: Plan, nodes: dict[str, Znode]) -> Iterable[Entry]:
+    written: set[str] = set()
+    for batch, operations in enumerate(plan.batches()):
+        for operation in operations:
+            match operation:
+                case CreateNode(path=path):
+                    yield Entry(Action.CREATED, path, batch, None)
+                case WriteData(path=path):
+                    written.add(path)
+                    yield Entry(Action.WRITTEN, path, batch, nodes[path])
+                case DeleteNode(path=path):
+                    yield Entry(Action.DELETED, path, batch, nodes[path])
+                case RaiseCounter():
+                    pass  # its path is created by the plan, or touched
+    for step in plan.acl_steps:
+        if step.pin is not None and step.path not in written:
+            written.add(step.path)
+            yield Entry(Action.ACL, step.path, NO_BATCH, nodes[step.path])
+    for path in plan.touched:
+        if path not in written:
+            yield Entry(Action.TOUCHED, path, NO_BATCH, nodes[path])
+
+
+def _read_sets(plan: Plan, nodes: dict[str, Znode]) -> dict[str, ReadSet]:
+    sets = {path: read_set(node.acl) for path, node in nodes.items()}
+    created: dict[str, AclList] = {op.path: op.acl for op in plan.operations if isinstance(op, CreateNode)}
+    for path, acl in created.items():
+        # What a created path has to protect is its name, and that is as public as its parent's child list.
+        parent = "" if path == "/" else paths.parent(path)
+        if parent in nodes:
+            sets[path] = read_set(nodes[parent].acl)
+        else:
+            sets[path] = read_set(created.get(parent, acl))
+    return sets

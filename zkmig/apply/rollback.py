@@ -1,0 +1,231 @@
+"""Backward: from OPEN or ROLLING_BACK to the tree as it was, from the journal alone.
+
+Never stuck, never silent: an undo operation that meets somebody else's write leaves their value, and the path is
+recorded in the same multi that passes it (a node beside the cursors), so that a crash does not forget it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from zkmig.apply.aclsteps import AclWrite, write_acls
+from zkmig.apply.forward import Options, Progress, abort, attempt_of, cursor_version
+from zkmig.apply.verify import Deviation
+from zkmig.epoch.control import AttemptPaths
+from zkmig.epoch.journal import NO_BATCH, AclEntry, Action, Entry, Journal, Manifest, load
+from zkmig.epoch.owner import HEAD_LENGTH, Migrator
+from zkmig.epoch.record import LastOutcome
+from zkmig.epoch.transitions import State
+from zkmig.errors import Conflict, NotPermitted, Outcome, Refused
+from zkmig.model import path as paths
+from zkmig.model.acl import AclList
+from zkmig.plan.operations import CreateNode, RaiseCounter
+from zkmig.source.bulk import NodeRead, read_acls, read_nodes
+from zkmig.wire.client import Client
+from zkmig.wire.codes import Code, code_name
+from zkmig.wire.requests import Check, Create, Delete, GetChildren, SetData, WriteOp
+
+CURSOR = 0  # the undo cursor's place among the operations of an undo batch
+DEPTH = 4
+DEVIATION_PREFIX = "deviation-"
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """What came of it. epoch: the committed one, as before. deviations: paths left with somebody else's value."""
+
+    epoch: int
+    batches_undone: int
+    deviations: tuple[Deviation, ...]
+
+
+def roll_back(migrator: Migrator, options: Options) -> RolledBack:
+    """From PREPARING, OPEN or ROLLING_BACK to where the attempt began. Refused in any other state."""
+    record = migrator.record
+    if record.state is State.PREPARING:
+        abort(migrator)
+        return RolledBack(record.epoch, 0, ())
+    if record.state not in (State.OPEN, State.ROLLING_BACK):
+        raise Refused(f"there is nothing to roll back: the scope is {record.state.value}", migrator.names.record)
+    attempt = attempt_of(migrator)
+    assert record.manifest_hash is not None
+    manifest, journal = load(migrator.client, attempt, record.manifest_hash)
+    if record.state is State.OPEN:
+        _begin(migrator, attempt)
+    assert migrator.record.cursor is not None
+    return _Undo(migrator, manifest, journal, migrator.record.cursor, options).run()
+
+
+def _begin(migrator: Migrator, attempt: AttemptPaths) -> None:
+    cursor = cursor_version(migrator, attempt.cursor)
+    moved = migrator.record.moved("begin_rollback", State.ROLLING_BACK, cursor=cursor, conflict=None)
+    result = migrator.transition(moved, [Check(attempt.cursor, cursor)])
+    if result.failed_index is not None:
+        raise Conflict(f"could not begin to roll back: {code_name(result.code)}", attempt.cursor, "try again")
+
+
+# -- what to undo: a function of the journal and the cursor alone, so that every process cuts the same batches ----------
+
+
+@dataclass(frozen=True, slots=True)
+class UndoBatch:
+    """Entries to undo, latest first, or counters to raise again."""
+
+    entries: tuple[Entry, ...] = ()
+    raises: tuple[RaiseCounter, ...] = ()
+
+
+def undo_batches(journal: Journal, manifest: Manifest, cursor: int) -> list[UndoBatch]:
+    """One for each applied batch, last first; then the counters of nodes that were deleted and come back."""
+    applied: dict[int, list[Entry]] = {index: [] for index in range(cursor)}
+    for entry in journal.entries:
+        if entry.batch in applied:
+            applied[entry.batch].append(entry)
+    batches = [UndoBatch(tuple(reversed(applied[index]))) for index in reversed(range(cursor))]
+    return batches + _raise_batches(journal, manifest, cursor)
+
+
+def _raise_batches(journal: Journal, manifest: Manifest, cursor: int) -> list[UndoBatch]:
+    returning = [e for e in journal.entries if e.action is Action.DELETED and NO_BATCH < e.batch < cursor]
+    children = Counter(paths.parent(entry.path) for entry in returning)
+    batches: list[UndoBatch] = []
+    for entry in returning:
+        assert entry.before is not None
+        left = entry.before.counter - children[entry.path]
+        pairs_max = max(manifest.frame_bytes // 2 // RaiseCounter.pair_size(entry.path), 1)
+        while left > 0:
+            pairs = min(left, pairs_max)
+            batches.append(UndoBatch(raises=(RaiseCounter(entry.path, pairs, entry.before.counter),)))
+            left -= pairs
+    return batches
+
+
+def undo_write(entry: Entry) -> WriteOp | None:
+    """The write that takes one entry back, conditional on what the migration wrote; None when there is none."""
+    if entry.action is Action.CREATED:
+        return Delete(entry.path, 0)
+    assert entry.before is not None
+    if entry.action is Action.WRITTEN:
+        return SetData(entry.path, entry.before.data, entry.before.stat.version + 1)
+    if entry.action is Action.DELETED:
+        node = entry.before
+        return CreateNode(node.path, node.data, node.acl, node.kind, node.ttl_ms).write()
+    return None
+
+
+@dataclass
+class _Undo:
+    migrator: Migrator
+    manifest: Manifest
+    journal: Journal
+    cursor: int
+    options: Options
+
+    def run(self) -> RolledBack:
+        attempt = attempt_of(self.migrator)
+        batches = undo_batches(self.journal, self.manifest, self.cursor)
+        self._undo(attempt, batches)
+        deviations = read_deviations(self.migrator.client, attempt)
+        deviations += self._restore_acls()
+        return self._end(attempt, len(batches), deviations)
+
+    def _undo(self, attempt: AttemptPaths, batches: Sequence[UndoBatch]) -> None:
+        done = cursor_version(self.migrator, attempt.rcursor)
+        while done < len(batches):
+            failure = self.migrator.write_series(
+                lambda index: [SetData(attempt.rcursor, None, index), *self._writes(batches[index])],
+                done,
+                len(batches),
+                witness=CURSOR,
+                depth=DEPTH,
+                progress=lambda count: self.options.report(Progress("undo", count, len(batches))),
+            )
+            if failure is None:
+                return
+            self._pass(attempt, batches[failure.index], failure.index)
+            done = failure.index + 1
+
+    def _writes(self, batch: UndoBatch) -> Iterator[WriteOp]:
+        for entry in batch.entries:
+            write = undo_write(entry)
+            if write is not None:
+                yield write
+        yield from self._raise_writes(batch.raises)
+
+    def _raise_writes(self, raises: Iterable[RaiseCounter]) -> Iterator[WriteOp]:
+        for operation in raises:
+            yield from operation.writes(operation.pairs)
+
+    def _pass(self, attempt: AttemptPaths, batch: UndoBatch, index: int) -> None:
+        """Undo one batch that somebody else's writes are in the way of: each of those is left out and recorded."""
+        writes = list(self._writes(batch))
+        left_out: list[Deviation] = []
+        while True:
+            head: list[WriteOp] = [SetData(attempt.rcursor, None, index)]
+            if left_out:
+                head.append(_record_deviations(self.migrator, attempt, index, left_out))
+            result = self.migrator.write([*head, *writes], witness=CURSOR)
+            if result.failed_index is None:
+                return
+            position = result.failed_index - HEAD_LENGTH - len(head)
+            if position < 0:
+                raise Conflict("the undo cursor was moved by somebody else", attempt.rcursor, "run zkmig status")
+            blocked = writes.pop(position)
+            if result.code == Code.NO_AUTH:
+                raise NotPermitted(
+                    "not permitted to undo",
+                    blocked.path,
+                    "run zkmig rollback as an identity that may",
+                    Outcome.PARTLY_WRITTEN,
+                )
+            left_out.append(Deviation(blocked.path, f"left as somebody else wrote it ({code_name(result.code)})"))
+            if batch.raises:
+                writes = []  # a counter that cannot be raised: its node is not ours any more
+
+    def _restore_acls(self) -> list[Deviation]:
+        writes = list(_acl_restores(self.migrator.client, self.journal))
+        return write_acls(self.migrator, writes)
+
+    def _end(self, attempt: AttemptPaths, length: int, deviations: list[Deviation]) -> RolledBack:
+        record = self.migrator.record
+        assert record.target_epoch is not None and record.attempt is not None
+        outcome = LastOutcome(record.target_epoch, record.attempt, "rolled_back", time.time(), len(deviations))
+        closed = record.closed("end_rollback", record.base, outcome)
+        result = self.migrator.transition(
+            closed, [Check(attempt.cursor, self.cursor), Check(attempt.rcursor, length)]
+        )
+        if result.failed_index is not None:
+            raise Conflict(f"could not end the rollback: {code_name(result.code)}", attempt.rcursor, "run zkmig status")
+        return RolledBack(record.epoch, self.cursor, tuple(deviations))
+
+
+def _acl_restores(client: Client, journal: Journal) -> Iterator[AclWrite]:
+    """ACLs that the attempt has tightened, back to what they were; those never reached, or foreign by now, not."""
+    steps: dict[str, AclEntry] = {a.path: a for a in journal.acls if a.tighten is not None and not a.created}
+    before: dict[str, AclList] = {e.path: e.before.acl for e in journal.entries if e.before and e.path in steps}
+    for path, live in zip(before, read_acls(client, list(before)), strict=True):
+        step = steps[path]
+        if live is not None and live.stat.aversion != step.aversion:
+            yield AclWrite(path, before[path], step.aversion + 1)
+
+
+def _record_deviations(
+    migrator: Migrator, attempt: AttemptPaths, index: int, deviations: Sequence[Deviation]
+) -> WriteOp:
+    data = json.dumps([[d.path, d.reason] for d in deviations]).encode()
+    return Create(f"{attempt.home}/{DEVIATION_PREFIX}{index}", data, migrator.control_acl)
+
+
+def read_deviations(client: Client, attempt: AttemptPaths) -> list[Deviation]:
+    """Paths that undoing has left with somebody else's value, as recorded so far."""
+    names = client.call(GetChildren(attempt.home)).children
+    nodes = [f"{attempt.home}/{name}" for name in sorted(names) if name.startswith(DEVIATION_PREFIX)]
+    found: list[Deviation] = []
+    for node in read_nodes(client, nodes):
+        if isinstance(node, NodeRead):
+            found += [Deviation(path, reason) for path, reason in json.loads(node.data or b"[]")]
+    return found

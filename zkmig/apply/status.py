@@ -1,0 +1,80 @@
+"""Status: what a scope is doing, who does it, what blocks, and the commands that can follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zkmig.epoch.control import ControlPaths, read_record
+from zkmig.epoch.owner import OwnerView, read_owner
+from zkmig.epoch.record import Record
+from zkmig.epoch.transitions import State
+from zkmig.source.bulk import NodeRead, read_nodes
+from zkmig.wire.client import Client
+from zkmig.wire.replies import ChildrenResult
+from zkmig.wire.requests import GetChildren
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One scope at one moment. readers, guards, acting: names of what is registered. batches_undone: in a rollback."""
+
+    scope: str
+    record: Record
+    owner: OwnerView
+    batches_applied: int
+    batches_undone: int
+    readers: tuple[str, ...]
+    guards: tuple[str, ...]
+    acting: tuple[str, ...]
+
+
+def read_status(client: Client, names: ControlPaths) -> Status:
+    """Read all of it. Refused when there is no such scope."""
+    record, _ = read_record(client, names)
+    applied = undone = 0
+    if record.target_epoch is not None and record.attempt is not None:
+        attempt = names.attempt(record.target_epoch, record.attempt)
+        applied, undone = (
+            node.stat.version if isinstance(node, NodeRead) else 0
+            for node in read_nodes(client, [attempt.cursor, attempt.rcursor])
+        )
+    return Status(
+        names.scope,
+        record,
+        read_owner(client, names),
+        applied,
+        undone,
+        _children(client, names.readers),
+        _children(client, names.guards),
+        _children(client, names.acting),
+    )
+
+
+def _children(client: Client, path: str) -> tuple[str, ...]:
+    result = client.call(GetChildren(path))
+    assert isinstance(result, ChildrenResult)
+    return tuple(sorted(result.children))
+
+
+def next_commands(status: Status, at: str) -> list[str]:
+    """The exact command lines that can follow in this state. at: zk://... of the ensemble."""
+    record = status.record
+    where = f"--at {at} --scope {status.scope}"
+    plan = status.owner.owner.plan_path if status.owner.owner and status.owner.owner.plan_path else "PLAN.zkplan"
+    match record.state:
+        case State.PREPARING | State.OPEN if record.conflict is None:
+            return [f"zkmig resume {plan} {where} --yes", f"zkmig rollback {where} --yes"]
+        case State.OPEN:
+            return [f"zkmig rollback {where} --yes", f"zkmig resume {plan} {where} --yes"]
+        case State.ROLLING_BACK:
+            return [f"zkmig rollback {where} --yes"]
+        case State.STABLE | State.EMPTY if record.pending:
+            return [f"zkmig resume {where} --yes"]
+        case State.STABLE | State.EMPTY:
+            root = at.rstrip("/") + record.root
+            return [
+                f"zkmig plan --from SOURCE --to {root} -o PLAN.zkplan",
+                f"zkmig apply --epoch {record.epoch + 1} PLAN.zkplan",
+            ]
+        case _:
+            return []

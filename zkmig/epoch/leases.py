@@ -1,0 +1,61 @@
+"""Leases of admitted actions and registrations of guards: what a drain waits for.
+
+Both are persistent nodes, so that an expired session or a crash does not make a running action look finished. A lease
+carries its own maximal time; its holder releases it by writing it again; only a migrator removes it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+FORMAT = 1
+
+# Added to a lease's own maximum before it counts as over: the holder counts from before it sent, we from when we saw.
+LEASE_MARGIN_MS = 2_000
+LEASE_MAX_MS = 15 * 60 * 1000  # no lease blocks for longer, whatever it says
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """An admitted action. max_ms: longest time it may take, counted by its holder from sending the admission."""
+
+    reader: str
+    max_ms: int
+    released: bool = False
+
+    def encode(self) -> bytes:
+        return json.dumps(
+            {"format": FORMAT, "max_ms": self.max_ms, "reader": self.reader, "released": self.released}
+        ).encode()
+
+    @classmethod
+    def decode(cls, data: bytes | None) -> Lease | None:
+        """None for what is no lease: malformed entries never block."""
+        try:
+            fields = json.loads(data or b"")
+            max_ms = fields["max_ms"]
+            if fields["format"] != FORMAT or not isinstance(max_ms, int) or max_ms < 0:
+                return None
+            return cls(str(fields["reader"]), min(max_ms, LEASE_MAX_MS), fields.get("released") is True)
+        except (ValueError, KeyError, TypeError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class GuardEntry:
+    """A guarded process. stopped: the guard has ended it and keeps it down."""
+
+    unit: str
+    stopped: bool
+
+    @classmethod
+    def decode(cls, data: bytes | None) -> GuardEntry | None:
+        """None for what is no registration."""
+        try:
+            fields = json.loads(data or b"")
+            if fields["format"] != FORMAT:
+                return None
+            return cls(str(fields["unit"]), fields["stopped"] is True)
+        except (ValueError, KeyError, TypeError):
+            return None
