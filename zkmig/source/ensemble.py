@@ -1,0 +1,379 @@
+"""A live ensemble as a source: one scan of a scope, and whether what it read is one state of the tree.
+
+How one state is recognised: a reply's stamp is the zxid of the state that it was read from, and a change of data or
+children leaves its zxid in mzxid or pzxid. If no znode read shows a change above the lowest stamp, then everything
+read held at that stamp [zookeeper-facts 2]. ACL changes leave no zxid [3], so each ACL must come with the (czxid,
+aversion) that the data was read at. A znode listed by its parent and gone when its turn came is never passed over:
+the parent is read again until both agree.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import filterfalse
+from typing import Final
+
+from zkmig.errors import BadInput, NotPermitted
+from zkmig.model import path as paths
+from zkmig.model.acl import ADMIN, AclList, Identity, grants
+from zkmig.model.path import SYSTEM_ROOT
+from zkmig.model.scope import Scope
+from zkmig.model.snapshot import Consistency, Provenance, Snapshot, SnapshotBuilder
+from zkmig.model.stat import Stat
+from zkmig.source.bulk import NodeAbsent, NodeRead, Pace, read_acls, read_nodes
+from zkmig.wire.client import Client
+from zkmig.wire.requests import Sync
+
+GROUP_NODES: Final = 4_096
+GROUP_BYTES: Final = 8 * 1024 * 1024
+"""Znodes, and bytes of their data, that are read before their ACLs: what waits in memory outside the columns."""
+
+ACL_TRIES_MAX: Final = 5
+"""Times that a znode whose ACL moved between data and ACL is read again."""
+
+SETTLE_ROUNDS_MAX: Final = 8
+"""Times that the parents of vanished znodes are read again."""
+
+_Known = tuple[int, int, AclList]  # czxid, aversion, and the ACL that they stand for
+
+
+class SourceAbsent(BadInput):
+    """The root of what should be read is not there."""
+
+
+class AclCache:
+    """ACLs by path, each with the (czxid, aversion) it was read at, so that a rescan asks only for those that moved.
+
+    Good for one scope, and for sessions of the same identities: who lacks ADMIN is shown masked ids.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Known] = {}
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> AclCache:
+        """What an earlier snapshot of the same scope knows."""
+        cache = cls()
+        stats = snapshot.columns.stats
+        for index, path in enumerate(snapshot):
+            cache._known[path] = (stats.czxid[index], stats.aversion[index], snapshot.acl_at(index))
+        return cache
+
+    def find(self, path: str, stat: Stat) -> AclList | None:
+        """The ACL of the znode that `stat` describes; None if it moved since, or was never read."""
+        known = self._known.get(path)
+        return known[2] if known is not None and known[0] == stat.czxid and known[1] == stat.aversion else None
+
+    def replace(self, known: dict[str, _Known]) -> None:
+        """Forget everything but `known`: what one whole scan has seen."""
+        self._known = known
+
+
+def scan(
+    client: Client,
+    scope: Scope,
+    *,
+    progress: Callable[[int], None] | None = None,
+    acl_cache: AclCache | None = None,
+    provenance: Provenance | None = None,
+    masked_acls: bool = False,
+) -> Snapshot:
+    """Read everything that `scope` covers. As `scan_or_none`, but SourceAbsent where the root is not there."""
+    snapshot = scan_or_none(
+        client, scope, progress=progress, acl_cache=acl_cache, provenance=provenance, masked_acls=masked_acls
+    )
+    if snapshot is None:
+        raise SourceAbsent("there is no such znode", scope.root, "check the path of the location, chroot included")
+    return snapshot
+
+
+def scan_or_none(
+    client: Client,
+    scope: Scope,
+    *,
+    progress: Callable[[int], None] | None = None,
+    acl_cache: AclCache | None = None,
+    provenance: Provenance | None = None,
+    masked_acls: bool = False,
+) -> Snapshot | None:
+    """Read everything that `scope` covers; None if its root is not there, or vanished meanwhile.
+
+    progress: called now and then with the number of znodes read so far. acl_cache: consulted, and replaced by what
+    was read. masked_acls: take digest ids as the server shows them to a session without ADMIN ("user:x"); otherwise
+    such an ACL is NotPermitted, since a copy of it would let nobody in. NotPermitted too where READ is missing: no
+    znode is ever left out for want of permission. BadInput: the scope covers nothing, or the server's counters are
+    not those of Apache ZooKeeper.
+    """
+    if not scope.covers(scope.root):
+        raise BadInput("the root is left out of its own scope", scope.root, "the server's own tree and zkmig's are")
+    # Not a guarantee [4], but a follower that lags would otherwise show a tree of seconds ago.
+    client.call(Sync(scope.root))
+    if provenance is None:
+        provenance = Provenance(scope.root, taken_at=time.time_ns() // 1_000_000)
+    found = _Scan(client, scope, progress, acl_cache, masked_acls)
+    snapshot = found.run(provenance)
+    if snapshot is not None and acl_cache is not None:
+        acl_cache.replace(found.known)
+    return snapshot
+
+
+_Whole = tuple[NodeRead, AclList]
+
+
+class _Scan:
+    """Reads of one scan, and what they say together. Every znode that is kept goes through `_keep`."""
+
+    def __init__(
+        self,
+        client: Client,
+        scope: Scope,
+        progress: Callable[[int], None] | None,
+        acl_cache: AclCache | None,
+        masked_acls: bool,
+    ) -> None:
+        self._client = client
+        self._scope = scope
+        self._excludes = frozenset(scope.excludes)
+        self._progress = progress
+        self._acl_cache = acl_cache
+        self._masked_acls = masked_acls
+        self._pace = Pace()
+        self._acls_seen: set[AclList] = set()
+        self._nodes_read = 0
+        self._change_last = 0
+        self._stamp_first = 0
+        self._stamp_last = 0
+        self._acls_unsettled = 0
+        self.known: dict[str, _Known] = {}
+        self.vanished: list[str] = []
+
+    def run(self, provenance: Provenance) -> Snapshot | None:
+        """The whole scope; None if its root is not there."""
+        builder = SnapshotBuilder()
+        for node, acl in self.walk([self._scope.root]):
+            builder.add(node.path, node.data, acl, node.stat)
+        if self._scope.root in self.vanished:
+            return None
+        snapshot = builder.build(self._scope, provenance, self.consistency(len(self.vanished)))
+        return _Settling(self, snapshot).run() if self.vanished else snapshot
+
+    def walk(self, stack: list[str], skip: Callable[[str], bool] | None = None) -> Iterator[_Whole]:
+        """The paths of `stack` and all below them, as far as they are there; what is not goes to `vanished`.
+
+        skip: children that need not be read. The last path is taken first: so few are waiting at any time, and a
+        parent always comes before its children.
+        """
+        while stack:
+            for node, acl in self._with_acls(self._read_group(stack)):
+                self._keep(node)
+                if node.children:
+                    below = self._below(node.path, node.children)
+                    stack.extend(below if skip is None else filterfalse(skip, below))
+                yield node, acl
+            if self._progress is not None:
+                self._progress(self._nodes_read)
+
+    def _read_group(self, stack: list[str]) -> list[NodeRead]:
+        group: list[NodeRead] = []
+        group_bytes = 0
+
+        def feed() -> Iterator[str]:
+            for _ in range(GROUP_NODES):
+                if not stack or group_bytes > GROUP_BYTES:
+                    return
+                yield stack.pop()
+
+        for node in read_nodes(self._client, feed(), children=True, pace=self._pace):
+            if isinstance(node, NodeAbsent):
+                self.vanished.append(node.path)
+            else:
+                group.append(node)
+                group_bytes += node.stat.data_length
+        return group
+
+    def _below(self, path: str, names: Iterable[str]) -> Iterator[str]:
+        head = path.removesuffix("/") + "/"
+        for name in names:
+            child = head + name
+            if child not in self._excludes:
+                yield child
+
+    def _keep(self, node: NodeRead) -> None:
+        stat = node.stat
+        if (stat.cversion + stat.num_children) & 1 and not _has_odd_counter(node.path):
+            raise BadInput(
+                "the sequence counter is not one of Apache ZooKeeper",
+                node.path,
+                "ClickHouse Keeper and other servers that count differently are not supported",
+            )
+        if not self._nodes_read or node.zxid < self._stamp_first:
+            self._stamp_first = node.zxid
+        self._stamp_last = max(self._stamp_last, node.zxid)
+        self._change_last = max(self._change_last, stat.mzxid, stat.pzxid)
+        self._nodes_read += 1
+
+    # -- ACLs ----------------------------------------------------------------------------------------------------------
+
+    def _with_acls(self, group: list[NodeRead]) -> Iterator[_Whole]:
+        """Each znode with the ACL that was read at the same czxid and aversion."""
+        unknown = group
+        if self._acl_cache is not None:
+            unknown = []
+            for node in group:
+                acl = self._acl_cache.find(node.path, node.stat)
+                if acl is None:
+                    unknown.append(node)
+                else:
+                    yield node, self._admit(node, acl)
+        moved: list[str] = []
+        results = read_acls(self._client, [node.path for node in unknown])
+        for node, result in zip(unknown, results, strict=True):
+            if result is None:
+                self.vanished.append(node.path)
+            elif result.stat.aversion == node.stat.aversion and result.stat.czxid == node.stat.czxid:
+                yield node, self._admit(node, result.acl)
+            else:
+                moved.append(node.path)
+        for path in moved:
+            whole = self._read_again(path)
+            if whole is not None:
+                yield whole
+
+    def _read_again(self, path: str) -> _Whole | None:
+        for tries_left in reversed(range(ACL_TRIES_MAX)):
+            (node,) = read_nodes(self._client, [path], children=True)
+            (result,) = read_acls(self._client, [path])
+            if isinstance(node, NodeAbsent) or result is None:
+                break
+            is_settled = (result.stat.czxid, result.stat.aversion) == (node.stat.czxid, node.stat.aversion)
+            if is_settled or not tries_left:
+                self._acls_unsettled += not is_settled
+                return node, self._admit(node, result.acl)
+        self.vanished.append(path)
+        return None
+
+    def _admit(self, node: NodeRead, acl: AclList) -> AclList:
+        if acl not in self._acls_seen:
+            self._acls_seen.add(acl)
+            if not self._masked_acls and _is_masked(acl, self._client.identities):
+                raise NotPermitted(
+                    "its ACL shows only masked ids to a session without ADMIN",
+                    node.path,
+                    "give credentials that hold ADMIN (--auth-file), or leave it out with --exclude",
+                )
+        if self._acl_cache is not None:
+            self.known[node.path] = (node.stat.czxid, node.stat.aversion, acl)
+        return acl
+
+    # -- the verdict ---------------------------------------------------------------------------------------------------
+
+    def consistency(self, unresolved: int) -> Consistency:
+        """Whether what was kept is one state. unresolved: paths that were listed but could never be read."""
+        change, first, last = self._change_last, self._stamp_first, self._stamp_last
+        if unresolved:
+            reason = f"{unresolved} znodes came and went faster than they could be read, {SETTLE_ROUNDS_MAX} times over"
+        elif self._acls_unsettled:
+            reason = f"the ACLs of {self._acls_unsettled} znodes moved between data and ACL, {ACL_TRIES_MAX} times over"
+        elif not self._client.has_multi_read:
+            reason = "the server knows no multiRead: below 3.6 its pzxid is not to be relied on (ZOOKEEPER-3145)"
+        elif change > first:
+            reason = f"a change at zxid {change:#x} came after the first read, which saw zxid {first:#x}"
+        else:
+            reason = f"the latest change in it is zxid {change:#x}, and every read saw zxid {first:#x} or later"
+            return Consistency(False, change, first, reason)
+        return Consistency(True, first, last, reason)
+
+
+def _has_odd_counter(path: str) -> bool:
+    # These two are set up by the server itself, not by creates [34].
+    return path == "/" or paths.contains(SYSTEM_ROOT, path)
+
+
+def _is_masked(acl: AclList, identities: Iterable[Identity]) -> bool:
+    # FinalRequestProcessor: without ADMIN, everything after the first colon of a digest id is shown as "x".
+    if not any(entry.scheme == "digest" and entry.id.endswith(":x") for entry in acl):
+        return False
+    return not grants(acl, identities) & ADMIN
+
+
+# -- vanished znodes --------------------------------------------------------------------------------------------------
+
+
+class _Settling:
+    """Brings parents and children back together after a walk in which listed znodes were not there any more.
+
+    `_base` is what the walk found. `_gone` are roots of its subtrees that are gone, `_fresh` what was read since; a
+    path in `_fresh` counts, whatever `_gone` and `_base` say.
+    """
+
+    def __init__(self, found: _Scan, base: Snapshot) -> None:
+        self._found = found
+        self._base = base
+        self._gone: set[str] = set()
+        self._fresh: dict[str, _Whole] = {}
+
+    def run(self) -> Snapshot | None:
+        """The snapshot with everything settled, or fuzzy with what would not settle; None if the root vanished."""
+        for _ in range(SETTLE_ROUNDS_MAX):
+            vanished = self._take_vanished()
+            if not vanished:
+                break
+            if self._base.root in vanished:
+                return None
+            # Every ancestor at once: if a whole subtree went, one round finds where it was cut.
+            self._read_again({ancestor for path in vanished for ancestor in self._ancestors(path)})
+        unresolved = self._take_vanished()
+        return None if self._base.root in unresolved else self._merged(len(unresolved))
+
+    def _take_vanished(self) -> list[str]:
+        vanished, self._found.vanished = self._found.vanished, []
+        for path in vanished:
+            self._drop(path)
+        return vanished
+
+    def _ancestors(self, path: str) -> Iterator[str]:
+        while path != self._base.root:
+            path = paths.parent(path)
+            yield path
+
+    def _read_again(self, parents: set[str]) -> None:
+        for node, acl in self._found.walk(sorted(parents), self._is_there):
+            listed = node.children or ()
+            for name in set(self._children(node.path)).difference(listed):
+                self._drop(paths.join(node.path, "/" + name))
+            self._fresh[node.path] = (node, acl)
+
+    def _is_there(self, path: str) -> bool:
+        if path in self._fresh:
+            return True
+        if path not in self._base:
+            return False
+        return path not in self._gone and self._gone.isdisjoint(self._ancestors(path))
+
+    def _children(self, path: str) -> Iterable[str]:
+        """Names under `path` as known so far: what its latest read listed."""
+        if path in self._fresh:
+            return self._fresh[path][0].children or ()
+        return self._base.children(path) if self._is_there(path) else ()
+
+    def _drop(self, path: str) -> None:
+        self._gone.add(path)
+        for fresh in [fresh for fresh in self._fresh if paths.contains(path, fresh)]:
+            del self._fresh[fresh]
+
+    def _merged(self, unresolved: int) -> Snapshot:
+        base = self._base
+        builder = SnapshotBuilder()
+        index = 0
+        while index < len(base):
+            path = base.path_at(index)
+            if path in self._gone:
+                index = base.columns.ends[index]
+                continue
+            if path not in self._fresh:
+                builder.add(path, base.data_at(index), base.acl_at(index), base.stat_at(index))
+            index += 1
+        for node, acl in self._fresh.values():
+            builder.add(node.path, node.data, acl, node.stat)
+        return builder.build(base.scope, base.provenance, self._found.consistency(unresolved))
