@@ -50,7 +50,7 @@ class StatResult(NamedTuple):
 
 
 class CreateResult(NamedTuple):
-    """path: as created, number included; stat: None from a plain create."""
+    """path: as created, number included; stat: None where the server sends none (create; in a multi also create2)."""
 
     path: str
     stat: Stat | None = None
@@ -203,14 +203,17 @@ def _watch_added(_: rq.Request, decoder: Decoder) -> Done:
     return DONE
 
 
+# A create may be answered with or without a Stat, whichever kind was asked: 3.8 carries out a create2 in a multi as a
+# create (MultiOperationRecord.deserialize), and the answers to container and TTL creates call themselves create2.
+_CREATED = frozenset({rq.OP_CREATE, rq.OP_CREATE2})
 _PART_TYPES = {
-    rq.OP_CREATE: rq.OP_CREATE,
-    rq.OP_CREATE2: rq.OP_CREATE2,
-    rq.OP_CREATE_CONTAINER: rq.OP_CREATE2,  # OpResult.CreateResult with a Stat calls itself create2
-    rq.OP_CREATE_TTL: rq.OP_CREATE2,
-    rq.OP_DELETE: rq.OP_DELETE,
-    rq.OP_SET_DATA: rq.OP_SET_DATA,
-    rq.OP_CHECK: rq.OP_CHECK,
+    rq.OP_CREATE: _CREATED,
+    rq.OP_CREATE2: _CREATED,
+    rq.OP_CREATE_CONTAINER: _CREATED,
+    rq.OP_CREATE_TTL: _CREATED,
+    rq.OP_DELETE: frozenset({rq.OP_DELETE}),
+    rq.OP_SET_DATA: frozenset({rq.OP_SET_DATA}),
+    rq.OP_CHECK: frozenset({rq.OP_CHECK}),
 }
 
 
@@ -224,7 +227,7 @@ def _multi(request: rq.Request, decoder: Decoder) -> MultiResult:
             raise _short(len(results), request.operations, offset)
         if kind == rq.OP_ERROR:
             results.append(SubError(decoder.read_int()))
-        elif kind != _PART_TYPES[part.opcode]:
+        elif kind not in _PART_TYPES[part.opcode]:
             raise JuteError(f"part of type {kind} answers {part.operation}", offset)
         elif kind == rq.OP_CREATE:
             results.append(CreateResult(decoder.read_string()))

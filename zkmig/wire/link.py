@@ -1,0 +1,349 @@
+"""A session on a socket: connects to one member after another, moves bytes, keeps the session alive, notices its end.
+
+The only module of `wire` that opens sockets. Not safe for several threads: `Client` puts a lock around it. After a loss
+nothing is sent again; what was unanswered is remembered as landed-perhaps or not-sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, assert_never
+
+from zkmig.errors import NotPermitted, OutcomeUnknown, Unreachable, ZkmigError
+from zkmig.wire import requests as rq
+from zkmig.wire.codes import Code, code_name
+from zkmig.wire.credential import Credential
+from zkmig.wire.faults import ConnectionLost, SessionExpired
+from zkmig.wire.replies import Reply
+from zkmig.wire.session import Answered, AuthAnswered, Broken, Connected, Expired, Pong, Session, State, WatchEvent
+
+Host = tuple[str, int]
+Submitted = tuple[int, rq.Read | rq.Write]  # xid, request
+
+CHECK_STOP_INTERVAL_S: Final = 0.5
+RETRY_PAUSE_S: Final = 0.1  # between rounds over the members while none of them takes the session
+RECEIVE_BYTES: Final = 1 << 18
+IDLE_PART: Final = 1 / 3  # of the session timeout without sending, then a ping (as Java's ClientCnxn does)
+SILENCE_PART: Final = 2 / 3  # of the session timeout without hearing what is due, then the server is dead
+
+
+class Link:
+    """answers: replies not yet taken, by xid. watch_events: those not yet taken. server: connected to now, or last.
+
+    check_stop: called at least every 0.5 s while waiting; what it raises passes through.
+    """
+
+    def __init__(
+        self,
+        hosts: Sequence[Host],
+        auth: Sequence[Credential],
+        session: Session,
+        connect_timeout_s: float,
+        check_stop: Callable[[], None] | None,
+    ) -> None:
+        self.session = session
+        self.server = hosts[0]
+        self.answers: dict[int, Reply] = {}
+        self.watch_events: deque[WatchEvent] = deque()
+        self.check_stop = check_stop
+        self._hosts = tuple(hosts)
+        self._next_host = 0
+        self._auth = tuple(auth)
+        self._auth_answers: list[AuthAnswered] = []
+        self._connect_timeout_s = connect_timeout_s
+        self._socket: socket.socket | None = None
+        self._poll = select.poll()
+        self._poll_mask = 0
+        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
+        self._abandoned: set[int] = set()
+        self._may_have_landed: set[int] = set()  # writes that a loss left without an answer
+        self._loss = "not connected"
+        self._last_sent = self._last_heard = self._waiting_since = self._last_check = 0.0
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def submit(self, request: rq.Read | rq.Write) -> int:
+        """Queue a request; its xid. Raises FrameTooLarge, and a loss while nothing of it was sent."""
+        if not self.session.waits:
+            now = time.monotonic()
+            if now - self._last_heard > CHECK_STOP_INTERVAL_S:
+                self.pump(0)  # a connection that ended meanwhile is noticed before anything is sent
+            self._waiting_since = now
+        self.require_connected()
+        return self.session.submit(request)
+
+    def abandon(self, submitted: Iterable[Submitted]) -> bool:
+        """Nobody will ask for these answers any more. Whether one of them is a write that may yet land."""
+        unanswered = {each.xid: each for each in self.session.unanswered()}
+        perhaps = False
+        for xid, _ in submitted:
+            if xid in unanswered:
+                self._abandoned.add(xid)
+                perhaps = perhaps or unanswered[xid].may_have_landed
+            self.answers.pop(xid, None)
+            self._may_have_landed.discard(xid)
+        return perhaps
+
+    def require_connected(self) -> None:
+        """Raise the loss, if there was one."""
+        if self.session.state is not State.CONNECTED:
+            raise self.loss_error(())
+
+    def loss_error(self, submitted: Iterable[Submitted]) -> ZkmigError:
+        """What the loss means for these requests: OutcomeUnknown if a write among them may have landed."""
+        for xid, request in submitted:
+            if xid in self._may_have_landed:
+                return OutcomeUnknown(f"{request.operation} was sent, but {self._loss}", request.path)
+        if self.session.state is State.EXPIRED:
+            return self.expired_error()
+        return ConnectionLost(self._loss, hint="check that the server is running, then try again")
+
+    def expired_error(self) -> SessionExpired:
+        """For a session that cannot be taken up again."""
+        return SessionExpired(f"the session has {self.session.state.value}", address(self.server), "open a new session")
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def wait(self, done: Callable[[], bool], timeout_s: float | None = None) -> None:
+        """Until `done`, the end of the connection, or the timeout; the session is kept alive meanwhile."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not done() and self._socket is not None:
+            limit = min(CHECK_STOP_INTERVAL_S, self.session.timeout_ms / 1000 * IDLE_PART)
+            if deadline is not None:
+                limit = min(limit, deadline - time.monotonic())
+                if limit <= 0:
+                    return
+            self.pump(limit)
+            if not done():
+                self.beat()
+                self.look_for_stop()
+
+    def beat(self) -> None:
+        """A ping when the connection is idle; the end of the connection when the server is dead."""
+        session, now = self.session, time.monotonic()
+        timeout_s = session.timeout_ms / 1000
+        if self._socket is None:
+            return
+        # Silence counts from when something was due: a process that was stopped itself must not blame the server.
+        silence = now - max(self._last_heard, self._waiting_since) if session.waits else 0.0
+        if silence >= timeout_s * SILENCE_PART:
+            self.lose(f"{address(self.server)} has been silent for {silence:.1f} s")
+        elif session.state is State.CONNECTED and now - self._last_sent >= timeout_s * IDLE_PART:
+            if not session.waits:
+                self._waiting_since = now
+            session.ping()
+            self._last_sent = now  # even where the network takes nothing: one ping a period
+            self.pump(0)
+
+    def look_for_stop(self) -> None:
+        """Let the caller's check raise, at its interval."""
+        now = time.monotonic()
+        if self.check_stop is not None and now - self._last_check >= CHECK_STOP_INTERVAL_S:
+            self._last_check = now
+            self.check_stop()
+
+    # -- bytes --------------------------------------------------------------------------------------------------------
+
+    def pump(self, wait_s: float) -> None:
+        """Send what can be sent; receive what is there, waiting up to wait_s for it."""
+        sock = self._socket
+        if sock is None:
+            return
+        try:
+            if self.session.output:
+                self._send(sock)
+            mask = select.POLLIN | (select.POLLOUT if self.session.output else 0)
+            if mask != self._poll_mask:
+                self._poll.modify(sock, mask)
+                self._poll_mask = mask
+            for _, ready in self._poll.poll(wait_s * 1000):
+                if ready & ~select.POLLOUT:
+                    self._receive(sock)
+                if ready & select.POLLOUT and self._socket is not None:
+                    self._send(sock)
+        except OSError as error:
+            self._receive_what_is_left(sock)
+            self.lose(f"the connection to {address(self.server)} was lost: {_reason(error)}")
+
+    def _send(self, sock: socket.socket) -> None:
+        output = self.session.output
+        with contextlib.suppress(BlockingIOError):
+            while output:
+                self.session.sent(sock.send(output))
+                self._last_sent = time.monotonic()
+
+    def _receive(self, sock: socket.socket) -> None:
+        try:
+            count = sock.recv_into(self._buffer)
+        except BlockingIOError:
+            return
+        self._last_heard = time.monotonic()
+        if count:
+            self._take_in(count)
+        elif self.session.state is State.CONNECTING:
+            self.lose("closed the connection unheard: not serving, or behind what this session has seen")
+        else:
+            self.lose(f"{address(self.server)} closed the connection")
+
+    def _receive_what_is_left(self, sock: socket.socket) -> None:
+        # Answers that came before a reset are answers all the same.
+        with contextlib.suppress(OSError):
+            while self._socket is not None and (count := sock.recv_into(self._buffer)):
+                self._take_in(count)
+
+    def _take_in(self, count: int) -> None:
+        for event in self.session.feed(self._buffer[:count]):
+            match event:
+                case Answered(_, reply):
+                    if reply.xid in self._abandoned:
+                        self._abandoned.discard(reply.xid)
+                    else:
+                        self.answers[reply.xid] = reply
+                case WatchEvent():
+                    self.watch_events.append(event)
+                case AuthAnswered():
+                    self._auth_answers.append(event)
+                case Broken(fault):
+                    self.lose(f"{address(self.server)} sent what is no ZooKeeper reply: {fault.what}")
+                case Connected() | Expired() | Pong():
+                    pass
+                case _:
+                    assert_never(event)
+        if self.session.state is State.EXPIRED:
+            self.lose(f"the session has expired, says {address(self.server)}")
+
+    def lose(self, why: str) -> None:
+        """The connection is over, whoever ended it; the session may not be."""
+        if self._socket is None:
+            return
+        self._loss = why
+        for each in self.session.end():
+            if each.xid not in self._abandoned and each.may_have_landed:
+                self._may_have_landed.add(each.xid)
+        self._abandoned.clear()
+        self._poll.unregister(self._socket)
+        self._socket.close()
+        self._socket = None
+
+    # -- connecting ---------------------------------------------------------------------------------------------------
+
+    def connect(self, *, patient: bool) -> None:
+        """Connect and authenticate at the first member that takes the session; the time is shared among the members.
+
+        patient: go on where nobody listens at all, since a member may be starting again.
+        """
+        deadline = time.monotonic() + self._connect_timeout_s
+        while True:
+            reasons: list[str] = []
+            somebody_listens = False
+            for count in range(len(self._hosts), 0, -1):
+                host = self._hosts[self._next_host]
+                self._next_host = (self._next_host + 1) % len(self._hosts)
+                now = time.monotonic()
+                share = now + max(0.0, deadline - now) / count
+                try:
+                    sock = self._open_socket(host, share)
+                except OSError as error:
+                    reasons.append(f"{address(host)} {_reason(error)}")
+                    continue
+                somebody_listens = True
+                if self._begin(sock, host, share):
+                    return
+                reasons.append(f"{address(host)} {self._loss}")
+            if time.monotonic() + RETRY_PAUSE_S >= deadline or not (somebody_listens or patient):
+                told = ", ".join(reasons)
+                raise Unreachable(f"no server took the session ({told})", hint="check the addresses and the servers")
+            time.sleep(RETRY_PAUSE_S)
+            self.look_for_stop()
+
+    def _begin(self, sock: socket.socket, host: Host, deadline: float) -> bool:
+        self._socket, self.server = sock, host
+        self._poll.register(sock, select.POLLIN)
+        self._poll_mask = select.POLLIN
+        self._last_sent = self._last_heard = self._waiting_since = time.monotonic()
+        try:
+            return self._begin_session(deadline) and self._authenticate(deadline)
+        except BaseException:
+            self.lose("connecting was given up")
+            raise
+
+    def _begin_session(self, deadline: float) -> bool:
+        session = self.session
+        session.open()
+        self._wait_unbeaten(lambda: session.state is not State.CONNECTING, deadline)
+        if session.state is State.EXPIRED:
+            raise self.expired_error()
+        self._lose_unless(session.state is State.CONNECTED, "did not answer in time")
+        return self._socket is not None
+
+    def _authenticate(self, deadline: float) -> bool:
+        answers = self._auth_answers
+        answers.clear()
+        for credential in self._auth:
+            self.session.authenticate(rq.Auth(credential.scheme, credential.secret))
+        self._wait_unbeaten(lambda: len(answers) == len(self._auth), deadline)
+        for answer in answers:
+            if answer.error != Code.OK:
+                what = f"{answer.scheme} authentication refused: {code_name(answer.error)}"
+                raise NotPermitted(what, address(self.server), "check the credentials")
+        self._lose_unless(len(answers) == len(self._auth), "did not answer the authentication in time")
+        return self._socket is not None
+
+    def _lose_unless(self, condition: bool, why: str) -> None:
+        if not condition:
+            self.lose(why)
+
+    def _wait_unbeaten(self, done: Callable[[], bool], deadline: float) -> None:
+        # No pings and no verdict of silence while connecting: the deadline is the limit.
+        while not done() and self._socket is not None and (left := deadline - time.monotonic()) > 0:
+            self.pump(min(left, CHECK_STOP_INTERVAL_S))
+            self.look_for_stop()
+
+    def _open_socket(self, host: Host, deadline: float) -> socket.socket:
+        failure = OSError(errno.EHOSTUNREACH, "has no address")
+        for family, kind, protocol, _, where in socket.getaddrinfo(*host, type=socket.SOCK_STREAM):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.setblocking(False)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._finish_connecting(sock, sock.connect_ex(where), deadline)
+            except OSError as error:
+                sock.close()
+                failure = error
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                return sock
+        raise failure
+
+    def _finish_connecting(self, sock: socket.socket, number: int, deadline: float) -> None:
+        poll = select.poll()
+        poll.register(sock, select.POLLOUT)
+        while number == errno.EINPROGRESS:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+            if poll.poll(min(left, CHECK_STOP_INTERVAL_S) * 1000):
+                number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            else:
+                self.look_for_stop()
+        if number:
+            raise OSError(number, os.strerror(number))
+
+
+def address(host: Host) -> str:
+    """As an operator would write it."""
+    name, port = host
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error) or type(error).__name__).lower()
