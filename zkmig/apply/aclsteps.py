@@ -37,7 +37,7 @@ def finals(acls: Sequence[AclEntry]) -> list[AclWrite]:
 
 
 def write_acls(
-    migrator: Migrator, writes: Sequence[AclWrite], progress: Callable[[int], None] = lambda done: None
+    migrator: Migrator, writes: Sequence[AclWrite], progress: Callable[[int], None] = lambda _: None
 ) -> list[Deviation]:
     """Set each ACL. One that somebody else has changed is left as it is and returned.
 
@@ -58,9 +58,7 @@ def write_acls(
     raise AssertionError("unreachable")
 
 
-def _write_once(
-    migrator: Migrator, writes: Sequence[AclWrite], progress: Callable[[int], None]
-) -> list[Deviation]:
+def _write_once(migrator: Migrator, writes: Sequence[AclWrite], progress: Callable[[int], None]) -> list[Deviation]:
     deviations = []
     requests = (SetAcl(w.path, w.acl, w.aversion) for w in writes)
     doubtful: list[AclWrite] = []

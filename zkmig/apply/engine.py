@@ -123,8 +123,7 @@ def _finish_pending(migrator: Migrator, options: Options) -> Applied | None:
     if pending is None:
         return None
     attempt = migrator.names.attempt(pending.epoch, pending.attempt)
-    # The record does not pin this manifest any more: it was pinned when its epoch was committed.
-    journal = load(migrator.client, attempt, None)[1]
+    _, journal = load(migrator.client, attempt, pending.manifest_hash)
     deviations = finish_acls(migrator, journal, options)
     return Applied(migrator.record.epoch, pending.attempt, 0, 0, False, deviations=tuple(deviations))
 

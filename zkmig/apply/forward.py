@@ -51,8 +51,8 @@ class Options:
 
     single_shot: str = "auto"
     drain_timeout_s: float = DRAIN_TIMEOUT_S
-    report: Callable[[Progress], None] = lambda progress: None
-    say: Callable[[str], None] = lambda line: None
+    report: Callable[[Progress], None] = lambda _: None
+    say: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,8 @@ class Forward:
         single_shot = self.decide_single_shot()
         self._probe_largest_frame()
         preimage = take_preimage(self.migrator.client, self.plan)
-        attempt = self._upload(preimage, epoch)
-        self._prepare(epoch, attempt)
+        attempt, manifest_hash = self._upload(preimage, epoch)
+        self._prepare(epoch, attempt, manifest_hash)
         return self._from_preparing(preimage.journal, single_shot)
 
     def resume(self) -> Applied:
@@ -145,8 +145,11 @@ class Forward:
                 "raise jute.maxbuffer on every server of the target, or plan again with smaller nodes",
             )
 
-    def _upload(self, preimage: Preimage, epoch: int) -> AttemptPaths:
-        """Journal and manifest, before the scope leaves STABLE, so that services wait as little as possible."""
+    def _upload(self, preimage: Preimage, epoch: int) -> tuple[str, str]:
+        """Journal and manifest, before the scope leaves STABLE, so that services wait as little as possible.
+
+        Returns the attempt's name and the hash of its manifest.
+        """
         attempt_name = secrets.token_hex(ATTEMPT_CHARS // 2)
         attempt = self.migrator.names.attempt(epoch, attempt_name)
         acl = self.migrator.control_acl
@@ -161,7 +164,7 @@ class Forward:
         )
         places = [attempt.home, attempt.undo, attempt.cursor, attempt.rcursor]
         self.migrator.write_all([Create(path, None, acl) for path in places], "begin a journal", witness=0)
-        self._upload_chunks(attempt, [Create(attempt.chunk(i), c.payload, c.acl) for i, c in enumerate(chunks)])
+        self._upload_chunks([Create(attempt.chunk(i), c.payload, c.acl) for i, c in enumerate(chunks)])
         manifest = Manifest(
             incarnation=self.migrator.record.incarnation,
             epoch=epoch,
@@ -174,10 +177,9 @@ class Forward:
             journal_bytes=sum(len(chunk.payload) for chunk in chunks),
         ).encode()
         self.migrator.write_all([Create(attempt.manifest, manifest, acl)], "write the manifest", witness=0)
-        self._prepared = (attempt_name, digest(manifest))
-        return attempt
+        return attempt_name, digest(manifest)
 
-    def _upload_chunks(self, attempt: AttemptPaths, creates: Sequence[Create]) -> None:
+    def _upload_chunks(self, creates: Sequence[Create]) -> None:
         failure = self.migrator.write_series(
             lambda index: (creates[index],),
             0,
@@ -192,8 +194,7 @@ class Forward:
                 raise NotPermitted("not permitted to write undo", where, "authenticate as the scope's admin")
             raise Conflict(f"could not write undo: {code_name(failure.result.code)}", where, "apply again")
 
-    def _prepare(self, epoch: int, attempt: AttemptPaths) -> None:
-        attempt_name, manifest_hash = self._prepared
+    def _prepare(self, epoch: int, attempt: str, manifest_hash: str) -> None:
         record = self.migrator.record
         self._must(
             self.migrator.transition(
@@ -202,7 +203,7 @@ class Forward:
                     State.PREPARING,
                     base=record.state,
                     target_epoch=epoch,
-                    attempt=attempt_name,
+                    attempt=attempt,
                     plan_hash=self.plan_hash,
                     manifest_hash=manifest_hash,
                     batches_total=len(self.plan.batch_ends),
@@ -284,7 +285,7 @@ class Forward:
     def _commit(self, journal: Journal) -> Applied:
         total = len(self.plan.batch_ends)
         record = self._committed("commit", journal)
-        checks = [Check(self._attempt().cursor, total), *self._path_checks(record)]
+        checks = [Check(self._attempt().cursor, total), *self._path_checks()]
         result = self.migrator.transition(record, checks)
         if result.failed_index is not None:
             check = checks[result.failed_index - HEAD_LENGTH]
@@ -292,7 +293,7 @@ class Forward:
         deviations = finish_acls(self.migrator, journal, self.options)
         return self._applied(total, False, deviations)
 
-    def _path_checks(self, record: Record) -> Iterator[Check]:
+    def _path_checks(self) -> Iterator[Check]:
         """As many plan paths as fit a usual batch: written ones first, whose old versions others may still expect."""
         budget = self.plan.limits.batch_bytes_max - frame_size(Multi(self.migrator.head())) - 4096
         for node in sorted(written_nodes(self.plan), key=lambda node: -node.version):
@@ -319,7 +320,8 @@ class Forward:
 
     def _committed(self, event: str, journal: Journal) -> Record:
         record = self.migrator.record
-        assert record.target_epoch is not None and record.attempt is not None
+        assert record.target_epoch is not None
+        assert record.attempt is not None
         waiting = len(finals(journal.acls))
         return record.closed(
             event,
@@ -329,7 +331,9 @@ class Forward:
             base=State.STABLE,
             committed_attempt=record.attempt,
             committed_plan_hash=record.plan_hash,
-            pending=Pending(record.target_epoch, record.attempt, waiting) if waiting else None,
+            pending=Pending(record.target_epoch, record.attempt, waiting, str(record.manifest_hash))
+            if waiting
+            else None,
         )
 
     def _applied(self, batches: int, single_shot: bool, deviations: Sequence[Deviation]) -> Applied:
@@ -347,7 +351,8 @@ class Forward:
 def attempt_of(migrator: Migrator) -> AttemptPaths:
     """Where the journal of the attempt under way lies."""
     record = migrator.record
-    assert record.target_epoch is not None and record.attempt is not None
+    assert record.target_epoch is not None
+    assert record.attempt is not None
     return migrator.names.attempt(record.target_epoch, record.attempt)
 
 
@@ -362,7 +367,8 @@ def cursor_version(migrator: Migrator, path: str) -> int:
 def abort(migrator: Migrator) -> None:
     """PREPARING -> where it began: nothing was written."""
     record = migrator.record
-    assert record.target_epoch is not None and record.attempt is not None
+    assert record.target_epoch is not None
+    assert record.attempt is not None
     outcome = LastOutcome(record.target_epoch, record.attempt, "aborted", time.time())
     migrator.transition(record.closed("abort", record.base, outcome))
 
@@ -372,9 +378,7 @@ def finish_acls(migrator: Migrator, journal: Journal, options: Options) -> list[
     if migrator.record.pending is None:
         return []
     writes = finals(journal.acls)
-    deviations = write_acls(
-        migrator, writes, lambda done: options.report(Progress("ACLs", done, len(writes)))
-    )
+    deviations = write_acls(migrator, writes, lambda done: options.report(Progress("ACLs", done, len(writes))))
     last = migrator.record.last
     if last is not None:
         last = dataclasses.replace(last, deviations=last.deviations + len(deviations))

@@ -68,7 +68,7 @@ def _begin(migrator: Migrator, attempt: AttemptPaths) -> None:
         raise Conflict(f"could not begin to roll back: {code_name(result.code)}", attempt.cursor, "try again")
 
 
-# -- what to undo: a function of the journal and the cursor alone, so that every process cuts the same batches ----------
+# -- what to undo: a function of the journal and the cursor alone, so that every process cuts the same batches --------
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +192,11 @@ class _Undo:
 
     def _end(self, attempt: AttemptPaths, length: int, deviations: list[Deviation]) -> RolledBack:
         record = self.migrator.record
-        assert record.target_epoch is not None and record.attempt is not None
+        assert record.target_epoch is not None
+        assert record.attempt is not None
         outcome = LastOutcome(record.target_epoch, record.attempt, "rolled_back", time.time(), len(deviations))
         closed = record.closed("end_rollback", record.base, outcome)
-        result = self.migrator.transition(
-            closed, [Check(attempt.cursor, self.cursor), Check(attempt.rcursor, length)]
-        )
+        result = self.migrator.transition(closed, [Check(attempt.cursor, self.cursor), Check(attempt.rcursor, length)])
         if result.failed_index is not None:
             raise Conflict(f"could not end the rollback: {code_name(result.code)}", attempt.rcursor, "run zkmig status")
         return RolledBack(record.epoch, self.cursor, tuple(deviations))

@@ -259,6 +259,7 @@ def only_scope(client: Client, scope: str | None, control: str = CONTROL_ROOT) -
 
 
 def valid_scope_name(scope: str) -> str:
+    """The name unchanged, or BadInput."""
     if not SCOPE_NAME.fullmatch(scope):
         raise BadInput("not a scope name", repr(scope), "use up to 64 letters, digits, dots, dashes, underscores")
     return scope

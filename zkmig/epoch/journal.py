@@ -24,6 +24,7 @@ from zkmig.model.stat import Stat
 from zkmig.model.znode import Kind, Znode
 from zkmig.wire.client import Client
 from zkmig.wire.codes import Code, error_for
+from zkmig.wire.replies import DataResult
 from zkmig.wire.requests import GetData
 
 FORMAT = 1
@@ -235,16 +236,14 @@ def _pack_acl_entry(step: AclEntry) -> list[Any]:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def load(client: Client, attempt: AttemptPaths, manifest_hash: str | None) -> tuple[Manifest, Journal]:
+def load(client: Client, attempt: AttemptPaths, manifest_hash: str) -> tuple[Manifest, Journal]:
     """The attempt's manifest and journal, each byte checked against the hash that the record pins.
-
-    manifest_hash None: of an attempt that the record no longer pins, because it was committed.
 
     Raises JournalMissing when a node of it is gone (read the record again: the attempt may have ended meanwhile), and
     NotPermitted when an undo chunk may not be read.
     """
     manifest_data = _read(client, [attempt.manifest])[0]
-    if manifest_hash is not None and digest(manifest_data) != manifest_hash:
+    if digest(manifest_data) != manifest_hash:
         raise JournalMissing("the manifest is not the one that the record names", attempt.manifest)
     manifest = Manifest.decode(manifest_data, attempt.manifest)
     payloads = _read(client, [attempt.chunk(index) for index in range(len(manifest.chunks))])
@@ -269,6 +268,7 @@ def _read(client: Client, journal_paths: list[str]) -> list[bytes]:
             raise NotPermitted("not permitted to read undo", path, "its nodes are protected from this identity")
         if reply.error:
             raise error_for(reply.error, path, "getData")
+        assert isinstance(reply.result, DataResult)
         found.append(reply.result.data or b"")
     return found
 

@@ -135,7 +135,7 @@ class Migrator:
         names: ControlPaths,
         how: TakeOver,
         stop: StopRequest,
-        say: Callable[[str], None] = lambda line: None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> Migrator:
         """Become the owner: bump the token first, read the record afterwards, so that what is read is final.
 
@@ -317,7 +317,7 @@ class Migrator:
         *,
         witness: int,
         depth: int,
-        progress: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int], None] = lambda _: None,
     ) -> SeriesFailure | None:
         """Send guarded multis number start..total-1, pipelined; each applies only after all before it, or not at all.
 

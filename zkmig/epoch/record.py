@@ -42,6 +42,7 @@ class Pending:
     epoch: int
     attempt: str
     acls: int
+    manifest_hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ def _jsonable(value: Any) -> Any:
 
 
 def decode(data: bytes | None, path: str) -> Record:
-    """The record from its node's data. Anything that is not a record of a known format is UnknownFormat: fail closed."""
+    """The record from its node's data. What is not a record of a known format is UnknownFormat: fail closed."""
     try:
         fields = json.loads((data or b"").decode())
         version = fields["format"]

@@ -130,7 +130,7 @@ class _Maker:
         operations += self.writes
         operations += [RaiseCounter(path, pairs, to) for path, (pairs, to) in sorted(raised.items(), key=_tree_order)]
         operations += reversed(self.deletes)  # a diff is in tree order: backwards, children come before parents
-        touched = self._touched(works_below)
+        touched = self._touched()
         steps += self._acl_steps(acls, works_below)
         self._refuse_denied()
         head_bytes = self._head_bytes()
@@ -199,7 +199,7 @@ class _Maker:
             )
         self.journal_bytes += size
 
-    # -- permissions: what the target's ACLs say, before anything is tried ----------------------------------------------
+    # -- permissions: what the target's ACLs say, before anything is tried --------------------------------------------
 
     def _need_on_parent(self, path: str, perms: int) -> None:
         if path == self.root:
@@ -225,7 +225,7 @@ class _Maker:
                 "authenticate with --auth-file as somebody whom their ACLs let in",
             )
 
-    # -- counters, ACLs, parents ----------------------------------------------------------------------------------------
+    # -- counters, ACLs, parents --------------------------------------------------------------------------------------
 
     def _counter_raises(self, created_below: Counter[str]) -> dict[str, tuple[int, int]]:
         """For each path whose sequence counter must go up: by how many pairs, and to what."""
@@ -250,7 +250,7 @@ class _Maker:
             self.existing_parents.add(path)
             self._need(self.target[path], path, CREATE | DELETE)
 
-    def _touched(self, works_below: Iterable[str]) -> tuple[str, ...]:
+    def _touched(self) -> tuple[str, ...]:
         """Existing nodes whose Stat changes without being written themselves, in tree order."""
         gone = {operation.path for operation in self.deletes}
         touched = sorted(self.existing_parents - gone, key=paths.order_key)
@@ -268,7 +268,7 @@ class _Maker:
             steps.append(acls.for_existing(path, before.acl, after.acl, needed, Pin.of(before.stat)))
         return steps
 
-    # -- pins and limits ------------------------------------------------------------------------------------------------
+    # -- pins and limits ----------------------------------------------------------------------------------------------
 
     def _head_bytes(self) -> int:
         return head_size_max(self.scope.scope, self.scope.control) if self.scope else head_size_max(None)
