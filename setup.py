@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import shlex
+import subprocess
+import sysconfig
 from glob import glob
-from pathlib import Path
 
 from setuptools import Extension, setup
-from setuptools.command.build_ext import build_ext
-from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 NO_COMPILER = (
-    "zkmig: no working C compiler with Python headers was found (Debian: apt-get install gcc libc6-dev python3-dev); "
+    "zkmig: no working C compiler with Python's headers was found (Debian: apt-get install gcc libc6-dev python3-dev); "
     "to install without compiled modules: ZKMIG_PURE=1 pip install ."
 )
-
-
-class BuildFast(build_ext):
-    """build_ext that says what to do when nothing can be compiled, before Cython's and the compiler's many lines."""
-
-    def build_extensions(self) -> None:
-        """Try the compiler once before handing it the real work."""
-        if not self._can_compile():
-            raise SystemExit(NO_COMPILER)
-        super().build_extensions()
-
-    def _can_compile(self) -> bool:
-        with tempfile.TemporaryDirectory() as folder:
-            probe = Path(folder, "probe.c")
-            probe.write_text("#include <Python.h>\n#include <string.h>\nint probe(void) { return 0; }\n")
-            try:
-                self.compiler.compile([str(probe)], output_dir=folder, include_dirs=self.include_dirs)
-            except (CCompilerError, ExecError, PlatformError):
-                return False
-        return True
 
 
 def extensions() -> list[Extension]:
@@ -42,6 +21,9 @@ def extensions() -> list[Extension]:
     sources = sorted(glob("zkmig/_fast/*.pyx"))
     if os.environ.get("ZKMIG_PURE") == "1" or not sources:
         return []
+    if not can_compile():
+        # Here and not in build_ext, which comes so late that pip shows this line under eighty others.
+        raise SystemExit(NO_COMPILER)
     from Cython.Build import cythonize
 
     return cythonize(
@@ -53,4 +35,15 @@ def extensions() -> list[Extension]:
     )
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildFast})
+def can_compile() -> bool:
+    """Whether the compiler that setuptools is going to use takes a file that includes Python.h."""
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    options = ["-I", sysconfig.get_path("include"), "-x", "c", "-c", "-o", os.devnull, "-"]
+    probe = b"#include <Python.h>\nint probe(void) { return 0; }\n"
+    try:
+        return subprocess.run([*compiler, *options], input=probe, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+setup(ext_modules=extensions())
