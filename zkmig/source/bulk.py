@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from zkmig.errors import NotPermitted, Unreachable
+from zkmig.model.path import parent
 from zkmig.model.stat import Stat
 from zkmig.wire.client import Client
 from zkmig.wire.codes import Code, ServerError, error_for
@@ -65,10 +66,15 @@ class NodeAbsent(NamedTuple):
 
 
 class Pace:
-    """How many znodes a request asks for. Given from one run to the next, it carries over what replies have taught."""
+    """How many znodes a request asks for. Given from one run to the next, it carries over what replies have taught.
+
+    nodes: at most so many. expected: mean bytes of data of the children of a path, where the caller knows that they
+    are large; requests for them are then cut in advance, not only once the first replies have come.
+    """
 
     def __init__(self) -> None:
         self.nodes = NODES_FIRST
+        self.expected: dict[str, int] = {}
 
     def saw(self, nodes: int, reply_bytes: int) -> None:
         """A reply of so many bytes came for so many znodes. Down at once, up by doubling."""
@@ -121,26 +127,26 @@ def _refusal(code: int, path: str, operation: str) -> NotPermitted | ServerError
 # -- by multiRead -----------------------------------------------------------------------------------------------------
 
 
-def _take(paths: Iterator[str], nodes: int, parts: int) -> list[str]:
-    """The paths of the next request: at most `nodes`, and no more than its bytes admit. None left: empty."""
+def _take(paths: Iterator[str], pace: Pace, parts: int) -> list[str]:
+    """The paths of the next request: as many as the pace, and its bytes and those of the reply admit; [] at the end."""
     batch: list[str] = []
-    bytes_left = REQUEST_BYTES_MAX
-    for path in islice(paths, nodes):
+    request_bytes = reply_bytes = 0
+    for path in islice(paths, pace.nodes):
         batch.append(path)
-        bytes_left -= parts * (_PART_BYTES + utf8_size(path))
-        if bytes_left <= 0:
+        request_bytes += parts * (_PART_BYTES + utf8_size(path))
+        if pace.expected:
+            reply_bytes += pace.expected.get(parent(path), 0)
+        if request_bytes >= REQUEST_BYTES_MAX or reply_bytes >= REPLY_BYTES_AIM:
             break
     return batch
 
 
-def _read_bulk(
-    client: Client, paths: Iterable[str], children: bool, pace: Pace
-) -> Iterator[NodeRead | NodeAbsent]:
+def _read_bulk(client: Client, paths: Iterable[str], children: bool, pace: Pace) -> Iterator[NodeRead | NodeAbsent]:
     source = iter(paths)
     sent: deque[list[str]] = deque()
 
     def requests() -> Iterator[Read]:
-        while batch := _take(source, pace.nodes, 2 if children else 1):
+        while batch := _take(source, pace, 2 if children else 1):
             sent.append(batch)
             if children:
                 yield MultiRead(tuple([part for path in batch for part in (GetData(path), GetChildren(path))]))

@@ -22,6 +22,7 @@ from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Consistency, Provenance, Snapshot, SnapshotBuilder
 from zkmig.model.stat import Stat
 from zkmig.source.bulk import NodeAbsent, NodeRead, Pace, read_acls, read_nodes
+from zkmig.source.frontier import Frontier
 from zkmig.wire.client import Client
 from zkmig.wire.requests import Sync
 
@@ -158,46 +159,42 @@ class _Scan:
         snapshot = builder.build(self._scope, provenance, self.consistency(len(self.vanished)))
         return _Settling(self, snapshot).run() if self.vanished else snapshot
 
-    def walk(self, stack: list[str], skip: Callable[[str], bool] | None = None) -> Iterator[_Whole]:
-        """The paths of `stack` and all below them, as far as they are there; what is not goes to `vanished`.
+    def walk(self, roots: list[str], skip: Callable[[str], bool] | None = None) -> Iterator[_Whole]:
+        """`roots` and all below them, parents first, as far as they are there; what is not goes to `vanished`.
 
-        skip: children that need not be read. The last path is taken first: so few are waiting at any time, and a
-        parent always comes before its children.
+        skip: children that need not be read.
         """
-        while stack:
-            for node, acl in self._with_acls(self._read_group(stack)):
+        frontier = Frontier(roots, self._pace)
+        while frontier:
+            for node, acl in self._with_acls(self._read_group(frontier)):
                 self._keep(node)
                 if node.children:
-                    below = self._below(node.path, node.children)
-                    stack.extend(below if skip is None else filterfalse(skip, below))
+                    head = node.path.removesuffix("/") + "/"
+                    children = [child for child in map(head.__add__, node.children) if child not in self._excludes]
+                    frontier.push(node.path, children if skip is None else list(filterfalse(skip, children)))
                 yield node, acl
             if self._progress is not None:
                 self._progress(self._nodes_read)
 
-    def _read_group(self, stack: list[str]) -> list[NodeRead]:
+    def _read_group(self, frontier: Frontier) -> list[NodeRead]:
         group: list[NodeRead] = []
         group_bytes = 0
 
         def feed() -> Iterator[str]:
             for _ in range(GROUP_NODES):
-                if not stack or group_bytes > GROUP_BYTES:
+                if not frontier or group_bytes > GROUP_BYTES:
                     return
-                yield stack.pop()
+                yield frontier.pop()
 
         for node in read_nodes(self._client, feed(), children=True, pace=self._pace):
             if isinstance(node, NodeAbsent):
                 self.vanished.append(node.path)
+                frontier.saw(node.path, 0)
             else:
                 group.append(node)
                 group_bytes += node.stat.data_length
+                frontier.saw(node.path, node.stat.data_length)
         return group
-
-    def _below(self, path: str, names: Iterable[str]) -> Iterator[str]:
-        head = path.removesuffix("/") + "/"
-        for name in names:
-            child = head + name
-            if child not in self._excludes:
-                yield child
 
     def _keep(self, node: NodeRead) -> None:
         stat = node.stat
