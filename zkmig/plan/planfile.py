@@ -1,159 +1,131 @@
-"""The plan file: a plan as bytes, pinned by the hash it ends with.
+"""The plan file: a sealed file whose seal names the plan.
 
-Magic, then blocks (length, msgpack), then a block of length 0, then the BLAKE2b-256 of all before it. That hash names
-the plan in the epoch record, so that a migration is gone on with only with the very file it was begun with. The file
-holds data that ACLs may protect: it is created readable by its owner alone.
+    header    a map: the plan's single values (source, target, limits, ...) and the length of each section
+    sections  [name, [item, ...]] blocks: operations, acl_steps, batch_ends, touched, notes
+
+The seal goes into the epoch record, so that a migration is gone on with only with the very file it was begun with.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
-import struct
-import tempfile
-from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
+from io import SEEK_END, BytesIO
 from typing import Any
 
-import msgpack
-
-from zkmig.errors import BadInput, DamagedFile
+from zkmig import sealed
+from zkmig.errors import DamagedFile
 from zkmig.model.acl import Acl, AclList, Identity
 from zkmig.model.znode import Kind
 from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, Pin, RaiseCounter, WriteData
 from zkmig.plan.plan import Limits, Plan, SourcePin, TargetPin
 
-MAGIC = b"zkplan\x00\x01"
-FORMAT = 1
-HASH_BYTES = 32
-OPERATIONS_PER_BLOCK = 4096
-_LENGTH = struct.Struct(">I")
+FORMAT = sealed.Format(b"zkplan\0", 1, "plan file", "zkmig plan")
 
-
-def encode(plan: Plan) -> bytes:
-    """The whole file. The same plan always gives the same bytes."""
-    body = bytearray(MAGIC)
-    for block in _blocks(plan):
-        packed = msgpack.packb(block)
-        body += _LENGTH.pack(len(packed)) + packed
-    body += _LENGTH.pack(0)
-    return bytes(body + hashlib.blake2b(body, digest_size=HASH_BYTES).digest())
-
-
-def plan_hash(encoded: bytes) -> str:
-    """The hash that names the plan: the last 32 bytes of its file, hex."""
-    return encoded[-HASH_BYTES:].hex()
+ITEMS_PER_BLOCK = 1 << 12
+BYTES_PER_BLOCK = 4 << 20  # of data; a single item may exceed it
+SECTIONS = ("operations", "acl_steps", "batch_ends", "touched", "notes")
 
 
 def is_planfile(path: str) -> bool:
     """Whether the file begins as a plan does; its name does not matter."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
+    return sealed.is_of(FORMAT, path)
 
 
 def write(plan: Plan, path: str, force: bool = False) -> str:
-    """Write the file and return the plan's hash: complete under its name, or not there at all.
+    """Write the file, complete or not at all, and return the plan's hash.
 
     Raises BadInput when the file exists (unless `force`) or cannot be written.
     """
-    encoded = encode(plan)
-    directory = os.path.dirname(os.path.abspath(path))
-    temporary = ""
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=".zkmig-", dir=directory)  # readable by its owner alone
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(encoded)
-            file.flush()
-            os.fsync(file.fileno())
-        if force:
-            os.replace(temporary, path)
-        else:
-            os.link(temporary, path)  # unlike a rename, a link never replaces a file that came in between
-        _sync_directory(directory)
-    except FileExistsError as error:
-        raise BadInput("this file exists", path, "choose another name, or overwrite it with --force") from error
-    except OSError as error:
-        raise BadInput(f"cannot be written: {error.strerror}", path, "choose another place for -o") from error
-    finally:
-        with suppress(OSError):
-            os.unlink(temporary)
-    return plan_hash(encoded)
+    with sealed.create(path, FORMAT, force) as writer:
+        return _put(plan, writer)
 
 
-def _sync_directory(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def plan_hash(plan: Plan) -> str:
+    """The hash that names the plan, hex: the seal of its file. The same plan always has the same."""
+    return _put(plan, sealed.Writer(BytesIO(), FORMAT))
 
 
 def read(path: str) -> tuple[Plan, str]:
     """The plan and its hash. DamagedFile, naming the byte, for anything but a whole and unaltered plan file."""
+    header: dict[str, Any] = {}
+    sections: dict[str, list[Any]] = {name: [] for name in SECTIONS}
+    block = sealed.Block(0, None)
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise BadInput(f"cannot be read: {error.strerror}", path, "name a plan file made by zkmig plan") from error
-    return decode(data, path), plan_hash(data)
+        for block in sealed.read(path, FORMAT):  # noqa: B007 - where it is told if a block is no part of a plan
+            if not header:
+                header = dict(block.value)
+            else:
+                name, items = block.value
+                sections[name] += items
+        plan = _build(header, sections)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise DamagedFile(f"a block is no part of a plan ({error})", path, block.offset, "plan again") from error
+    return plan, _seal_of(path)
 
 
-def decode(data: bytes, path: str) -> Plan:
-    """The plan from its bytes; see `read`."""
-    if data[: len(MAGIC)] != MAGIC:
-        raise DamagedFile("this is not a plan file", path, 0, "make one with zkmig plan")
-    blocks, end = _split(data, path)
-    if hashlib.blake2b(data[:end], digest_size=HASH_BYTES).digest() != data[end:]:
-        raise DamagedFile("the file was altered: its hash does not match", path, end)
-    try:
-        return _build([msgpack.unpackb(block, strict_map_key=False) for block in blocks])
-    except (ValueError, KeyError, TypeError, IndexError, msgpack.UnpackException) as error:
-        raise DamagedFile(f"this plan file cannot be understood ({error})", path, len(MAGIC)) from error
+def _seal_of(path: str) -> str:
+    with open(path, "rb") as file:
+        file.seek(-sealed.SEAL_BYTES, SEEK_END)
+        return file.read().hex()
 
 
-def _split(data: bytes, path: str) -> tuple[list[bytes], int]:
-    """The blocks, and where the trailing hash begins."""
-    blocks = []
-    offset = len(MAGIC)
-    while True:
-        if offset + _LENGTH.size > len(data):
-            raise DamagedFile("the file is truncated", path, len(data))
-        (length,) = _LENGTH.unpack_from(data, offset)
-        offset += _LENGTH.size
-        if length == 0:
-            break
-        if offset + length > len(data):
-            raise DamagedFile("the file is truncated or altered: a block reaches beyond its end", path, offset)
-        blocks.append(data[offset : offset + length])
-        offset += length
-    if len(data) != offset + HASH_BYTES:
-        raise DamagedFile("the file is truncated or has something behind its end", path, min(offset, len(data)))
-    return blocks, offset
+# -- values to and from msgpack -------------------------------------------------------------------------------------
 
 
-# -- values to and from msgpack ---------------------------------------------------------------------------------------
-
-_CREATE, _WRITE, _DELETE, _RAISE = range(4)
-
-
-def _blocks(plan: Plan) -> Iterator[Any]:
+def _put(plan: Plan, writer: sealed.Writer) -> str:
     fields = {f.name: getattr(plan, f.name) for f in dataclasses.fields(plan)}
-    operations: tuple[Operation, ...] = fields.pop("operations")
-    steps: tuple[AclStep, ...] = fields.pop("acl_steps")
-    header = {name: _plain(value) for name, value in fields.items()}
-    yield {"format": FORMAT, "operations": len(operations), "acl_steps": len(steps), **header}
-    for start in range(0, len(operations), OPERATIONS_PER_BLOCK):
-        yield [_pack_operation(operation) for operation in operations[start : start + OPERATIONS_PER_BLOCK]]
-    for start in range(0, len(steps), OPERATIONS_PER_BLOCK):
-        yield [_pack_step(step) for step in steps[start : start + OPERATIONS_PER_BLOCK]]
+    packed = {
+        "operations": map(_pack_operation, fields.pop("operations")),
+        "acl_steps": map(_pack_step, fields.pop("acl_steps")),
+        **{name: iter(fields.pop(name)) for name in ("batch_ends", "touched", "notes")},
+    }
+    lengths = {name: len(getattr(plan, name)) for name in SECTIONS}
+    writer.block({**{name: _plain(value) for name, value in fields.items()}, "lengths": lengths})
+    for name in SECTIONS:
+        items: list[Any] = []
+        size = 0
+        for item in packed[name]:
+            items.append(item)
+            size += _data_size(item)
+            if len(items) == ITEMS_PER_BLOCK or size >= BYTES_PER_BLOCK:
+                writer.block([name, items])
+                items, size = [], 0
+        if items:
+            writer.block([name, items])
+    return writer.seal().hex()
+
+
+def _data_size(item: Any) -> int:
+    return len(item[2]) if isinstance(item, list) and isinstance(item[2], bytes) else 0
 
 
 def _plain(value: Any) -> Any:
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
+def _build(header: dict[str, Any], sections: dict[str, list[Any]]) -> Plan:
+    lengths = header.pop("lengths")
+    for name in SECTIONS:
+        if len(sections[name]) != lengths[name]:
+            raise ValueError(f"{name} are missing")
+    target = header.pop("target")
+    target["hosts"] = tuple((host, port) for host, port in target["hosts"])
+    identity = header.pop("identity")
+    return Plan(
+        source=SourcePin(**header.pop("source")),
+        target=TargetPin(**target),
+        operations=tuple(map(_unpack_operation, sections["operations"])),
+        batch_ends=tuple(sections["batch_ends"]),
+        acl_steps=tuple(map(_unpack_step, sections["acl_steps"])),
+        touched=tuple(sections["touched"]),
+        limits=Limits(**header.pop("limits")),
+        identity=Identity(*identity) if identity else None,
+        notes=tuple(sections["notes"]),
+        **header,
+    )
+
+
+_CREATE, _WRITE, _DELETE, _RAISE = range(4)
 
 
 def _pack_operation(operation: Operation) -> list[Any]:
@@ -170,32 +142,6 @@ def _pack_operation(operation: Operation) -> list[Any]:
 
 def _pack_step(step: AclStep) -> list[Any]:
     return [step.path, step.tighten, step.final, step.pin]
-
-
-def _build(blocks: list[Any]) -> Plan:
-    header, *rest = blocks
-    if header.pop("format") != FORMAT:
-        raise ValueError("made by a newer zkmig")
-    operation_count, step_count = header.pop("operations"), header.pop("acl_steps")
-    items = [item for block in rest for item in block]
-    if len(items) != operation_count + step_count:
-        raise ValueError("operations are missing")
-    source = SourcePin(**header.pop("source"))
-    target = header.pop("target")
-    target["hosts"] = tuple((host, port) for host, port in target["hosts"])
-    limits = Limits(**header.pop("limits"))
-    identity = header.pop("identity")
-    for name in ("batch_ends", "touched", "notes"):
-        header[name] = tuple(header[name])
-    return Plan(
-        source=source,
-        target=TargetPin(**target),
-        operations=tuple(_unpack_operation(item) for item in items[:operation_count]),
-        acl_steps=tuple(_unpack_step(item) for item in items[operation_count:]),
-        limits=limits,
-        identity=Identity(*identity) if identity else None,
-        **header,
-    )
 
 
 def _unpack_operation(item: list[Any]) -> Operation:
