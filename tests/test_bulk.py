@@ -281,13 +281,13 @@ def test_paths_may_be_found_while_they_are_read(
     zk: Server, tree_root: str, kazoo_client: KazooClientFactory
 ) -> None:
     """A list that grows by what is read: every node is reached in few requests."""
-    paths = fill(kazoo_client(zk), tree_root, 1_000, lambda _: b"")
-    todo = [tree_root, *paths[:500]]
+    paths = fill(kazoo_client(zk), tree_root, 2_000, lambda _: b"")
+    todo = [tree_root, *paths[:1_000]]
     with NotingClient(zk) as client:
         for node in read_nodes(client, todo, children=True):
             if node.path == tree_root and isinstance(node, NodeRead):
-                todo.extend(paths[500:])
-    assert sum(len(request.reads) for request in client.multi_reads) == 2 * 1_001
+                todo.extend(paths[1_000:])
+    assert sum(len(request.reads) for request in client.multi_reads) == 2 * 2_001
 
 
 def test_acls_come_in_input_order_with_the_stat_they_belong_to(
