@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -350,3 +352,98 @@ def test_zookeeper_classpath_is_used_as_it_is(tmp_path: Path) -> None:
     assert find_installation(environ, ABSENT).classpath == classpath
     with pytest.raises(BadInput, match="no part of it exists"):
         find_installation({**environ, "ZOOKEEPER_CLASSPATH": "/nonexistent.jar"})
+
+
+# -- zkmig dev --------------------------------------------------------------------------------------------------------
+
+
+COMMAND = """
+import sys
+from zkmig.cli.dev import dev
+from zkmig.errors import ZkmigError
+
+try:
+    dev(prog_name="zkmig dev")
+except ZkmigError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+def start_command(*arguments: str, environ: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """`zkmig dev` in a process of its own, with pipes for what it prints. environ: set besides this process's own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | (environ or {}),
+    )
+
+
+def first_line(command: subprocess.Popen[str]) -> str:
+    assert command.stdout is not None
+    return command.stdout.readline().rstrip("\n")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=lambda how: how.name)
+def test_the_command_serves_until_a_signal(how: signal.Signals, kazoo_client: KazooClientFactory) -> None:
+    """The address on stdout serves as soon as it is printed; a signal ends all with exit code 0."""
+    with start_command() as command:
+        address = first_line(command)
+        kazoo_client(address).create("/served", b"")
+        command.send_signal(how)
+        printed, told = command.communicate(timeout=20)
+    assert command.returncode == 0
+    assert printed == ""
+    folder = re.search(r"pid \d+  log (\S+)/server.log", told)
+    assert folder
+    assert not Path(folder[1]).exists()
+
+
+def test_the_command_describes_an_ensemble_as_json() -> None:
+    """Three servers, one of them the leader; a killed one is named and the rest go on until all are gone: exit 6."""
+    with start_command("--servers", "3", "--json") as command:
+        described = json.loads(first_line(command))
+        servers = described["servers"]
+        assert described["hosts"] == ",".join(server["address"] for server in servers)
+        assert sorted(server["role"] for server in servers) == ["follower", "follower", "leader"]
+        for server in servers:
+            assert command.poll() is None
+            os.kill(server["pid"], signal.SIGKILL)
+        _, told = command.communicate(timeout=20)
+    assert all(f"{server['address']}  ended" in told for server in servers)
+    assert "all servers ended" in told
+    assert command.returncode == 6
+    assert_nothing_is_left([server["pid"] for server in servers], [Path(server["log"]).parent for server in servers])
+
+
+def test_a_signal_before_the_servers_are_up_is_not_success(tmp_path: Path) -> None:
+    """A Java that never serves; SIGTERM while the command waits: 143, one line, an empty temporary folder."""
+    java, temporary = tmp_path / "bin" / "java", tmp_path / "temporary"
+    java.parent.mkdir()
+    temporary.mkdir()
+    java.write_text("#!/bin/sh\nexec sleep 1000\n")
+    java.chmod(0o755)
+    with start_command(environ={"JAVA_HOME": str(tmp_path), "TMPDIR": str(temporary)}) as command:
+        wait_until(lambda: any(temporary.glob("*/pid")), "a process is started")
+        command.terminate()
+        _, told = command.communicate(timeout=20)
+    assert command.returncode == 143
+    assert told == "stopped by SIGTERM before the servers were up\n"
+    assert list(temporary.iterdir()) == []
+
+
+def test_the_command_ends_after_its_timeout() -> None:
+    with start_command("--timeout", "3") as command:
+        assert first_line(command).startswith("127.0.0.1:")
+        command.communicate(timeout=20)
+    assert command.returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [["--servers", "0"], ["--servers", "10"], ["--timeout", "0"], ["extra"]])
+def test_the_command_refuses_bad_usage(arguments: list[str]) -> None:
+    with start_command(*arguments) as command:
+        _, told = command.communicate(timeout=20)
+    assert command.returncode == 2
+    assert "Usage: zkmig dev" in told
