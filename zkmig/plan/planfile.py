@@ -51,7 +51,7 @@ def read(path: str) -> tuple[Plan, str]:
     sections: dict[str, list[Any]] = {name: [] for name in SECTIONS}
     block = sealed.Block(0, None)
     try:
-        for block in sealed.read(path, FORMAT):  # noqa: B007 - where it is told if a block is no part of a plan
+        for block in sealed.read(path, FORMAT):
             if not header:
                 header = dict(block.value)
             else:
