@@ -22,6 +22,7 @@ from zkmig.diff import (
     CounterHigher,
     Delete,
     Diff,
+    EphemeralInTheWay,
     diff,
 )
 from zkmig.epoch.control import head_size_max
@@ -71,19 +72,26 @@ def make_plan(
     Raises PlanImpossible (an ephemeral in the way, a node over the frame limit, a lock-out) or NotPermitted.
     """
     root = target.root if target is not None else (target_root or source.root)
-    changes = diff(source, target, policy or DEFAULT_POLICY)
-    _refuse_ephemerals_in_the_way(changes, root)
+    changes = diff(source, target, policy or DEFAULT_POLICY, hash_first=True)  # the pins need the hashes anyway
+    _refuse_what_is_in_the_way(changes, root)
     maker = _Maker(changes, root, target, limits or Limits(), scope, tuple(identities or ()), identities is not None)
     return maker.plan(source, hosts)
 
 
-def _refuse_ephemerals_in_the_way(changes: Diff, root: str) -> None:
-    if changes.in_the_way:
-        names = [paths.join(root, item.path) for item in changes.in_the_way]
+def _refuse_what_is_in_the_way(changes: Diff, root: str) -> None:
+    ephemerals = [paths.join(root, item.path) for item in changes.in_the_way if isinstance(item, EphemeralInTheWay)]
+    if ephemerals:
         raise PlanImpossible(
-            f"{len(names)} live ephemeral(s) of the target are in the way",
-            _named(names),
+            f"{len(ephemerals)} live ephemeral(s) of the target are in the way",
+            _named(ephemerals),
             "stop the processes that own them, or leave their parents out with --exclude",
+        )
+    excluded = [paths.join(root, item.path) for item in changes.in_the_way]
+    if excluded:
+        raise PlanImpossible(
+            "left out, but below a node that would have to be deleted",
+            _named(excluded),
+            "leave that node out too with --exclude",
         )
 
 
