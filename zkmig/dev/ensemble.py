@@ -93,12 +93,12 @@ class Ensemble:
                 return
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Wait until one member leads and all others that are running follow; Unreachable after `timeout_s`.
+        """Wait until one member leads and all others follow; Unreachable after `timeout_s`, or if one dies on its own.
 
-        Members that are down or paused are left out, so this also waits for a new leader after the old one was killed.
+        Members that were stopped, killed or paused are left out, so this also waits for the successor of a killed leader.
         """
         deadline = time.monotonic() + timeout_s
-        running = [member for member in self.members if member.is_running]
+        running = [member for member in self.members if member.is_meant_to_run]
         while sorted(member.mode() for member in running) != ["follower"] * (len(running) - 1) + ["leader"]:
             left_s = deadline - time.monotonic()
             if left_s <= 0:

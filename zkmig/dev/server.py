@@ -147,6 +147,11 @@ class Server:
         return self._is_alive() and not self._is_paused
 
     @property
+    def is_meant_to_run(self) -> bool:
+        """Whether it was started and neither stopped nor killed nor paused since, by means of this object."""
+        return self._process is not None and not self._is_paused
+
+    @property
     def log_path(self) -> Path:
         """What all processes of this server printed, warnings and worse."""
         return self._folder.path / "server.log"
