@@ -92,3 +92,12 @@ def diagram() -> str:
         start = row.source.value if row.source else "[*]"
         lines.append(f"    {start} --> {row.target.value}: {row.event}")
     return "\n".join(lines)
+
+
+def table() -> str:
+    """The table in Markdown, for docs/protocol.md."""
+    lines = ["| event | from | to | condition |", "|---|---|---|---|"]
+    for row in TRANSITIONS:
+        start = row.source.value if row.source else "(absent)"
+        lines.append(f"| `{row.event}` | {start} | {row.target.value} | {row.condition} |")
+    return "\n".join(lines)
