@@ -95,7 +95,7 @@ class Ensemble:
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until one member leads and all others follow; Unreachable after `timeout_s`, or if one dies on its own.
 
-        Members that were stopped, killed or paused are left out, so a killed leader is waited for no longer.
+        Members that were stopped, killed or paused are left out, so after a killed leader this waits for its successor.
         """
         deadline = time.monotonic() + timeout_s
         running = [member for member in self.members if member.is_meant_to_run]
