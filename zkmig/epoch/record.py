@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from zkmig.epoch.transitions import State, check_transition
+from zkmig.epoch.transitions import MIGRATING, State, check_transition
 from zkmig.errors import UnknownFormat
 
 FORMAT = 1
@@ -143,7 +143,7 @@ def decode(data: bytes | None, path: str) -> Record:
     try:
         fields = json.loads((data or b"").decode())
         version = fields["format"]
-        if not isinstance(version, int):
+        if type(version) is not int:  # True is an int to isinstance, and equal to 1
             raise ValueError("format is not a number")
     except (ValueError, KeyError, TypeError) as error:
         raise UnknownFormat("this is not an epoch record", path, "restore it or ask who wrote it") from error
@@ -170,7 +170,20 @@ def _build(fields: dict[str, Any]) -> Record:
     for name, kind in _NESTED.items():
         if values.get(name) is not None:
             values[name] = kind(**values[name])
-    for name, expected in (("epoch", int), ("incarnation", str), ("root", str), ("batches_total", int)):
-        if not isinstance(values[name], expected) or isinstance(values[name], bool):
-            raise ValueError(f"{name} is not of type {expected.__name__}")
+    _check_types(values, {"epoch": int, "incarnation": str, "root": str, "batches_total": int})
+    if values["state"] in MIGRATING:
+        # What whoever goes on or takes back will need; a reader needs it for undo.
+        _check_types(values, {"target_epoch": int, "attempt": str, "plan_hash": str, "manifest_hash": str})
+        if values["target_epoch"] != values["epoch"] + 1:
+            raise ValueError("target_epoch does not follow epoch")
+    if values["state"] is State.ROLLING_BACK:
+        _check_types(values, {"cursor": int})
     return Record(**values)
+
+
+def _check_types(values: dict[str, Any], expected: dict[str, type]) -> None:
+    for name, kind in expected.items():
+        if type(values.get(name)) is not kind:
+            raise ValueError(f"{name} is not of type {kind.__name__}")
+        if kind is int and values[name] < 0:
+            raise ValueError(f"{name} is negative")
