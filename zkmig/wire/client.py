@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Final, Self, overload
 
@@ -239,7 +239,7 @@ class Client:
             raise error
         return reply.result.stat if isinstance(reply.result, rp.StatResult) else None
 
-    def pipeline(self, requests: Iterable[rq.Read | rq.Write], depth: int) -> Iterator[rp.Reply]:
+    def pipeline(self, requests: Iterable[rq.Read | rq.Write], depth: int) -> Generator[rp.Reply, None, None]:
         """Replies in the order of the requests, with at most `depth` requests unanswered; error codes stay in them.
 
         Requests are pulled as room appears, and before the replies that made the room are handed out: the server is
@@ -251,7 +251,7 @@ class Client:
             raise ValueError("depth is at least 1")
         return self._pipeline(iter(requests), depth)
 
-    def _pipeline(self, source: Iterator[rq.Read | rq.Write], depth: int) -> Iterator[rp.Reply]:
+    def _pipeline(self, source: Iterator[rq.Read | rq.Write], depth: int) -> Generator[rp.Reply, None, None]:
         waiting: deque[Submitted] = deque()
         ready: list[rp.Reply] = []
         failure: Exception | None = None

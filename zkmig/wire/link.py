@@ -65,6 +65,7 @@ class Link:
         self._abandoned: set[int] = set()
         self._may_have_landed: set[int] = set()  # writes that a loss left without an answer
         self._loss = "not connected"
+        self._babbled = False  # the peer sent what no ZooKeeper server sends
         self._last_sent = self._last_heard = self._waiting_since = self._last_check = 0.0
 
     # -- requests -----------------------------------------------------------------------------------------------------
@@ -211,6 +212,7 @@ class Link:
                 case AuthAnswered():
                     self._auth_answers.append(event)
                 case Broken(fault):
+                    self._babbled = True
                     self.lose(f"{address(self.server)} sent what is no ZooKeeper reply: {fault.what}")
                 case Connected() | Expired() | Pong():
                     pass
@@ -237,12 +239,13 @@ class Link:
     def connect(self, *, patient: bool) -> None:
         """Connect and authenticate at the first member that takes the session; the time is shared among the members.
 
-        patient: go on where nobody listens at all, since a member may be starting again.
+        Round after round while a server is there, but not ready; patient: also where nobody listens, since a member may
+        be starting again.
         """
         deadline = time.monotonic() + self._connect_timeout_s
         while True:
             reasons: list[str] = []
-            somebody_listens = False
+            hopeful = patient
             for count in range(len(self._hosts), 0, -1):
                 host = self._hosts[self._next_host]
                 self._next_host = (self._next_host + 1) % len(self._hosts)
@@ -253,11 +256,11 @@ class Link:
                 except OSError as error:
                     reasons.append(f"{address(host)} {_reason(error)}")
                     continue
-                somebody_listens = True
                 if self._begin(sock, host, share):
                     return
                 reasons.append(f"{address(host)} {self._loss}")
-            if time.monotonic() + RETRY_PAUSE_S >= deadline or not (somebody_listens or patient):
+                hopeful = hopeful or not self._babbled
+            if time.monotonic() + RETRY_PAUSE_S >= deadline or not hopeful:
                 told = ", ".join(reasons)
                 raise Unreachable(f"no server took the session ({told})", hint="check the addresses and the servers")
             time.sleep(RETRY_PAUSE_S)
@@ -265,6 +268,7 @@ class Link:
 
     def _begin(self, sock: socket.socket, host: Host, deadline: float) -> bool:
         self._socket, self.server = sock, host
+        self._babbled = False
         self._poll.register(sock, select.POLLIN)
         self._poll_mask = select.POLLIN
         self._last_sent = self._last_heard = self._waiting_since = time.monotonic()
@@ -288,12 +292,14 @@ class Link:
         answers.clear()
         for credential in self._auth:
             self.session.authenticate(rq.Auth(credential.scheme, credential.secret))
-        self._wait_unbeaten(lambda: len(answers) == len(self._auth), deadline)
+        self.session.ping()  # the first stamp: an answer to connecting carries no zxid
+        self._wait_unbeaten(lambda: len(answers) == len(self._auth) and not self.session.pings_unanswered, deadline)
         for answer in answers:
             if answer.error != Code.OK:
                 what = f"{answer.scheme} authentication refused: {code_name(answer.error)}"
                 raise NotPermitted(what, address(self.server), "check the credentials")
-        self._lose_unless(len(answers) == len(self._auth), "did not answer the authentication in time")
+        answered = len(answers) == len(self._auth) and not self.session.pings_unanswered
+        self._lose_unless(answered, "did not answer the first requests in time")
         return self._socket is not None
 
     def _lose_unless(self, condition: bool, why: str) -> None:

@@ -97,7 +97,8 @@ class _PathWatch(_Request):
     watch: bool = False
 
     def record(self) -> bytes:
-        return jute.encode_string(self.path) + jute.encode_bool(self.watch)
+        raw = jute.utf8(self.path)
+        return b"".join((_INT.pack(len(raw)), raw, jute.TRUE if self.watch else jute.FALSE))
 
     def record_size(self) -> int:
         return 5 + jute.utf8_size(self.path)
