@@ -30,6 +30,7 @@ LAYERS = (
     {"policy"},
     {"plan"},
     {"apply", "reader"},
+    {"api"},
     {"dev", "guard"},
     {"demo"},
     {"cli"},

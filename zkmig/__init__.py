@@ -1,0 +1,193 @@
+"""zkmig: consistency-checking migration of ZooKeeper trees.
+
+    plan = zkmig.make_plan(zkmig.read(source), zkmig.read(target))
+    result = zkmig.apply(plan, target, scope="prod", epoch=7)
+
+Public names are loaded when they are first used, so that a service that only reads never loads the planner.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zkmig.api.migrate import apply, load_plan, make_plan, resume, rollback, save_plan
+    from zkmig.api.scopes import Committed, committed, init, status
+    from zkmig.api.trees import Verification, diff, read, save_snapshot, verify
+    from zkmig.apply.engine import SealedPlan
+    from zkmig.apply.forward import Applied, Progress
+    from zkmig.apply.rollback import RolledBack
+    from zkmig.apply.status import Status
+    from zkmig.diff import ComparePolicy, Diff
+    from zkmig.errors import (
+        ActingRefused,
+        BadInput,
+        Conflict,
+        DamagedFile,
+        Forbidden,
+        Held,
+        NotOwner,
+        NotPermitted,
+        NotReady,
+        NotStable,
+        OtherIncarnation,
+        Outcome,
+        OutcomeUnknown,
+        PlanImpossible,
+        ReaderError,
+        Refused,
+        StalePlan,
+        Stopped,
+        Unavailable,
+        UnknownFormat,
+        Unreachable,
+        WrongEpoch,
+        ZkmigError,
+    )
+    from zkmig.model.acl import Acl, Identity
+    from zkmig.model.snapshot import Snapshot
+    from zkmig.model.stat import Stat
+    from zkmig.model.znode import Kind, Znode
+    from zkmig.plan.plan import Limits, Plan
+    from zkmig.stop import StopRequest
+    from zkmig.wire.credential import Credential
+
+    __version__: str
+
+# fmt: off
+_HOMES = {
+    "zkmig.api.migrate": ("apply", "load_plan", "make_plan", "resume", "rollback", "save_plan"),
+    "zkmig.api.scopes": ("Committed", "committed", "init", "status"),
+    "zkmig.api.trees": ("Verification", "diff", "read", "save_snapshot", "verify"),
+    "zkmig.apply.engine": ("SealedPlan",),
+    "zkmig.apply.forward": ("Applied", "Progress"),
+    "zkmig.apply.rollback": ("RolledBack",),
+    "zkmig.apply.status": ("Status",),
+    "zkmig.diff": ("ComparePolicy", "Diff"),
+    "zkmig.errors": (
+        "ActingRefused", "BadInput", "Conflict", "DamagedFile", "Forbidden", "Held", "NotOwner", "NotPermitted",
+        "NotReady", "NotStable", "OtherIncarnation", "Outcome", "OutcomeUnknown", "PlanImpossible", "ReaderError",
+        "Refused", "StalePlan", "Stopped", "Unavailable", "UnknownFormat", "Unreachable", "WrongEpoch", "ZkmigError",
+    ),
+    "zkmig.model.acl": ("Acl", "Identity"),
+    "zkmig.model.snapshot": ("Snapshot",),
+    "zkmig.model.stat": ("Stat",),
+    "zkmig.model.znode": ("Kind", "Znode"),
+    "zkmig.plan.plan": ("Limits", "Plan"),
+    "zkmig.stop": ("StopRequest",),
+    "zkmig.wire.credential": ("Credential",),
+}
+# fmt: on
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Acl",
+    "ActingRefused",
+    "Applied",
+    "BadInput",
+    "Committed",
+    "ComparePolicy",
+    "Conflict",
+    "Credential",
+    "DamagedFile",
+    "Diff",
+    "Forbidden",
+    "Held",
+    "Identity",
+    "Kind",
+    "Limits",
+    "NotOwner",
+    "NotPermitted",
+    "NotReady",
+    "NotStable",
+    "OtherIncarnation",
+    "Outcome",
+    "OutcomeUnknown",
+    "Plan",
+    "PlanImpossible",
+    "Progress",
+    "ReaderError",
+    "Refused",
+    "RolledBack",
+    "SealedPlan",
+    "Snapshot",
+    "StalePlan",
+    "Stat",
+    "Status",
+    "StopRequest",
+    "Stopped",
+    "Unavailable",
+    "UnknownFormat",
+    "Unreachable",
+    "Verification",
+    "WrongEpoch",
+    "ZkmigError",
+    "Znode",
+    "__version__",
+    "apply",
+    "committed",
+    "diff",
+    "init",
+    "load_plan",
+    "make_plan",
+    "read",
+    "resume",
+    "rollback",
+    "save_plan",
+    "save_snapshot",
+    "status",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value = _installed_version()
+    elif name in _HOME_OF:
+        value = getattr(import_module(_HOME_OF[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def _installed_version() -> str:
+    # pyproject.toml is the one place that states it.
+    try:
+        return version("zkmig")
+    except PackageNotFoundError:
+        return "0+uninstalled"
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Zkmig(ModuleType):
+    """Keeps `zkmig.apply` and `zkmig.diff` the functions.
+
+    The package and the module of those names would take their place in this namespace as soon as they are imported.
+    """
+
+    @property
+    def apply(self) -> Any:
+        return import_module("zkmig.api.migrate").apply
+
+    @apply.setter
+    def apply(self, _: object) -> None:
+        pass
+
+    @property
+    def diff(self) -> Any:
+        return import_module("zkmig.api.trees").diff
+
+    @diff.setter
+    def diff(self, _: object) -> None:
+        pass
+
+
+sys.modules[__name__].__class__ = _Zkmig

@@ -10,6 +10,18 @@ from zkmig.plan.plan import Limits
 from zkmig.wire.requests import MULTI_OVERHEAD
 
 
+class NodeTooLarge(PlanImpossible):
+    """One operation needs a larger frame than the servers are known to take. frame_bytes: what it needs."""
+
+    def __init__(self, frame_bytes: int, path: str, limits: Limits) -> None:
+        super().__init__(
+            f"this node needs a guarded transaction of {frame_bytes} bytes, the servers take {limits.frame_bytes_max}",
+            path,
+            "make the node smaller, or raise jute.maxbuffer on every server of the target",
+        )
+        self.frame_bytes = frame_bytes
+
+
 def cut(
     operations: Iterable[Operation], head_bytes: int, limits: Limits
 ) -> tuple[tuple[Operation, ...], tuple[int, ...]]:
@@ -51,10 +63,6 @@ def _split(operation: Operation, budget: int) -> Iterator[Operation]:
         left -= pairs
 
 
-def _refuse_too_large(operation: Operation, frame: int, limits: Limits) -> None:
-    if frame > limits.frame_bytes_max:
-        raise PlanImpossible(
-            f"this node needs a guarded transaction of {frame} bytes, the servers take {limits.frame_bytes_max}",
-            operation.path,
-            "make the node smaller, or raise jute.maxbuffer on every server of the target",
-        )
+def _refuse_too_large(operation: Operation, frame_bytes: int, limits: Limits) -> None:
+    if frame_bytes > limits.frame_bytes_max:
+        raise NodeTooLarge(frame_bytes, operation.path, limits)

@@ -33,7 +33,7 @@ from zkmig.model.acl import ADMIN, CREATE, DELETE, WRITE, Identity, grants
 from zkmig.model.snapshot import Snapshot
 from zkmig.model.znode import Znode
 from zkmig.plan.acls import AclPlanner
-from zkmig.plan.batches import cut
+from zkmig.plan.batches import NodeTooLarge, cut
 from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, Pin, RaiseCounter, WriteData
 from zkmig.plan.plan import Limits, Plan, SourcePin, TargetPin
 from zkmig.wire.requests import Create, operation_size
@@ -199,12 +199,9 @@ class _Maker:
 
     def _journal(self, action: Action, path: str, before: Znode | None) -> None:
         size = entry_bytes(Entry(action, path, 0, before))
-        if size + CHUNK_OVERHEAD + len(path) > self.limits.frame_bytes_max:
-            raise PlanImpossible(
-                f"its pre-image takes {size} bytes, too many for one transaction of {self.limits.frame_bytes_max}",
-                path,
-                "make the node smaller, or raise jute.maxbuffer on every server of the target",
-            )
+        frame_bytes = size + CHUNK_OVERHEAD + len(path)
+        if frame_bytes > self.limits.frame_bytes_max:
+            raise NodeTooLarge(frame_bytes, path, self.limits)
         self.journal_bytes += size
 
     # -- permissions: what the target's ACLs say, before anything is tried --------------------------------------------
@@ -220,9 +217,15 @@ class _Maker:
     def _need(self, node: Znode, path: str, perms: int) -> None:
         if not self.check_permissions or grants(node.acl, self.identities) & perms == perms:
             return
-        if any(not _can_evaluate(entry.scheme, entry.id) for entry in node.acl):
+        if any(not self._can_evaluate(entry.scheme, entry.id) for entry in node.acl):
             return  # sasl, x509, ip ranges: only the server knows
         self.denied.append(path)
+
+    def _can_evaluate(self, scheme: str, identity: str) -> bool:
+        if scheme == "ip":
+            # A server before 3.7 does not tell a session its address.
+            return "/" not in identity and any(own.scheme == "ip" for own in self.identities)
+        return scheme in ("world", "digest")
 
     def _refuse_denied(self) -> None:
         if self.denied:
@@ -304,10 +307,6 @@ class _Maker:
             incarnation=scope.incarnation if scope else None,
             epoch=scope.epoch if scope else None,
         )
-
-
-def _can_evaluate(scheme: str, identity: str) -> bool:
-    return scheme in ("world", "digest") or (scheme == "ip" and "/" not in identity)
 
 
 def _tree_order(item: tuple[str, tuple[int, int]]) -> bytes:

@@ -101,11 +101,16 @@ class Plan:
         """Operations on the wire: a counter is raised by two for each number."""
         return sum(2 * op.pairs if isinstance(op, RaiseCounter) else 1 for op in self.operations)
 
+    @property
+    def single_shot_bytes(self) -> int:
+        """Bytes of the one transaction that would hold all operations and move the record."""
+        return MULTI_OVERHEAD + self.head_bytes + RECORD_BYTES_MAX + sum(map(forward_size, self.operations))
+
     def why_not_single_shot(self) -> str | None:
         """None when all operations can go into the one multi that moves the record, else the reason."""
         if self.writes > self.limits.single_shot_ops_max:
             return f"{self.writes} writes are more than {self.limits.single_shot_ops_max} in one transaction"
-        size = MULTI_OVERHEAD + self.head_bytes + RECORD_BYTES_MAX + sum(map(forward_size, self.operations))
+        size = self.single_shot_bytes
         if size > self.limits.frame_bytes_max:
             return f"one transaction would take {size} bytes, the servers take {self.limits.frame_bytes_max}"
         if any(step.tighten is not None for step in self.acl_steps):

@@ -1,0 +1,86 @@
+"""Access: as whom, and until when, zkmig talks to an ensemble; and which scope of it is meant."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from zkmig.epoch.control import ControlPaths, Registration, read_registry, valid_scope_name
+from zkmig.errors import BadInput, Refused
+from zkmig.model import path as paths
+from zkmig.model.path import CONTROL_ROOT
+from zkmig.source import credentials
+from zkmig.source.location import EnsembleLocation, parse
+from zkmig.stop import StopRequest
+from zkmig.wire.client import Client
+from zkmig.wire.credential import Credential
+from zkmig.wire.requests import FRAME_BYTES_MAX_DEFAULT
+
+Hosts = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """auth: who to be. stop: ends what is under way. connect_timeout_s: for all members of an ensemble together."""
+
+    auth: tuple[Credential, ...] = ()
+    stop: StopRequest = field(default_factory=StopRequest)
+    session_timeout_ms: int = 30_000
+    connect_timeout_s: float = 10.0
+
+    @classmethod
+    def of(cls, auth: Sequence[Credential] | None = None, stop: StopRequest | None = None) -> Access:
+        """auth None: what ZKMIG_AUTH in the environment holds. stop None: never."""
+        return cls(credentials.load(None, os.environ) if auth is None else tuple(auth), stop or StopRequest())
+
+    def client(self, hosts: Hosts, frame_bytes_max: int = FRAME_BYTES_MAX_DEFAULT) -> Client:
+        """A client of one ensemble, to be opened by `with`."""
+        return Client(
+            hosts,
+            auth=self.auth,
+            session_timeout_ms=self.session_timeout_ms,
+            connect_timeout_s=self.connect_timeout_s,
+            check_stop=self.stop.check,
+            frame_bytes_max=max(frame_bytes_max, FRAME_BYTES_MAX_DEFAULT),
+        )
+
+
+def ensemble(text: str) -> EnsembleLocation:
+    """The live ensemble that a location names; BadInput for a file."""
+    location = parse(text)
+    if not isinstance(location, EnsembleLocation):
+        raise BadInput("this is not a live ensemble", text, "write it like zk://zk1:2181,zk2:2181/app")
+    return location
+
+
+def address(location: EnsembleLocation) -> str:
+    """The location without its path: zk://zk1:2181,zk2:2181."""
+    return f"zk://{location.hosts_text}"
+
+
+def covering_scope(client: Client, path: str, scope: str | None, control: str = CONTROL_ROOT) -> Registration | None:
+    """The scope whose root covers `path`, if there is one and it is the one named (or none is named)."""
+    registrations, _ = read_registry(client, control)
+    return next((r for r in registrations if paths.contains(r.root, path) and scope in (None, r.scope)), None)
+
+
+def scope_at(client: Client, path: str, scope: str | None, control: str = CONTROL_ROOT) -> ControlPaths:
+    """The scope that a location means: the one named, else the only one that lies on, above or below its path.
+
+    Refused when there is none, or when the one named lies elsewhere; BadInput when there are several.
+    """
+    registrations, _ = read_registry(client, paths.validate(control))
+    if scope is not None:
+        valid_scope_name(scope)
+        registrations = tuple(r for r in registrations if r.scope == scope)
+    near = [r for r in registrations if paths.overlap(r.root, path)]
+    if len(near) == 1:
+        return ControlPaths(near[0].scope, control)
+    if near:
+        names = ", ".join(r.scope for r in near)
+        raise BadInput(f"several scopes lie here: {names}", path, "name one with --scope")
+    if registrations and scope is not None:
+        raise Refused(f"scope {scope!r} covers {registrations[0].root}, not this path", path, "check --at and --scope")
+    what = "there is no scope here" if scope is None else f"there is no scope {scope!r} here"
+    raise Refused(what, path, "run zkmig init zk://HOST/PATH --scope NAME first")

@@ -1,0 +1,76 @@
+"""What the members of a target take in one frame: asked only when a plan needs more than a usual batch.
+
+A server does not say its jute.maxbuffer; it drops the connection of whoever sends more [zookeeper-facts 11]. So
+frames of the sizes that a plan needs are tried at planning, on connections of their own, at every member.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from zkmig.api.access import Hosts
+from zkmig.errors import PlanImpossible, Unreachable
+from zkmig.plan.batches import NodeTooLarge
+from zkmig.plan.operations import Operation, forward_size
+from zkmig.plan.plan import Limits, Plan
+from zkmig.wire.client import probe_frame_limit
+from zkmig.wire.requests import MULTI_OVERHEAD
+
+
+def fit_to_servers(make: Callable[[Limits], Plan], limits: Limits, hosts: Hosts) -> Plan:
+    """The plan that `make` gives within what every member of `hosts` takes.
+
+    A node over `limits.frame_bytes_max` is admitted where the members take it all the same (jute.maxbuffer was
+    raised); PlanImpossible names the first that some member does not take.
+    """
+    while True:
+        try:
+            plan = make(limits)
+            break
+        except NodeTooLarge as error:
+            if not all_take(hosts, error.frame_bytes):
+                raise
+            limits = dataclasses.replace(limits, frame_bytes_max=error.frame_bytes)
+    largest, path = _largest_batch(plan)
+    usual = limits.batch_bytes_max
+    if largest > usual and not all_take(hosts, largest):
+        raise PlanImpossible(
+            f"this node needs a guarded transaction of {largest} bytes, more than a member of the target takes",
+            path,
+            "make the node smaller, or raise jute.maxbuffer on every server of the target",
+        )
+    single = plan.single_shot_bytes
+    if plan.why_not_single_shot() is None and single > max(usual, largest) and not all_take(hosts, single):
+        narrow = dataclasses.replace(limits, frame_bytes_max=max(usual, largest))
+        return dataclasses.replace(plan, limits=narrow)
+    return plan
+
+
+def all_take(hosts: Hosts, frame_bytes: int) -> bool:
+    """Whether every member that can be reached takes a frame of that size. Unreachable if none can be."""
+    unreachable: Unreachable | None = None
+    answers: list[bool] = []
+    for host in hosts:
+        try:
+            answers.append(probe_frame_limit([host], frame_bytes))
+        except Unreachable as error:
+            unreachable = error
+    if not answers and unreachable is not None:
+        raise unreachable
+    return all(answers)
+
+
+def _largest_batch(plan: Plan) -> tuple[int, str]:
+    """Bytes of the largest frame that writes a batch or takes it back, and the path that weighs most in it."""
+    overhead = MULTI_OVERHEAD + plan.head_bytes
+    largest, heaviest = 0, ""
+    for batch in plan.batches():
+        size = overhead + max(sum(map(forward_size, batch)), sum(each.undo_size() for each in batch))
+        if size > largest:
+            largest, heaviest = size, max(batch, key=_weight).path
+    return largest, heaviest
+
+
+def _weight(operation: Operation) -> int:
+    return max(forward_size(operation), operation.undo_size())

@@ -1,0 +1,335 @@
+"""make_plan, apply, resume and rollback: from two trees to a committed epoch, or back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Literal
+
+from zkmig.api.access import Access, Hosts, covering_scope, ensemble, scope_at
+from zkmig.api.frames import fit_to_servers
+from zkmig.api.trees import ReadProgress, Tree, narrowed, read_options, scan_target, split_excludes
+from zkmig.apply import engine
+from zkmig.apply.engine import SealedPlan, scope_of
+from zkmig.apply.forward import DRAIN_TIMEOUT_S, Applied, Options, Progress
+from zkmig.apply.rollback import RolledBack
+from zkmig.diff import ComparePolicy
+from zkmig.epoch.control import ControlPaths, read_record
+from zkmig.epoch.owner import TakeOver, read_owner
+from zkmig.epoch.transitions import MIGRATING, State
+from zkmig.errors import BadInput, Refused
+from zkmig.model.acl import Identity
+from zkmig.model.path import CONTROL_ROOT
+from zkmig.model.snapshot import Snapshot
+from zkmig.plan import make, planfile
+from zkmig.plan.make import TargetScope
+from zkmig.plan.plan import Limits, Plan
+from zkmig.source import read as sources
+from zkmig.source import zks
+from zkmig.source.location import EnsembleLocation, parse, parse_hosts
+from zkmig.stop import StopRequest
+from zkmig.wire.client import Client
+from zkmig.wire.credential import Credential
+
+SingleShot = Literal["auto", "never", "require"]
+AnyPlan = Plan | SealedPlan | str | os.PathLike[str]
+Say = Callable[[str], None]
+Report = Callable[[Progress], None]
+
+FRAME_BYTES_ANY = 1 << 30  # of a session that only sends what a plan was cut to
+
+
+def _quiet(_: object) -> None:
+    """What is said or reported goes nowhere."""
+
+
+# -- planning ---------------------------------------------------------------------------------------------------------
+
+
+def make_plan(
+    source: Tree,
+    target: Tree,
+    *,
+    policy: ComparePolicy | None = None,
+    limits: Limits | None = None,
+    scope: str | None = None,
+    excludes: Sequence[str] = (),
+    control: str = CONTROL_ROOT,
+    identities: Iterable[Identity] | None = None,
+    auth: Sequence[Credential] | None = None,
+    stop: StopRequest | None = None,
+    progress: ReadProgress | None = None,
+    say: Say = _quiet,
+) -> Plan:
+    """The plan that makes `target` equal to `source`.
+
+    Either is a snapshot or a location. A target given as the location of an ensemble may not be there yet; its
+    scope's incarnation and committed epoch are pinned in the plan, its servers asked who this session is and, for
+    large nodes, what they take. A target given as a snapshot is not asked anything: what is unknown then, apply finds
+    out. identities: who will apply, where the servers are not asked; None: the digest identities of `auth`.
+    excludes: absolute paths below either root. say: gets sentences for the operator.
+
+    Raises PlanImpossible (an ephemeral in the way, a node over the frame limit, an ACL that would shut the migrator
+    out), NotPermitted, and what `read` raises. Nothing is written.
+    """
+    access = Access.of(auth, stop)
+    limits = limits or Limits()
+    for_source, for_target = split_excludes(excludes, source, target)
+    place = parse(target) if isinstance(target, str) else None
+    options = read_options(access, for_source, control, progress)
+    ours = sources.read(source, **options) if isinstance(source, str) else narrowed(source, options)
+    if isinstance(place, EnsembleLocation):
+        live = _LiveTarget(access, place, scope, control, say)
+        return live.plan(ours, policy, limits, for_target, identities, progress)
+    options = read_options(access, for_target, control, progress)
+    theirs = sources.read(target, **options) if isinstance(target, str) else narrowed(target, options)
+    if identities is None:
+        identities = [c.identity for c in access.auth if c.identity is not None] or None
+    hosts = _hosts_of(theirs)
+    return make.make_plan(ours, theirs, policy=policy, limits=limits, hosts=hosts, identities=identities)
+
+
+def _hosts_of(snapshot: Snapshot) -> Hosts:
+    with suppress(BadInput):  # a snapshot of something else than an ensemble: apply asks for --at
+        return parse_hosts(",".join(snapshot.provenance.hosts))
+    return ()
+
+
+class _LiveTarget:
+    """A target that can be asked: its tree, its scope, and who this session is there."""
+
+    def __init__(self, access: Access, place: EnsembleLocation, scope: str | None, control: str, say: Say) -> None:
+        self._access = access
+        self._place = place
+        self._scope = scope
+        self._control = control
+        self._say = say
+
+    def plan(
+        self,
+        source: Snapshot,
+        policy: ComparePolicy | None,
+        limits: Limits,
+        excludes: Sequence[str],
+        identities: Iterable[Identity] | None,
+        progress: ReadProgress | None,
+    ) -> Plan:
+        place = self._place
+        with self._access.client(place.hosts) as client:
+            scope = self._pin(client)  # before the tree: what changes in between makes the plan stale, not wrong
+            target = scan_target(self._access, place, client, excludes, self._control, progress)
+            who = tuple(client.identities if identities is None else identities)
+
+        def with_limits(limits: Limits) -> Plan:
+            return make.make_plan(
+                source,
+                target,
+                policy=policy,
+                limits=limits,
+                target_root=place.path,
+                hosts=place.hosts,
+                scope=scope,
+                identities=who,
+            )
+
+        return fit_to_servers(with_limits, limits, place.hosts)
+
+    def _pin(self, client: Client) -> TargetScope | None:
+        path = self._place.path
+        found = covering_scope(client, path, None, self._control)
+        if found is None:
+            self._say(f"no scope covers {path} yet: run zkmig init before the plan is applied")
+            return None
+        if self._scope not in (None, found.scope):
+            raise Refused(f"it belongs to scope {found.scope!r}, not {self._scope!r}", path, "check --scope")
+        record, _ = read_record(client, ControlPaths(found.scope, self._control))
+        if record.state in MIGRATING:
+            self._say(
+                f"scope {found.scope} is {record.state.value}: this plan will be stale; "
+                "resume or roll back first, then plan again"
+            )
+        return TargetScope(found.scope, self._control, record.incarnation, record.epoch)
+
+
+def save_plan(plan: Plan, path: str, force: bool = False) -> SealedPlan:
+    """Write a plan file, complete or not at all; the plan with the hash that names it.
+
+    BadInput if the file exists (unless `force`) or cannot be written.
+    """
+    return SealedPlan(plan, planfile.write(plan, path, force))
+
+
+def load_plan(path: str | os.PathLike[str]) -> SealedPlan:
+    """A plan from its file. BadInput if there is none, DamagedFile if it is not whole and unaltered."""
+    shown = os.fspath(path)
+    if zks.is_zks(shown):
+        raise BadInput("this is a snapshot file, and a plan is wanted", shown, "make one with zkmig plan")
+    plan, digest = planfile.read(shown)
+    return SealedPlan(plan, digest)
+
+
+def _sealed(plan: AnyPlan) -> tuple[SealedPlan, str]:
+    """The plan with its hash, and the absolute name of its file ("" where it comes from none)."""
+    if isinstance(plan, SealedPlan):
+        return plan, ""
+    if isinstance(plan, Plan):
+        return SealedPlan(plan, planfile.plan_hash(plan)), ""
+    return load_plan(plan), os.path.abspath(plan)
+
+
+# -- acting on a scope ------------------------------------------------------------------------------------------------
+
+
+def apply(
+    plan: AnyPlan,
+    target: str | None = None,
+    *,
+    epoch: int,
+    scope: str | None = None,
+    single_shot: SingleShot = "auto",
+    drain_timeout_s: float = DRAIN_TIMEOUT_S,
+    wait: bool = False,
+    steal: bool = False,
+    dry_run: bool = False,
+    plan_path: str = "",
+    control: str = CONTROL_ROOT,
+    auth: Sequence[Credential] | None = None,
+    stop: StopRequest | None = None,
+    report: Report = _quiet,
+    say: Say = _quiet,
+) -> Applied:
+    """Carry a plan out as migration epoch `epoch`, which must be the committed one plus 1.
+
+    plan: a plan, or the name of its file. target: zk://... of the ensemble; None: the servers that the plan names.
+    scope: None: the one that the plan names or that covers its root. single_shot: whether all goes into the one
+    transaction that moves the record. wait: for a living owner to end; steal: take over from one. dry_run: every
+    check, no write. plan_path: the file to name to whoever resumes, where `plan` is not a name.
+
+    Applied the second time, and with nothing to do, nothing is written. Raises BadInput, and Refused with its kinds
+    (StalePlan, WrongEpoch, Held, NotOwner, OtherIncarnation) before the first write; Conflict, OutcomeUnknown, Stopped
+    afterwards, the state being recorded (`outcome` of the error tells): go on with `resume` or `rollback`.
+    """
+    access = Access.of(auth, stop)
+    sealed, file = _sealed(plan)
+    take_over = TakeOver(wait, steal, file or plan_path)
+    with access.client(_plan_hosts(sealed.plan, target), sealed.plan.limits.frame_bytes_max) as client:
+        return engine.apply_plan(
+            client,
+            scope_of(client, sealed.plan, scope, control),
+            sealed,
+            epoch,
+            options=Options(single_shot, drain_timeout_s, report, say),
+            take_over=take_over,
+            stop=access.stop,
+            dry_run=dry_run,
+        )
+
+
+def _plan_hosts(plan: Plan, at: str | None) -> Hosts:
+    if at is None:
+        if not plan.target.hosts:
+            raise BadInput("the plan names no servers", plan.target.root, "say where to apply it: --at zk://HOST")
+        return plan.target.hosts
+    place = ensemble(at)
+    if place.path not in ("/", plan.target.root):
+        raise BadInput(f"the plan is for {plan.target.root}, not {place.path}", at, "check the plan and --at")
+    return place.hosts
+
+
+def resume(
+    plan: AnyPlan | None = None,
+    at: str | None = None,
+    *,
+    scope: str | None = None,
+    single_shot: SingleShot = "auto",
+    drain_timeout_s: float = DRAIN_TIMEOUT_S,
+    wait: bool = True,
+    steal: bool = False,
+    control: str = CONTROL_ROOT,
+    auth: Sequence[Credential] | None = None,
+    stop: StopRequest | None = None,
+    report: Report = _quiet,
+    say: Say = _quiet,
+) -> Applied | RolledBack | None:
+    """Go on from wherever the last migrator stopped: to the commit, or to the end of a rollback it had begun.
+
+    None when there is nothing to go on with. plan: needed unless the file that was applied still lies where it did.
+    at: zk://... of the ensemble; None: the servers that the plan names. The rest, and errors, as for `apply`; a
+    living owner is waited for, and taken over when it makes no progress for as long as its session lasts.
+    """
+    access = Access.of(auth, stop)
+    sealed, file = _sealed(plan) if plan is not None else (None, "")
+    if sealed is None and at is None:
+        raise BadInput("neither a plan nor a place is given", "", "name the plan file, or --at zk://HOST --scope NAME")
+    hosts, path = _place(sealed, at)
+    with access.client(hosts, FRAME_BYTES_ANY) as client:
+        if sealed is not None:
+            names = scope_of(client, sealed.plan, scope, control)
+        else:
+            names = scope_at(client, path, scope, control)
+            sealed, file = _plan_of_last_owner(client, names, say)
+        return engine.resume(
+            client,
+            names,
+            sealed,
+            options=Options(single_shot, drain_timeout_s, report, say),
+            take_over=TakeOver(wait, steal, file),
+            stop=access.stop,
+        )
+
+
+def _place(sealed: SealedPlan | None, at: str | None) -> tuple[Hosts, str]:
+    if sealed is not None:
+        return _plan_hosts(sealed.plan, at), sealed.plan.target.root
+    assert at is not None
+    place = ensemble(at)
+    return place.hosts, place.path
+
+
+def _plan_of_last_owner(client: Client, names: ControlPaths, say: Say) -> tuple[SealedPlan | None, str]:
+    """The plan file that the last owner named, if it lies on this host and is the very one."""
+    record, _ = read_record(client, names)
+    if record.state not in (State.PREPARING, State.OPEN):
+        return None, ""
+    owners = (read_owner(client, names).owner, record.owner)
+    for path in dict.fromkeys(owner.plan_path for owner in owners if owner is not None and owner.plan_path):
+        with suppress(BadInput):
+            sealed = load_plan(path)
+            if sealed.hash == record.plan_hash:
+                say(f"going on with the plan file {path}")
+                return sealed, path
+    return None, ""
+
+
+def rollback(
+    at: str | None = None,
+    *,
+    plan: AnyPlan | None = None,
+    scope: str | None = None,
+    wait: bool = True,
+    steal: bool = False,
+    control: str = CONTROL_ROOT,
+    auth: Sequence[Credential] | None = None,
+    stop: StopRequest | None = None,
+    report: Report = _quiet,
+    say: Say = _quiet,
+) -> RolledBack:
+    """Take an epoch back that is not committed, from what its journal holds.
+
+    at: zk://... of the ensemble. plan: only tells where and which scope, when `at` is left out. Paths that somebody
+    else has written meanwhile keep their value and are named in the result's deviations. Refused when no epoch is
+    under way; other errors as for `apply`.
+    """
+    access = Access.of(auth, stop)
+    sealed = _sealed(plan)[0] if plan is not None else None
+    if sealed is None and at is None:
+        raise BadInput("no place is given", "", "say --at zk://HOST and --scope NAME")
+    hosts, path = _place(sealed, at)
+    with access.client(hosts, FRAME_BYTES_ANY) as client:
+        if sealed is not None:
+            names = scope_of(client, sealed.plan, scope, control)
+        else:
+            names = scope_at(client, path, scope, control)
+        options = Options(report=report, say=say)
+        return engine.rollback(client, names, options=options, take_over=TakeOver(wait, steal), stop=access.stop)
