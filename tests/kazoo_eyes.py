@@ -49,10 +49,9 @@ def put(client: KazooClient, root: str, tree: Mapping[str, Seen]) -> None:
     """Create the tree under `root`, whose parent must exist; then counters, then ACLs, children before parents."""
     ordered = sorted(tree, key=lambda path: path.count("/"))
     for group in _groups(ordered):
-        transaction = client.transaction()
-        for path in group:
-            transaction.create(root + path, tree[path].data)
-        _expect_no_error(transaction.commit())
+        # One by one: kazoo's transactions cannot create null data. Requests of a session are served in order.
+        for created in [client.create_async(root + path, tree[path].data) for path in group]:
+            created.get()
     for path, seen in tree.items():
         _raise_counter(client, root + path, seen.counter)
     for path in reversed(ordered):
