@@ -92,10 +92,9 @@ make_venv() {
 }
 
 main() {
-    local packages fingerprint
+    local packages
     is_python_fit || die "$PYTHON is not Python 3.11 or newer; set PYTHON to one that is"
-    fingerprint=$(fingerprint)
-    if has_server && [ "$(cat "$STAMP" 2>/dev/null)" = "$fingerprint" ]; then
+    if has_server && [ "$(cat "$STAMP" 2>/dev/null)" = "$(fingerprint)" ]; then
         return
     fi
     packages=$(missing_packages)
@@ -103,7 +102,7 @@ main() {
     [ -z "$packages" ] || install_packages $packages
     can_make_venv || die "$PYTHON still has no venv and ensurepip; set PYTHON to an interpreter that has them"
     make_venv
-    printf '%s\n' "$fingerprint" >"$STAMP"
+    fingerprint >"$STAMP" # now and not before: the packages may have brought a newer build of Python
     say "done"
 }
 
