@@ -1,0 +1,236 @@
+"""A plan file gives back exactly the plan that was written, or is refused with the offset; its seal names the plan.
+
+Method: made-up plans through a file and back; every byte of a small file flipped, every truncation; sealed files that
+hold no plan; a disk that fails.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+
+from tests.plan_values import Step, plan_of, stat_of, steps
+from zkmig import sealed
+from zkmig.epoch.control import head_size_max
+from zkmig.errors import BadInput, DamagedFile
+from zkmig.model.acl import OPEN_ACL
+from zkmig.model.znode import Kind
+from zkmig.plan import planfile
+from zkmig.plan.batches import cut
+from zkmig.plan.operations import CreateNode, DeleteNode, Pin, RaiseCounter, WriteData
+from zkmig.plan.plan import Limits, Plan
+
+HEAD = head_size_max("prod")
+PIN = Pin.of(stat_of())
+FEWER = settings(max_examples=30, deadline=None)
+
+
+def plan_for(made: list[Step]) -> Plan:
+    limits = Limits(4_000, 1_500)
+    operations, ends = cut([step.operation for step in made], HEAD, limits)
+    return plan_of(operations, ends, limits, HEAD)
+
+
+SMALL = plan_of(
+    (
+        CreateNode("/app/n", None, OPEN_ACL),
+        CreateNode("/app/n/队", b"", OPEN_ACL, Kind.TTL, 9),
+        WriteData("/app/w", b"new", PIN, 3),
+        RaiseCounter("/app/n", 4, 5),
+        DeleteNode("/app/d", PIN, 99),
+    ),
+    (3, 5),
+    Limits(),
+    HEAD,
+)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small"
+    planfile.write(SMALL, str(path))
+    return path
+
+
+@FEWER
+@given(steps())
+def test_reads_back_what_was_written(made: list[Step]) -> None:
+    """Null and empty data, kinds and ACLs included: the value is equal, and so is its hash."""
+    plan = plan_for(made)
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "plan"))
+        name = planfile.write(plan, path)
+        read, read_name = planfile.read(path)
+        assert read == plan
+        assert name == read_name == planfile.plan_hash(plan)
+
+
+def test_long_sections_go_into_many_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of three items stand for plans of many thousand operations."""
+    monkeypatch.setattr(planfile, "ITEMS_PER_BLOCK", 3)
+    operations = tuple(CreateNode(f"/app/{number}", bytes(number), OPEN_ACL) for number in range(50))
+    plan = plan_of(operations, tuple(range(1, 51)), Limits(), HEAD)
+    planfile.write(plan, str(tmp_path / "plan"))
+    assert sum(1 for _ in sealed.read(tmp_path / "plan", planfile.FORMAT)) > 30
+    assert planfile.read(str(tmp_path / "plan"))[0] == plan
+
+
+def test_the_hash_depends_on_the_plan_alone(tmp_path: Path) -> None:
+    names = {planfile.write(SMALL, str(tmp_path / str(number))) for number in range(3)}
+    assert names == {planfile.plan_hash(SMALL)}
+    contents = {(tmp_path / str(number)).read_bytes() for number in range(3)}
+    assert [content[-32:].hex() for content in contents] == list(names)
+
+
+def test_the_hash_tells_plans_apart_by_every_field() -> None:
+    """Among them those that change nothing on the wire, such as null for empty data or a note."""
+    others: list[dict[str, Any]] = [
+        {"operations": (CreateNode("/app/n", b"", OPEN_ACL), *SMALL.operations[1:])},
+        {"batch_ends": (5,)},
+        {"acl_steps": ()},
+        {"touched": ()},
+        {"notes": ()},
+        {"identity": None},
+        {"head_bytes": HEAD + 1},
+        {"limits": Limits(single_shot_ops_max=1)},
+        {"target": dataclasses.replace(SMALL.target, epoch=5)},
+        {"source": dataclasses.replace(SMALL.source, zxid_last=10)},
+    ]
+    names = {planfile.plan_hash(dataclasses.replace(SMALL, **other)) for other in others}
+    assert len(names | {planfile.plan_hash(SMALL)}) == len(others) + 1
+
+
+# -- damage -----------------------------------------------------------------------------------------------------------
+
+
+def refused(path: Path, content: bytes) -> DamagedFile:
+    path.write_bytes(content)
+    with pytest.raises(DamagedFile) as caught:
+        planfile.read(str(path))
+    assert caught.value.where == str(path)
+    assert 0 <= caught.value.offset <= len(content)
+    return caught.value
+
+
+def test_every_flipped_byte_is_refused(small: Path) -> None:
+    content = small.read_bytes()
+    for offset in range(len(content)):
+        for bits in (0x01, 0x80):
+            altered = bytearray(content)
+            altered[offset] ^= bits
+            refused(small, bytes(altered))
+
+
+def test_every_truncation_and_every_addition_is_refused(small: Path) -> None:
+    content = small.read_bytes()
+    for length in range(len(content)):
+        refused(small, content[:length])
+    refused(small, content + b"\0")
+    refused(small, content + content)
+
+
+def test_a_snapshot_is_no_plan(tmp_path: Path) -> None:
+    """A sealed file of another magic is refused at its first byte, whatever its name."""
+    path = tmp_path / "other.zkplan"
+    with sealed.create(path, sealed.Format(b"zksnap\0", 1, "snapshot", "zkmig snapshot")) as writer:
+        writer.block({})
+    with pytest.raises(DamagedFile, match="not a plan file"):
+        planfile.read(str(path))
+    assert not planfile.is_planfile(str(path))
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        [],
+        [None],
+        [{}],
+        [{"lengths": {}}],
+        [7, 8],
+        [[["operations", []]]],
+        [{"lengths": dict.fromkeys(planfile.SECTIONS, 0)}],
+    ],
+)
+def test_a_sound_seal_around_something_else_is_refused(tmp_path: Path, blocks: list[Any]) -> None:
+    """Nothing but DamagedFile: a hash only says that the bytes are those that somebody wrote."""
+    path = tmp_path / "plan"
+    with sealed.create(path, planfile.FORMAT) as writer:
+        for block in blocks:
+            writer.block(block)
+    with pytest.raises(DamagedFile):
+        planfile.read(str(path))
+
+
+def test_a_plan_that_lost_a_block_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sections state their lengths in the header: a sealed file with one block fewer is no plan."""
+    monkeypatch.setattr(planfile, "ITEMS_PER_BLOCK", 1)
+    planfile.write(SMALL, str(tmp_path / "whole"))
+    blocks = [block.value for block in sealed.read(tmp_path / "whole", planfile.FORMAT)]
+    for left_out in range(len(blocks)):
+        path = tmp_path / str(left_out)
+        with sealed.create(path, planfile.FORMAT) as writer:
+            for number, block in enumerate(blocks):
+                if number != left_out:
+                    writer.block(block)
+        with pytest.raises(DamagedFile):
+            planfile.read(str(path))
+
+
+# -- the file system --------------------------------------------------------------------------------------------------
+
+
+def test_only_its_owner_may_read_it(small: Path) -> None:
+    """Also when it replaces a file that everybody could read: a plan holds data that ACLs may protect."""
+    assert stat.S_IMODE(small.stat().st_mode) == 0o600
+    small.chmod(0o644)
+    planfile.write(SMALL, str(small), force=True)
+    assert stat.S_IMODE(small.stat().st_mode) == 0o600
+
+
+def test_a_file_is_replaced_only_by_force(small: Path) -> None:
+    other = dataclasses.replace(SMALL, notes=())
+    before = small.read_bytes()
+    with pytest.raises(BadInput, match="exists"):
+        planfile.write(other, str(small))
+    assert small.read_bytes() == before
+    planfile.write(other, str(small), force=True)
+    assert planfile.read(str(small))[0] == other
+
+
+@pytest.mark.parametrize("step", ["fsync", "link"])
+def test_nothing_is_left_behind_when_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(BadInput, match="No space left"):
+        planfile.write(SMALL, str(tmp_path / "plan"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_replacement_leaves_the_old_file(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    before = small.read_bytes()
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(BadInput):
+        planfile.write(dataclasses.replace(SMALL, notes=()), str(small), force=True)
+    assert small.read_bytes() == before
+    assert list(small.parent.iterdir()) == [small]
+
+
+@pytest.mark.parametrize("name", ["missing/plan", "."])
+def test_a_place_that_takes_no_file_is_bad_input(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInput):
+        planfile.write(SMALL, str(tmp_path / name))
+    with pytest.raises(BadInput):
+        planfile.read(str(tmp_path / name))
+    assert list(tmp_path.iterdir()) == []
