@@ -10,25 +10,28 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from zkmig.errors import PlanImpossible
-from zkmig.model.acl import ADMIN, ALL, CREATE, DELETE, READ, WORLD, Acl, AclList, Identity, grants
+from zkmig.model.acl import ADMIN, ALL, CREATE, DELETE, OPEN_ACL, READ, WORLD, Acl, AclList, Identity, grants
 from zkmig.plan.operations import AclStep, Pin
+
+# An empty list would grant everything to everybody, and servers refuse to store one (PrepRequestProcessor.fixupACL).
+NOBODY: AclList = (Acl(0, *WORLD),)
 
 
 def meet(one: AclList, other: AclList) -> AclList:
     """The ACL that grants each identity what both lists grant it. An entry for world counts for everybody."""
-    identities = dict.fromkeys(Identity(a.scheme, a.id) for a in (*one, *other))
+    identities = dict.fromkeys((WORLD, *(Identity(a.scheme, a.id) for a in (*one, *other))))
     world = _of(one, WORLD) & _of(other, WORLD)
     found: list[Acl] = []
     for identity in identities:
         perms = _of(one, identity) & _of(other, identity)
         if perms and (identity == WORLD or perms & ~world):
             found.append(Acl(perms, *identity))
-    return tuple(found)
+    return tuple(found) or NOBODY
 
 
 def _of(acl: AclList, identity: Identity) -> int:
     perms = 0
-    for entry in acl:
+    for entry in acl or OPEN_ACL:
         if (entry.scheme, entry.id) in (identity, WORLD):
             perms |= entry.perms
     return perms
@@ -52,6 +55,7 @@ class AclPlanner:
 
         works_below: the plan creates children under it or raises its counter.
         """
+        final = final or OPEN_ACL
         needed = READ | (CREATE | DELETE if works_below else 0)
         if grants(final, self._identities) & needed == needed:
             return final, None
@@ -59,6 +63,7 @@ class AclPlanner:
 
     def for_existing(self, path: str, before: AclList, after: AclList, needed: int, pin: Pin) -> AclStep:
         """The steps that lead an existing node from one ACL to the other. needed: bits the plan and its undo use."""
+        after = after or OPEN_ACL
         both = meet(before, after)
         if same_grants(both, before):
             return AclStep(path, None, after, pin)  # only gives: after the commit
@@ -77,5 +82,5 @@ class AclPlanner:
                 "its ACL would shut the migrator out of its own work and undo", path, "authenticate with --auth-file"
             )
         self.identity_used = own
-        rest = tuple(entry for entry in acl if Identity(entry.scheme, entry.id) != own)
+        rest = tuple(entry for entry in acl if entry.perms and Identity(entry.scheme, entry.id) != own)
         return (*rest, Acl(ALL, *own))
