@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import pytest
+from hypothesis import settings
 from kazoo.client import KazooClient
 
 from zkmig.dev import Ensemble, Server
+
+# No time limit for a single example: on a machine that also runs servers, a pause says nothing about the code.
+settings.register_profile("zkmig", deadline=None)
+settings.load_profile("zkmig")
 
 _root_numbers = itertools.count(1)
 

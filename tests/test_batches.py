@@ -27,7 +27,7 @@ from zkmig.wire.requests import MULTI_OVERHEAD, Create, Multi, SetData, WriteOp,
 HEAD = head_size_max(SCOPE)
 FRAME_MAX = 4_000
 limits = st.builds(Limits, st.just(FRAME_MAX), st.integers(700, 3_000))
-FEWER = settings(max_examples=40, deadline=None)
+FEWER = settings(max_examples=40)
 
 
 def batches(operations: tuple[Operation, ...], ends: tuple[int, ...]) -> list[tuple[Operation, ...]]:

@@ -29,7 +29,7 @@ from zkmig.plan.plan import Limits, Plan
 
 HEAD = head_size_max("prod")
 PIN = Pin.of(stat_of())
-FEWER = settings(max_examples=30, deadline=None)
+FEWER = settings(max_examples=30)
 
 
 def plan_for(made: list[Step]) -> Plan:

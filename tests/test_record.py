@@ -19,7 +19,7 @@ from zkmig.errors import UnknownFormat
 
 WHERE = "/zkmig/scopes/prod/epoch"
 UNDER_WAY = sorted(MIGRATING, key=lambda state: state.value)
-FEWER = settings(max_examples=40, deadline=None)
+FEWER = settings(max_examples=40)
 text = st.text(max_size=12)
 times = st.floats(0, 4e9, allow_nan=False)
 numbers = st.integers(0, 10**9)
