@@ -7,6 +7,7 @@ from outside what became of sessions. Every wait is for a condition, never for a
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import time
@@ -17,7 +18,7 @@ from kazoo.client import KazooClient
 
 from tests.conftest import KazooClientFactory
 from zkmig.dev import Ensemble, Server
-from zkmig.errors import Outcome, OutcomeUnknown, Stopped, Unreachable
+from zkmig.errors import BadInput, Outcome, OutcomeUnknown, Stopped, Unreachable
 from zkmig.model.acl import ALL, OPEN_ACL, Acl
 from zkmig.wire import requests as rq
 from zkmig.wire.client import Client, Credential, probe_frame_limit
@@ -112,7 +113,7 @@ def test_a_silent_server_leaves_a_write_unknown_and_a_read_harmless(fresh_zk: Se
                 OutcomeUnknown, match=r"^/n: setData was sent, but 127.0.0.1:.* has been silent"
             ) as unknown:
                 brief.call(SetData("/n", b"1", 0))
-            assert SESSION_MS / 1000 * 2 / 3 <= time.monotonic() - started < SESSION_MS / 1000 + 1.0
+            assert SESSION_MS / 1000 * 2 / 3 <= time.monotonic() - started < 10
             assert unknown.value.outcome is Outcome.UNKNOWN
             with pytest.raises(ConnectionLost) as lost:
                 reader.call(GetData("/n"))
@@ -289,6 +290,13 @@ def test_nobody_listening_is_told_at_once() -> None:
     assert time.monotonic() - started < 5
 
 
+def test_a_port_out_of_range_is_bad_input() -> None:
+    """Refused before anything is tried."""
+    for port in (0, 65_536):
+        with pytest.raises(BadInput, match=f"^h:{port}: not a port"):
+            Client([("h", port)])
+
+
 def test_a_host_that_is_down_is_skipped(zk: Server) -> None:
     """The first host refuses, the second serves."""
     with socket.socket() as taken:
@@ -297,10 +305,11 @@ def test_a_host_that_is_down_is_skipped(zk: Server) -> None:
             assert client.server == ("127.0.0.1", zk.port)
 
 
-def test_a_name_that_does_not_resolve_is_told() -> None:
+@pytest.mark.parametrize("name", ["no-such-host.invalid", "a..b", "x" * 64])
+def test_a_name_that_does_not_resolve_is_told(name: str) -> None:
     """A typing error in a host name is an ordinary error with that name in it."""
-    with pytest.raises(Unreachable, match=r"no-such-host\.invalid:2181"):
-        Client([("no-such-host.invalid", 2181)]).connect()
+    with pytest.raises(Unreachable, match=re.escape(f"({name}:2181 ")):
+        Client([(name, 2181)]).connect()
 
 
 def test_what_is_no_zookeeper_is_told() -> None:
@@ -345,36 +354,36 @@ def test_the_probe_tells_a_dead_server_from_a_small_limit(zk: Server) -> None:
 # -- stopping ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("request_", "outcome"),
-    [(GetData("/"), Outcome.NOTHING_WRITTEN), (Multi((SetData("/", b"", 0),)), Outcome.UNKNOWN)],
-    ids=["read", "write"],
-)
-def test_a_stop_is_obeyed_while_a_server_is_silent(
-    fresh_zk: Server, request_: GetData | Multi, outcome: Outcome
-) -> None:
-    """The server is stopped; check_stop raises soon. The call ends then, and says whether a write is under way."""
+@pytest.mark.parametrize("how", ["call", "pipeline"])
+def test_a_stop_is_obeyed_while_a_server_is_silent(fresh_zk: Server, how: str) -> None:
+    """The server is stopped; check_stop raises soon. The call ends then, and says whether a write is under way: of a
+    read nothing is unknown, of a write that was sent everything."""
     stop = threading.Event()
 
     def check_stop() -> None:
         if stop.is_set():
             raise Stopped("stopped")
 
+    cases: list[tuple[GetData | Multi, Outcome]] = [
+        (GetData("/"), Outcome.NOTHING_WRITTEN),
+        (Multi((SetData("/", b"", 0),)), Outcome.UNKNOWN),
+    ]
     with Client(hosts(fresh_zk), session_timeout_ms=60_000, check_stop=check_stop) as client:
-        fresh_zk.pause()
-        timer = threading.Timer(0.2, stop.set)
-        timer.start()
-        started = time.monotonic()
-        try:
-            with pytest.raises(Stopped) as stopped:
-                client.call_reply(request_)
-            assert time.monotonic() - started < 3
-            assert stopped.value.outcome is outcome
-        finally:
-            fresh_zk.unpause()
-            timer.join()
-        stop.clear()
-        assert client.call(Sync("/")).path == "/"  # the answer to the abandoned request is dropped, not mixed up
+        for request, outcome in cases:
+            fresh_zk.pause()
+            timer = threading.Timer(0.2, stop.set)
+            timer.start()
+            started = time.monotonic()
+            try:
+                with pytest.raises(Stopped) as stopped:
+                    _ = client.call_reply(request) if how == "call" else list(client.pipeline([request] * 3, 2))
+                assert time.monotonic() - started < 10  # far below the 40 s of silence that would end it otherwise
+                assert stopped.value.outcome is outcome
+            finally:
+                fresh_zk.unpause()
+                timer.join()
+            stop.clear()
+            assert client.call(Sync("/")).path == "/"  # the answers to what was abandoned are dropped, not mixed up
 
 
 def test_no_thread_and_no_socket_is_left(zk: Server) -> None:

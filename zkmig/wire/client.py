@@ -23,7 +23,7 @@ from zkmig.wire import requests as rq
 from zkmig.wire.codes import Code
 from zkmig.wire.credential import Credential
 from zkmig.wire.faults import ConnectionLost
-from zkmig.wire.link import IDLE_PART, Host, Link, Submitted
+from zkmig.wire.link import IDLE_PART, Host, Link, Submitted, address
 from zkmig.wire.session import Session, State, WatchEvent
 
 __all__ = ["Client", "Credential", "probe_frame_limit"]
@@ -54,6 +54,9 @@ class Client:
     ) -> None:
         if not hosts:
             raise BadInput("no server given", hint="name one, as host:port")
+        for host in hosts:
+            if not 0 < host[1] < 65_536:
+                raise BadInput("not a port", address(host), "ports are 1 to 65535")
         self._digests = tuple(one.identity for one in auth if one.identity is not None)
         self._session = Session(timeout_ms=session_timeout_ms, zxid_floor=zxid_floor, frame_bytes_max=frame_bytes_max)
         self._link = Link(hosts, auth, self._session, connect_timeout_s, check_stop)
@@ -82,6 +85,8 @@ class Client:
         Works after a loss, and drops a connection that still stands. Watches are gone, and every request without an
         answer stays without one. Raises SessionExpired if the session has ended, Unreachable if no member takes it.
         """
+        if self._heartbeat is None:
+            raise RuntimeError("not connected before: connect() opens the session")
         with self._lock:
             self._link.lose("the connection was dropped in order to reconnect")
             if self._session.state is not State.LOST:
@@ -220,8 +225,7 @@ class Client:
             try:
                 link.wait(lambda: xid in link.answers)
             except BaseException as stop:
-                if link.abandon([(xid, request)]) and isinstance(stop, ZkmigError):
-                    stop.outcome = Outcome.UNKNOWN
+                _mark(stop, link.abandon([(xid, request)]))
                 raise
             reply = link.answers.pop(xid, None)
             if reply is None:
@@ -263,10 +267,10 @@ class Client:
                 if not waiting:
                     break
                 ready = self._collect(waiting)
-        finally:
-            if waiting:
-                with self._lock:
-                    self._link.abandon(waiting)
+        except BaseException as stop:
+            with self._lock:
+                _mark(stop, self._link.abandon(waiting))
+            raise
         if failure is not None and not isinstance(failure, StopIteration):
             raise failure
 
@@ -332,6 +336,11 @@ def _pull(
     except Exception as error:  # noqa: BLE001 - raised again when all that was sent before is answered
         failure = error
     return batch, failure
+
+
+def _mark(stop: BaseException, may_have_landed: bool) -> None:
+    if may_have_landed and isinstance(stop, ZkmigError):
+        stop.outcome = Outcome.UNKNOWN
 
 
 def _keep_alive(reference: weakref.ref[Client], over: threading.Event) -> None:

@@ -314,7 +314,11 @@ class Link:
 
     def _open_socket(self, host: Host, deadline: float) -> socket.socket:
         failure = OSError(errno.EHOSTUNREACH, "has no address")
-        for family, kind, protocol, _, where in socket.getaddrinfo(*host, type=socket.SOCK_STREAM):
+        try:
+            addresses = socket.getaddrinfo(*host, type=socket.SOCK_STREAM)
+        except UnicodeError:  # what Python says of a name with an empty or overlong part
+            raise OSError(errno.EINVAL, "is no host name") from None
+        for family, kind, protocol, _, where in addresses:
             sock = socket.socket(family, kind, protocol)
             try:
                 sock.setblocking(False)

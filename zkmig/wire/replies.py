@@ -7,6 +7,7 @@ every part names its own type, which must be the one that its operation calls fo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from zkmig.model.acl import AclList, Identity
@@ -74,8 +75,9 @@ class SubError(NamedTuple):
     code: int
 
 
-class Done(NamedTuple):
-    """Answers that carry nothing: delete, check, addWatch, closeSession, auth."""
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Answers that carry nothing: delete, check, addWatch, closeSession. (No tuple: an empty one would be falsy.)"""
 
 
 DONE = Done()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
@@ -75,7 +76,8 @@ class Connected(NamedTuple):
     read_only: bool
 
 
-class Expired(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Expired:
     """The server refused to take up the session again."""
 
 
