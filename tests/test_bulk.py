@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 
 import pytest
 from kazoo.client import KazooClient
@@ -15,6 +15,7 @@ from kazoo.exceptions import NoNodeError
 from kazoo.security import make_acl, make_digest_acl
 
 from tests.conftest import KazooClientFactory
+from tests.wire_clients import NotingClient, SingleClient, SlowClient
 from zkmig.dev import Ensemble, Server
 from zkmig.errors import NotPermitted
 from zkmig.model.acl import OPEN_ACL, READ, Acl, digest_id
@@ -23,50 +24,7 @@ from zkmig.source.bulk import NodeAbsent, NodeRead, Pace, read_acls, read_nodes
 from zkmig.source.location import parse_hosts
 from zkmig.wire.client import Client
 from zkmig.wire.credential import Credential
-from zkmig.wire.replies import Reply
-from zkmig.wire.requests import GetChildren, GetData, MultiRead, Read, Write, frame_size
-
-
-class NotingClient(Client):
-    """Notes what goes through `pipeline`: the requests, and how many were ahead of the replies handed out."""
-
-    def __init__(self, server: Server | Ensemble, auth: tuple[Credential, ...] = ()) -> None:
-        super().__init__(parse_hosts(server.hosts), auth=auth)
-        self.requests: list[Read | Write] = []
-        self.ahead_max = 0
-
-    def pipeline(self, requests: Iterable[Read | Write], depth: int) -> Iterator[Reply]:
-        sent = answered = 0
-
-        def noted() -> Iterator[Read | Write]:
-            nonlocal sent
-            for request in requests:
-                sent += 1
-                self.requests.append(request)
-                self.ahead_max = max(self.ahead_max, sent - answered)
-                yield request
-
-        for reply in super().pipeline(noted(), depth):
-            answered += 1
-            yield reply
-
-    @property
-    def multi_reads(self) -> list[MultiRead]:
-        return [request for request in self.requests if isinstance(request, MultiRead)]
-
-
-class SingleClient(NotingClient):
-    """As if the server did not know multiRead: what it is asked then, every server knows."""
-
-    has_multi_read = False
-
-
-class SlowClient(NotingClient):
-    """One request at a time."""
-
-    def pipeline(self, requests: Iterable[Read | Write], depth: int) -> Iterator[Reply]:  # noqa: ARG002
-        return super().pipeline(requests, 1)
-
+from zkmig.wire.requests import GetChildren, GetData, frame_size
 
 CLIENTS = pytest.mark.parametrize("client_class", [NotingClient, SingleClient])
 

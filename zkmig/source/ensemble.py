@@ -10,8 +10,7 @@ the parent is read again until both agree.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from itertools import filterfalse
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 from zkmig.errors import BadInput, NotPermitted
@@ -23,6 +22,7 @@ from zkmig.model.snapshot import Consistency, Provenance, Snapshot, SnapshotBuil
 from zkmig.model.stat import Stat
 from zkmig.source.bulk import NodeAbsent, NodeRead, Pace, read_acls, read_nodes
 from zkmig.source.frontier import Frontier
+from zkmig.source.location import EnsembleLocation
 from zkmig.wire.client import Client
 from zkmig.wire.requests import Sync
 
@@ -36,11 +36,17 @@ ACL_TRIES_MAX: Final = 5
 SETTLE_ROUNDS_MAX: Final = 8
 """Times that the parents of vanished znodes are read again."""
 
+_Whole = tuple[NodeRead, AclList]
 _Known = tuple[int, int, AclList]  # czxid, aversion, and the ACL that they stand for
 
 
 class SourceAbsent(BadInput):
     """The root of what should be read is not there."""
+
+
+def absent(where: str) -> SourceAbsent:
+    """The error for a root that is not there."""
+    return SourceAbsent("there is no such znode", where, "check the path, chroot included")
 
 
 class AclCache:
@@ -85,7 +91,7 @@ def scan(
         client, scope, progress=progress, acl_cache=acl_cache, provenance=provenance, masked_acls=masked_acls
     )
     if snapshot is None:
-        raise SourceAbsent("there is no such znode", scope.root, "check the path of the location, chroot included")
+        raise absent(scope.root)
     return snapshot
 
 
@@ -111,15 +117,13 @@ def scan_or_none(
     # Not a guarantee [4], but a follower that lags would otherwise show a tree of seconds ago.
     client.call(Sync(scope.root))
     if provenance is None:
-        provenance = Provenance(scope.root, taken_at=time.time_ns() // 1_000_000)
+        location = EnsembleLocation((client.server,), scope.root)
+        provenance = Provenance(str(location), (location.hosts_text,), time.time_ns() // 1_000_000)
     found = _Scan(client, scope, progress, acl_cache, masked_acls)
     snapshot = found.run(provenance)
     if snapshot is not None and acl_cache is not None:
         acl_cache.replace(found.known)
     return snapshot
-
-
-_Whole = tuple[NodeRead, AclList]
 
 
 class _Scan:
@@ -138,7 +142,8 @@ class _Scan:
         self._excludes = frozenset(scope.excludes)
         self._progress = progress
         self._acl_cache = acl_cache
-        self._masked_acls = masked_acls
+        # Asked now: an old server that does not know the question costs a reconnect, in the midst of nothing.
+        self._identities = None if masked_acls else client.identities
         self._pace = Pace()
         self._acls_seen: set[AclList] = set()
         self._nodes_read = 0
@@ -159,19 +164,23 @@ class _Scan:
         snapshot = builder.build(self._scope, provenance, self.consistency(len(self.vanished)))
         return _Settling(self, snapshot).run() if self.vanished else snapshot
 
-    def walk(self, roots: list[str], skip: Callable[[str], bool] | None = None) -> Iterator[_Whole]:
+    def walk(self, roots: list[str], known: Callable[[str], Collection[str]] | None = None) -> Iterator[_Whole]:
         """`roots` and all below them, parents first, as far as they are there; what is not goes to `vanished`.
 
-        skip: children that need not be read.
+        known: names of the children of a path that need not be read.
         """
         frontier = Frontier(roots, self._pace)
         while frontier:
             for node, acl in self._with_acls(self._read_group(frontier)):
                 self._keep(node)
                 if node.children:
+                    names: Collection[str] = node.children
+                    if known is not None:
+                        names = set(names).difference(known(node.path))
                     head = node.path.removesuffix("/") + "/"
-                    children = [child for child in map(head.__add__, node.children) if child not in self._excludes]
-                    frontier.push(node.path, children if skip is None else list(filterfalse(skip, children)))
+                    frontier.push(
+                        node.path, [child for child in map(head.__add__, names) if child not in self._excludes]
+                    )
                 yield node, acl
             if self._progress is not None:
                 self._progress(self._nodes_read)
@@ -253,7 +262,7 @@ class _Scan:
     def _admit(self, node: NodeRead, acl: AclList) -> AclList:
         if acl not in self._acls_seen:
             self._acls_seen.add(acl)
-            if not self._masked_acls and _is_masked(acl, self._client.identities):
+            if self._identities is not None and _is_masked(acl, self._identities):
                 raise NotPermitted(
                     "its ACL shows only masked ids to a session without ADMIN",
                     node.path,
@@ -325,8 +334,7 @@ class _Settling:
 
     def _take_vanished(self) -> list[str]:
         vanished, self._found.vanished = self._found.vanished, []
-        for path in vanished:
-            self._drop(path)
+        self._drop(vanished)
         return vanished
 
     def _ancestors(self, path: str) -> Iterator[str]:
@@ -335,29 +343,28 @@ class _Settling:
             yield path
 
     def _read_again(self, parents: set[str]) -> None:
-        for node, acl in self._found.walk(sorted(parents), self._is_there):
-            listed = node.children or ()
-            for name in set(self._children(node.path)).difference(listed):
-                self._drop(paths.join(node.path, "/" + name))
+        for node, acl in self._found.walk(sorted(parents), self._children):
+            missing = self._children(node.path).difference(node.children or ())
+            self._drop([paths.join(node.path, "/" + name) for name in missing])
             self._fresh[node.path] = (node, acl)
 
-    def _is_there(self, path: str) -> bool:
+    def _children(self, path: str) -> set[str]:
+        """Names of the children of `path` that are there, as far as is known by now."""
         if path in self._fresh:
-            return True
-        if path not in self._base:
-            return False
-        return path not in self._gone and self._gone.isdisjoint(self._ancestors(path))
+            names: Iterable[str] = self._fresh[path][0].children or ()
+        elif path in self._base and path not in self._gone and self._gone.isdisjoint(self._ancestors(path)):
+            names = self._base.children(path)
+        else:
+            return set()
+        head = path.removesuffix("/") + "/"
+        return {name for name in names if head + name in self._fresh or head + name not in self._gone}
 
-    def _children(self, path: str) -> Iterable[str]:
-        """Names under `path` as known so far: what its latest read listed."""
-        if path in self._fresh:
-            return self._fresh[path][0].children or ()
-        return self._base.children(path) if self._is_there(path) else ()
-
-    def _drop(self, path: str) -> None:
-        self._gone.add(path)
-        for fresh in [fresh for fresh in self._fresh if paths.contains(path, fresh)]:
-            del self._fresh[fresh]
+    def _drop(self, gone: list[str]) -> None:
+        self._gone.update(gone)
+        if gone and self._fresh:
+            roots = set(gone)
+            for path in [path for path in self._fresh if path in roots or not roots.isdisjoint(self._ancestors(path))]:
+                del self._fresh[path]
 
     def _merged(self, unresolved: int) -> Snapshot:
         base = self._base

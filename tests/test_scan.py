@@ -1,0 +1,660 @@
+"""Scans of live trees: nothing is missed, nothing is mixed without being said, nothing is left out silently.
+
+Method: what a scan returns is compared with a plain kazoo walk; changes are made at chosen moments of a scan (between
+one request and the next) or by a concurrent writer whose invariant every snapshot of one state must keep.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import pytest
+from kazoo.client import KazooClient
+from kazoo.security import make_acl, make_digest_acl
+
+from tests.conftest import KazooClientFactory
+from tests.wire_clients import NotingClient, SingleClient
+from zkmig.dev import Ensemble, Server
+from zkmig.errors import BadInput, NotPermitted
+from zkmig.model.acl import READ, Acl, AclList, digest_id
+from zkmig.model.path import order_key
+from zkmig.model.scope import Scope
+from zkmig.model.snapshot import Snapshot
+from zkmig.model.znode import Kind
+from zkmig.source import ensemble as source
+from zkmig.source import frontier
+from zkmig.source.ensemble import AclCache, SourceAbsent, scan, scan_or_none
+from zkmig.source.location import parse_hosts
+from zkmig.wire.client import Client
+from zkmig.wire.credential import Credential
+from zkmig.wire.replies import DataResult, MultiReadResult, ReadResult, Reply
+from zkmig.wire.requests import GetAcl, GetChildren, GetData, MultiRead, Read, Write
+
+ANN = Credential("digest", b"ann:hunter2")
+ANN_ACL = make_digest_acl("ann", "hunter2", all=True)
+
+
+class Seen(NamedTuple):
+    """A znode as kazoo shows it."""
+
+    data: bytes | None
+    acl: AclList
+    stat: tuple[int, ...]
+
+
+def walk(kazoo: KazooClient, root: str, excludes: tuple[str, ...] = ("/zookeeper", "/zkmig")) -> dict[str, Seen]:
+    """Everything at and below `root`, node by node, by kazoo."""
+    tree: dict[str, Seen] = {}
+    level = [root]
+    while level:
+        asked = [
+            (path, kazoo.get_async(path), kazoo.get_acls_async(path), kazoo.get_children_async(path))
+            for path in level
+            if path not in excludes
+        ]
+        level = []
+        for path, data_asked, acls_asked, children_asked in asked:
+            data, stat = data_asked.get()
+            acl = tuple(Acl(entry.perms, entry.id.scheme, entry.id.id) for entry in acls_asked.get()[0])
+            tree[path] = Seen(data, acl, tuple(stat))
+            level += [f"{path.rstrip('/')}/{name}" for name in children_asked.get()]
+    return tree
+
+
+def seen_by(snapshot: Snapshot) -> dict[str, Seen]:
+    return {path: Seen(znode.data, znode.acl, tuple(znode.stat)) for path, znode in snapshot.items()}
+
+
+def create_all(kazoo: KazooClient, paths: list[str], data: bytes = b"") -> None:
+    for first in range(0, len(paths), 500):
+        batch = kazoo.transaction()
+        for path in paths[first : first + 500]:
+            batch.create(path, data)
+        assert batch.commit() == paths[first : first + 500]
+
+
+def grow(kazoo: KazooClient, root: str, wide: int = 200) -> None:
+    """A tree of some 600 nodes with everything that trees hold, and one parent of `wide` children."""
+    rng = random.Random(11)
+    kazoo.create(root, b"root")
+    parents = [root]
+    acls = [
+        None,
+        [make_acl("world", "anyone", read=True), make_acl("ip", "127.0.0.1", all=True)],
+        [make_acl("world", "anyone", all=True), make_digest_acl("bob", "b", read=True)],
+    ]
+    for number in range(500):
+        name = rng.choice(["队列-", "100%25-", "a b ", "ünï", "%2F", "n", "-", "."]) + str(number)
+        path = f"{rng.choice(parents[-30:])}/{name}"
+        kazoo.create(path, rng.choice([None, b"", rng.randbytes(rng.randrange(400))]), acl=rng.choice(acls))
+        if rng.random() < 0.4:
+            parents.append(path)
+    for number in range(40):
+        kazoo.create(f"{rng.choice(parents)}/live-{number}", b"me", ephemeral=True)
+    for path in rng.sample(parents[1:], 20):
+        kazoo.set(path, b"set again")
+        kazoo.create(f"{path}/seq-", sequence=True)
+        kazoo.delete(kazoo.create(f"{path}/seq-", sequence=True))
+    kazoo.create(f"{root}/large", bytes(1_048_000 - len(root)))
+    kazoo.create(f"{root}/wide")
+    create_all(kazoo, [f"{root}/wide/{number:010d}" for number in range(wide)], b"one of many")
+
+
+@pytest.mark.parametrize("client_class", [NotingClient, SingleClient])
+def test_a_scan_equals_a_plain_walk(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory, client_class: type[NotingClient]
+) -> None:
+    """Data with null apart from empty, ACLs, Stats, names and shape, and no node of a sibling of similar name."""
+    kazoo = kazoo_client(zk)
+    grow(kazoo, tree_root, wide=5_000)
+    kazoo.create(tree_root + "le", b"a sibling that only begins alike")
+    with client_class(zk) as client:
+        snapshot = scan(client, Scope(tree_root))
+    walked = walk(kazoo, tree_root)
+    assert len(walked) > 5_500
+    assert seen_by(snapshot) == walked
+    assert list(snapshot) == sorted(walked, key=order_key)
+    assert {znode.data for znode in snapshot.values()} >= {None, b""}
+    assert sum(znode.kind is Kind.EPHEMERAL for znode in snapshot.values()) == snapshot.ephemerals == 40
+    assert snapshot.provenance.hosts == (zk.hosts,)
+    assert not snapshot.kinds_known
+
+
+def test_a_scan_of_the_whole_server_leaves_out_the_servers_own(
+    fresh_zk: Server, kazoo_client: KazooClientFactory
+) -> None:
+    kazoo = kazoo_client(fresh_zk)
+    create_all(kazoo, ["/a", "/zookeeper-not", "/zkmig", "/zkmig/scopes", "/zkmigrations", "/a/zkmig"])
+    with NotingClient(fresh_zk) as client:
+        snapshot = scan(client, Scope("/"))
+        assert seen_by(snapshot) == walk(kazoo, "/")
+    assert list(snapshot) == ["/", "/a", "/a/zkmig", "/zkmigrations", "/zookeeper-not"]
+    assert not snapshot.is_fuzzy
+
+
+def test_excludes_are_whole_subtrees_and_nothing_else(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory
+) -> None:
+    kazoo = kazoo_client(zk)
+    create_all(kazoo, [tree_root, *(tree_root + tail for tail in ("/x", "/x/y", "/xy", "/x-y", "/z", "/z/x"))])
+    kazoo.set_acls(tree_root + "/x/y", [ANN_ACL])
+    with NotingClient(zk) as client:
+        snapshot = scan(client, Scope(tree_root, (tree_root + "/x",)))
+        assert list(snapshot) == [tree_root + tail for tail in ("", "/x-y", "/xy", "/z", "/z/x")]
+        assert not any(part.path.startswith(tree_root + "/x/") for read in client.multi_reads for part in read.reads)
+        with pytest.raises(BadInput, match="left out of its own scope"):
+            scan(client, Scope(tree_root, (tree_root,)))
+
+
+def test_a_root_that_is_not_there(zk: Server, tree_root: str) -> None:
+    with NotingClient(zk) as client:
+        assert scan_or_none(client, Scope(tree_root)) is None
+        with pytest.raises(SourceAbsent, match=tree_root):
+            scan(client, Scope(tree_root))
+
+
+def test_progress_counts_up_to_every_node(zk: Server, tree_root: str, kazoo_client: KazooClientFactory) -> None:
+    create_all(kazoo_client(zk), [tree_root, *(f"{tree_root}/{number}" for number in range(9_000))])
+    counts: list[int] = []
+    with NotingClient(zk) as client:
+        scan(client, Scope(tree_root), progress=counts.append)
+    assert counts == sorted(counts)
+    assert counts[-1] == 9_001
+    assert len(counts) > 2
+
+
+# -- one state, or not ------------------------------------------------------------------------------------------------
+
+
+def test_a_quiet_tree_is_one_state_and_its_zxids_are_exact(
+    fresh_zk: Server, kazoo_client: KazooClientFactory
+) -> None:
+    """The state holds from its last change to the first answer: both are known, since nothing else happens."""
+    kazoo = kazoo_client(fresh_zk)
+    grow(kazoo, "/app")
+    changed = kazoo.exists("/app/wide")
+    assert changed is not None
+    with NotingClient(fresh_zk) as client:
+        snapshot = scan(client, Scope("/app"))
+        assert not snapshot.is_fuzzy
+        assert snapshot.zxid_first == max(max(seen.stat[1], seen.stat[10]) for seen in walk(kazoo, "/app").values())
+        assert snapshot.zxid_last == fresh_zk.zxid() == client.last_zxid
+        kazoo.create("/elsewhere")
+        later = scan(client, Scope("/app"))
+    assert (later.zxid_first, later.zxid_last) == (snapshot.zxid_first, snapshot.zxid_last + 1)
+    assert f"{snapshot.zxid_first:#x}" in snapshot.consistency.reason
+
+
+BINS = 30
+TOKENS = 300
+
+
+def make_bins(kazoo: KazooClient, root: str) -> None:
+    """Bins that hold tokens as children, and their number as data."""
+    kazoo.create(root)
+    create_all(kazoo, [f"{root}/bin-{number:02d}" for number in range(BINS)])
+    for number in range(TOKENS):
+        kazoo.create(f"{root}/bin-{number % BINS:02d}/token-{number}")
+    for number in range(BINS):
+        kazoo.set(f"{root}/bin-{number:02d}", str(TOKENS // BINS).encode())
+
+
+class Mover(threading.Thread):
+    """Moves tokens from bin to bin, each move a transaction, in bursts with pauses: some scans fall into a pause."""
+
+    def __init__(self, kazoo: KazooClient, root: str) -> None:
+        super().__init__(daemon=True)
+        self._kazoo, self._root = kazoo, root
+        self.stop = threading.Event()
+        self.moves = 0
+
+    def run(self) -> None:
+        rng = random.Random(3)
+        bins = [{f"token-{number}" for number in range(first, TOKENS, BINS)} for first in range(BINS)]
+        while not self.stop.wait(rng.choice([0, 0, 0.001, 0.02, 0.1])):
+            for _ in range(rng.randrange(1, 6)):
+                giver = rng.choice([number for number in range(BINS) if bins[number]])
+                taker = rng.choice([number for number in range(BINS) if number != giver])
+                token = rng.choice(sorted(bins[giver]))
+                bins[giver].remove(token)
+                bins[taker].add(token)
+                batch = self._kazoo.transaction()
+                batch.delete(f"{self._root}/bin-{giver:02d}/{token}")
+                batch.create(f"{self._root}/bin-{taker:02d}/{token}")
+                for number in (giver, taker):
+                    batch.set_data(f"{self._root}/bin-{number:02d}", str(len(bins[number])).encode())
+                results = batch.commit()
+                assert not any(isinstance(result, Exception) for result in results)
+                self.moves += 1
+
+
+@contextmanager
+def moving(kazoo: KazooClient, root: str) -> Iterator[Mover]:
+    mover = Mover(kazoo, root)
+    mover.start()
+    try:
+        yield mover
+    finally:
+        mover.stop.set()
+        mover.join()
+
+
+def is_whole(snapshot: Snapshot) -> bool:
+    """Whether it can be one state: every token once, and every bin's data its number of tokens."""
+    bins = snapshot.children(snapshot.root)
+    held = {name: snapshot.children(f"{snapshot.root}/{name}") for name in bins}
+    tokens = sorted(token for names in held.values() for token in names)
+    counts = {name: int(snapshot[f"{snapshot.root}/{name}"].data or b"") for name in bins}
+    return (
+        tokens == sorted(f"token-{number}" for number in range(TOKENS))
+        and all(counts[name] == len(held[name]) for name in bins)
+        and all(znode.stat.num_children == len(snapshot.children(path)) for path, znode in snapshot.items())
+    )
+
+
+def test_what_claims_to_be_one_state_is_one(zk: Server, tree_root: str, kazoo_client: KazooClientFactory) -> None:
+    """Scans under moving tokens. Negative control: without the rule, torn snapshots would have been taken for good."""
+    kazoo = kazoo_client(zk)
+    make_bins(kazoo, tree_root)
+    one_state = torn = 0
+    with NotingClient(zk) as client, moving(kazoo, tree_root) as mover:
+        while one_state < 20 or torn < 20:
+            assert mover.is_alive()
+            snapshot = scan(client, Scope(tree_root))
+            if not snapshot.is_fuzzy:
+                assert is_whole(snapshot)
+                assert snapshot.zxid_first <= snapshot.zxid_last
+                one_state += 1
+            else:
+                assert snapshot.zxid_first <= snapshot.zxid_last
+                assert "zxid" in snapshot.consistency.reason or "came and went" in snapshot.consistency.reason
+                torn += not is_whole(snapshot)
+    assert mover.moves > 100
+    with NotingClient(zk) as client:
+        assert not scan(client, Scope(tree_root)).is_fuzzy
+
+
+def test_the_rule_holds_whichever_member_answers(ensemble: Ensemble, kazoo_client: KazooClientFactory) -> None:
+    """The same through each member of an ensemble in turn, which may lag; afterwards all show the same tree."""
+    kazoo = kazoo_client(ensemble)
+    make_bins(kazoo, "/bins")
+    with moving(kazoo, "/bins"):
+        for member in ensemble.members:
+            with NotingClient(member) as client:
+                one_state = 0
+                while one_state < 5:
+                    snapshot = scan(client, Scope("/bins"))
+                    if not snapshot.is_fuzzy:
+                        assert is_whole(snapshot)
+                        one_state += 1
+    walked = walk(kazoo, "/bins")
+    for member in ensemble.members:
+        with Client(parse_hosts(member.hosts), zxid_floor=kazoo.last_zxid) as client:
+            assert seen_by(scan(client, Scope("/bins"))) == walked
+
+
+def test_without_multi_read_no_state_is_claimed(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory
+) -> None:
+    create_all(kazoo_client(zk), [tree_root, tree_root + "/a"])
+    with SingleClient(zk) as client:
+        snapshot = scan(client, Scope(tree_root))
+    assert snapshot.is_fuzzy
+    assert "multiRead" in snapshot.consistency.reason
+
+
+# -- changes at chosen moments ----------------------------------------------------------------------------------------
+
+
+def asks_for(request: Read | Write, path: str) -> bool:
+    return isinstance(request, MultiRead) and any(part.path == path for part in request.reads)
+
+
+def once_before(client: NotingClient, when: Callable[[Read | Write], bool], act: Callable[[], object]) -> list[bool]:
+    """Act when the first such request is about to go out. The list is not empty once that has happened."""
+    done: list[bool] = []
+
+    def before(request: Read | Write) -> None:
+        if not done and when(request):
+            done.append(True)
+            act()
+
+    client.before = before
+    return done
+
+
+def test_a_change_between_two_requests_makes_it_fuzzy_over_their_zxids(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory
+) -> None:
+    kazoo = kazoo_client(zk)
+    create_all(kazoo, [tree_root, tree_root + "/a", tree_root + "/a/b"])
+    with NotingClient(zk) as client:
+        acted = once_before(
+            client, lambda request: asks_for(request, tree_root + "/a/b"), lambda: kazoo.set(tree_root + "/a/b", b"!")
+        )
+        before = scan(client, Scope(tree_root)) if not acted else None
+        after = scan(client, Scope(tree_root))
+    assert before is not None
+    assert before.is_fuzzy
+    assert before.zxid_first < before[tree_root + "/a/b"].stat.mzxid <= before.zxid_last
+    assert seen_by(before) == seen_by(after) == walk(kazoo, tree_root)
+    assert not after.is_fuzzy
+
+
+def test_an_acl_set_between_data_and_acl_is_noticed(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory
+) -> None:
+    """setACL leaves no zxid; the node is read again, so that data and ACL are of one aversion."""
+    kazoo = kazoo_client(zk)
+    create_all(kazoo, [tree_root, tree_root + "/a", tree_root + "/b"])
+    with NotingClient(zk) as client:
+        acted = once_before(
+            client,
+            lambda request: isinstance(request, GetAcl) and request.path == tree_root + "/a",
+            lambda: kazoo.set_acls(tree_root + "/a", [make_acl("world", "anyone", read=True)]),
+        )
+        snapshot = scan(client, Scope(tree_root))
+    assert acted
+    assert snapshot[tree_root + "/a"].acl == (Acl(READ, "world", "anyone"),)
+    assert snapshot[tree_root + "/a"].stat.aversion == 1
+    assert not snapshot.is_fuzzy
+    assert seen_by(snapshot) == walk(kazoo, tree_root)
+
+
+def test_an_acl_that_never_rests_makes_it_fuzzy(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory
+) -> None:
+    kazoo = kazoo_client(zk)
+    create_all(kazoo, [tree_root, tree_root + "/a"])
+    with NotingClient(zk) as client:
+
+        def before(request: Read | Write) -> None:
+            if isinstance(request, GetAcl) and request.path == tree_root + "/a":
+                kazoo.set_acls(tree_root + "/a", [make_acl("world", "anyone", all=True)])
+
+        client.before = before
+        snapshot = scan(client, Scope(tree_root))
+    assert snapshot.is_fuzzy
+    assert "ACL" in snapshot.consistency.reason
+    assert list(snapshot) == [tree_root, tree_root + "/a"]
+
+
+CHURN: dict[str, Callable[[KazooClient, str], object]] = {
+    "a leaf goes": lambda kazoo, root: kazoo.delete(root + "/a/leaf"),
+    "a leaf goes and another comes": lambda kazoo, root: (
+        kazoo.delete(root + "/a/leaf"),
+        kazoo.create(root + "/a/other/deep", makepath=True),
+    ),
+    "a subtree goes": lambda kazoo, root: kazoo.delete(root + "/a", recursive=True),
+    "a subtree goes and comes back smaller": lambda kazoo, root: (
+        kazoo.delete(root + "/a", recursive=True),
+        kazoo.create(root + "/a/sub/new", b"new", makepath=True),
+    ),
+    "everything below the root goes": lambda kazoo, root: (
+        kazoo.delete(root + "/a", recursive=True),
+        kazoo.delete(root + "/z", recursive=True),
+    ),
+    "a wide parent loses half": lambda kazoo, root: [kazoo.delete(f"{root}/wide/{n:03d}") for n in range(100)],
+    "a node becomes an ephemeral": lambda kazoo, root: (
+        kazoo.delete(root + "/a/sub", recursive=True),
+        kazoo.create(root + "/a/sub", ephemeral=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("churn", CHURN)
+@pytest.mark.parametrize("moment", ["/a/leaf", "/a/sub/one", "/a", "/wide/150", "acl:/a", "acl:/a/leaf", "acl:/z"])
+def test_what_comes_and_goes_during_a_scan_is_settled_not_skipped(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory, churn: str, moment: str
+) -> None:
+    """One burst of deletes and creates at one moment: a snapshot of one state equals the tree before it or after it.
+
+    A fuzzy one may hold some of both, but every parent in it has exactly the children that its Stat counts, and what
+    was there before and after is there.
+    """
+    kazoo = kazoo_client(zk)
+    tails = ["", "/a", "/a/leaf", "/a/sub", "/a/sub/one", "/a/sub/two", "/a/sub/two/three", "/wide", "/z", "/z/y"]
+    create_all(kazoo, [tree_root + tail for tail in (*tails, *(f"/wide/{number:03d}" for number in range(200)))])
+    before = walk(kazoo, tree_root)
+    kind, _, tail = moment.rpartition(":")
+
+    def is_the_moment(request: Read | Write) -> bool:
+        if kind == "acl":
+            return isinstance(request, GetAcl) and request.path == tree_root + tail
+        return asks_for(request, tree_root + tail)
+
+    with NotingClient(zk) as client:
+        acted = once_before(client, is_the_moment, lambda: CHURN[churn](kazoo, tree_root))
+        snapshot = scan(client, Scope(tree_root))
+    assert acted
+    after = walk(kazoo, tree_root)
+    if not snapshot.is_fuzzy:
+        assert seen_by(snapshot) in (before, after)
+    assert {path for path in before if path in after and before[path].stat[0] == after[path].stat[0]} <= set(snapshot)
+    assert set(snapshot) <= set(before) | set(after)
+    for path, znode in snapshot.items():
+        assert znode.stat.num_children == len(snapshot.children(path)), path
+
+
+def test_a_root_that_vanishes_midway_is_absent(zk: Server, tree_root: str, kazoo_client: KazooClientFactory) -> None:
+    kazoo = kazoo_client(zk)
+    for moment in (tree_root, tree_root + "/a"):
+        for kind in (MultiRead, GetAcl):
+            create_all(kazoo, [tree_root, tree_root + "/a"])
+            with NotingClient(zk) as client:
+                acted = once_before(
+                    client,
+                    lambda request, kind=kind, moment=moment: isinstance(request, kind) and request.path == moment,  # type: ignore[misc]
+                    lambda: kazoo.delete(tree_root, recursive=True),
+                )
+                assert scan_or_none(client, Scope(tree_root)) is None
+                assert acted
+
+
+def test_endless_churn_ends_in_a_fuzzy_snapshot_that_says_so(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory
+) -> None:
+    """Whenever a child is about to be read it is deleted, and another takes its place."""
+    kazoo = kazoo_client(zk)
+    create_all(kazoo, [tree_root, tree_root + "/queue", tree_root + "/queue/0", tree_root + "/rest"])
+    number = 0
+    with NotingClient(zk) as client:
+
+        def before(request: Read | Write) -> None:
+            nonlocal number
+            if asks_for(request, f"{tree_root}/queue/{number}"):
+                kazoo.delete(f"{tree_root}/queue/{number}")
+                number += 1
+                kazoo.create(f"{tree_root}/queue/{number}")
+
+        client.before = before
+        snapshot = scan(client, Scope(tree_root))
+    assert number > source.SETTLE_ROUNDS_MAX
+    assert snapshot.is_fuzzy
+    assert "came and went" in snapshot.consistency.reason
+    assert list(snapshot) == [tree_root, tree_root + "/queue", tree_root + "/rest"]
+
+
+def test_nodes_that_stay_are_in_every_snapshot_under_churn(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory
+) -> None:
+    """A writer creates and deletes subtrees at random among nodes that stay; no scan misses one of these, or fails."""
+    kazoo = kazoo_client(zk)
+    staying = [tree_root, *(f"{tree_root}/p{number}" for number in range(40))]
+    staying += [f"{tree_root}/p{number}/stays" for number in range(40)]
+    create_all(kazoo, staying)
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def churn() -> None:
+        rng = random.Random(5)
+        there: set[str] = set()
+        try:
+            while not stop.is_set():
+                subtree = f"{rng.choice(staying)}/t{rng.randrange(30)}"
+                if subtree in there:
+                    kazoo.delete(subtree, recursive=True)
+                    there.remove(subtree)
+                else:
+                    create_all(kazoo, [subtree, *(f"{subtree}/{number}" for number in range(rng.randrange(6)))])
+                    there.add(subtree)
+        except BaseException as error:  # noqa: BLE001 - told by the test's own thread
+            failures.append(error)
+
+    writer = threading.Thread(target=churn)
+    writer.start()
+    vanished = 0
+    try:
+        with NotingClient(zk) as client:
+            deadline = time.monotonic() + 30
+            while vanished < 10 and time.monotonic() < deadline:
+                client.requests.clear()
+                snapshot = scan(client, Scope(tree_root))
+                assert set(staying) <= set(snapshot)
+                asked = [part.path for read in client.multi_reads for part in read.reads[::2]]
+                vanished += len(asked) > len(set(asked))
+    finally:
+        stop.set()
+        writer.join()
+    assert not failures
+    assert vanished >= 10
+    with NotingClient(zk) as client:
+        assert seen_by(scan(client, Scope(tree_root))) == walk(kazoo, tree_root)
+
+
+# -- permissions ------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_that_may_not_be_read_stops_the_scan_by_name(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory
+) -> None:
+    kazoo = kazoo_client(zk)
+    create_all(kazoo, [tree_root, *(f"{tree_root}/{number}" for number in range(100))], b"secret")
+    kazoo.set_acls(tree_root + "/77", [ANN_ACL])
+    with NotingClient(zk) as client:
+        with pytest.raises(NotPermitted) as caught:
+            scan(client, Scope(tree_root))
+        assert caught.value.where == tree_root + "/77"
+        assert caught.value.exit_code == 6
+        assert "--auth-file" in str(caught.value)
+        assert "secret" not in str(caught.value)
+        narrowed = scan(client, Scope(tree_root, (tree_root + "/77",)))
+        assert len(narrowed) == 100
+    with NotingClient(zk, (ANN,)) as client:
+        assert scan(client, Scope(tree_root))[tree_root + "/77"].data == b"secret"
+
+
+def test_a_masked_acl_is_not_taken_for_the_real_one(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory
+) -> None:
+    """Readable by all, ADMIN for ann: without ADMIN the server shows "ann:x", which nobody could log in as."""
+    kazoo = kazoo_client(zk)
+    create_all(kazoo, [tree_root, tree_root + "/a"])
+    kazoo.set_acls(tree_root + "/a", [ANN_ACL, make_acl("world", "anyone", read=True)])
+    with NotingClient(zk) as client:
+        with pytest.raises(NotPermitted) as caught:
+            scan(client, Scope(tree_root))
+        assert caught.value.where == tree_root + "/a"
+        masked = scan(client, Scope(tree_root), masked_acls=True)
+        assert masked[tree_root + "/a"].acl == (Acl(31, "digest", "ann:x"), Acl(READ, "world", "anyone"))
+    with NotingClient(zk, (ANN,)) as client:
+        whole = scan(client, Scope(tree_root))
+    full = Acl(31, "digest", digest_id("ann", "hunter2"))
+    assert whole[tree_root + "/a"].acl == (full, Acl(READ, "world", "anyone"))
+
+
+# -- ACLs known beforehand --------------------------------------------------------------------------------------------
+
+
+def test_a_rescan_asks_only_for_acls_that_moved(zk: Server, tree_root: str, kazoo_client: KazooClientFactory) -> None:
+    kazoo = kazoo_client(zk)
+    create_all(kazoo, [tree_root, *(f"{tree_root}/{number}" for number in range(50))])
+    cache = AclCache()
+    with NotingClient(zk) as client:
+        first = scan(client, Scope(tree_root), acl_cache=cache)
+        assert sorted(client.acl_paths) == sorted(first)
+        kazoo.set_acls(tree_root + "/7", [make_acl("world", "anyone", read=True)])
+        kazoo.delete(tree_root + "/8")
+        kazoo.create(tree_root + "/8", acl=[make_acl("world", "anyone", all=True)])
+        kazoo.create(tree_root + "/new")
+        kazoo.delete(tree_root + "/9")
+        kazoo.set(tree_root + "/10", b"data alone")
+        for known in (cache, AclCache.of(first)):
+            client.requests.clear()
+            assert seen_by(scan(client, Scope(tree_root), acl_cache=known)) == walk(kazoo, tree_root)
+            assert sorted(client.acl_paths) == [tree_root + tail for tail in ("/7", "/8", "/new")]
+            client.requests.clear()
+            scan(client, Scope(tree_root), acl_cache=known)
+            assert client.acl_paths == []
+
+
+# -- servers of another kind, or small --------------------------------------------------------------------------------
+
+
+class OddClient(NotingClient):
+    """Shows the cversion of one node as ClickHouse Keeper would, which counts setData as well."""
+
+    odd_path = ""
+
+    def pipeline(self, requests: Iterable[Read | Write], depth: int) -> Generator[Reply, None, None]:
+        first = len(self.requests)
+        for number, reply in enumerate(super().pipeline(requests, depth), start=first):
+            request = self.requests[number]
+            if isinstance(request, MultiRead) and isinstance(reply.result, MultiReadResult):
+                parts = zip(request.reads, reply.result.results, strict=True)
+                reply = reply._replace(result=MultiReadResult(tuple(self._shown(*part) for part in parts)))
+            yield reply
+
+    def _shown(self, read: GetData | GetChildren, result: ReadResult) -> ReadResult:
+        if read.path != self.odd_path or not isinstance(result, DataResult):
+            return result
+        return DataResult(result.data, result.stat._replace(cversion=result.stat.cversion + 1))
+
+
+def test_counters_that_are_not_apache_zookeepers_are_refused(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory
+) -> None:
+    create_all(kazoo_client(zk), [tree_root, tree_root + "/a", tree_root + "/a/b"])
+    with OddClient(zk) as client:
+        scan(client, Scope(tree_root))
+        client.odd_path = tree_root + "/a"
+        with pytest.raises(BadInput, match="Keeper") as caught:
+            scan(client, Scope(tree_root))
+    assert caught.value.where == tree_root + "/a"
+
+
+def test_counters_foretell_the_next_sequential_name(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory
+) -> None:
+    kazoo = kazoo_client(zk)
+    grow(kazoo, tree_root)
+    with NotingClient(zk) as client:
+        snapshot = scan(client, Scope(tree_root))
+    parents = [path for path, znode in snapshot.items() if znode.stat.num_children]
+    for path in random.Random(2).sample(parents, 30):
+        assert kazoo.create(f"{path}/next-", sequence=True) == f"{path}/next-{snapshot[path].counter:010d}"
+
+
+def test_a_server_of_small_heap_is_not_made_to_build_giant_replies(kazoo_client: KazooClientFactory) -> None:
+    """120 siblings of 900 kB after many small nodes, in a heap that holds them little more than twice."""
+    with Server(heap_mb=320) as server:
+        kazoo = kazoo_client(server)
+        kazoo.create("/big")
+        for number in range(120):
+            kazoo.create(f"/big/{number}", bytes(900_000))
+            # The server keeps its last 500 transactions in its heap as well [37]: small ones push the large out.
+            for _ in range(25):
+                kazoo.set_async("/big", b"x")
+        kazoo.create("/app")
+        create_all(kazoo, [f"/app/{number}" for number in range(5_000)])
+        with NotingClient(server) as client:
+            snapshot = scan(client, Scope("/"))
+            assert len(snapshot) == 5_123
+            assert sum(len(znode.data or b"") for znode in snapshot.values()) == 120 * 900_000 + 1
+            large = [sum(part.path.startswith("/big/") for part in read.reads[::2]) for read in client.multi_reads]
+        assert max(large) <= frontier.SAMPLE_CHILDREN
