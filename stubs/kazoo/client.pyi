@@ -36,8 +36,10 @@ class _ChildrenWatchFactory(Protocol):
 
 class KazooClient:
     handler: IHandler
-    hosts: str | None
+    hosts: list[tuple[str, int]]
     chroot: str | None
+    auth_data: set[tuple[str, str]]
+    use_ssl: bool
     state: str
     state_listeners: set[Listener]
     last_zxid: int
