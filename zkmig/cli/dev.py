@@ -23,8 +23,13 @@ END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @click.command(
-    epilog="Exit codes: 0 ended by a signal or --timeout once the servers were up; 2 no ZooKeeper or Java to start; "
-    "6 the servers did not start, or all died; 130/143 stopped by a signal before the servers were up."
+    epilog="\b\n"
+    "Exit codes:\n"
+    "  0    ended by a signal or --timeout, once the servers were up\n"
+    "  2    no ZooKeeper or Java to start, or bad usage\n"
+    "  6    the servers did not start, or all of them died\n"
+    "  130  stopped by SIGINT before the servers were up\n"
+    "  143  stopped by SIGTERM before the servers were up",
 )
 @click.option("--servers", type=click.IntRange(1, MEMBERS_MAX), default=1, show_default=True, help="How many servers.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
