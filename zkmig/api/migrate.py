@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Literal
 
 from zkmig.api.access import Access, Hosts, covering_scope, ensemble, scope_at
@@ -13,6 +14,7 @@ from zkmig.api.trees import ReadProgress, Tree, narrowed, read_options, scan_tar
 from zkmig.apply import engine
 from zkmig.apply.engine import SealedPlan, scope_of
 from zkmig.apply.forward import DRAIN_TIMEOUT_S, Applied, Options, Progress
+from zkmig.apply.preview import Preview, preview_resume, preview_rollback
 from zkmig.apply.rollback import RolledBack
 from zkmig.diff import ComparePolicy
 from zkmig.epoch.control import ControlPaths, read_record
@@ -259,47 +261,16 @@ def resume(
     living owner is waited for, and taken over when it makes no progress for as long as its session lasts.
     """
     access = Access.of(auth, stop)
-    sealed, file = _sealed(plan) if plan is not None else (None, "")
-    if sealed is None and at is None:
-        raise BadInput("neither a plan nor a place is given", "", "name the plan file, or --at zk://HOST --scope NAME")
-    hosts, path = _place(sealed, at)
-    with access.client(hosts, FRAME_BYTES_ANY) as client:
-        if sealed is not None:
-            names = scope_of(client, sealed.plan, scope, control)
-        else:
-            names = scope_at(client, path, scope, control)
-            sealed, file = _plan_of_last_owner(client, names, say)
+    with _Begun.open(access, plan, at, scope, control) as begun:
+        begun.find_plan(say)
         return engine.resume(
-            client,
-            names,
-            sealed,
+            begun.client,
+            begun.names,
+            begun.sealed,
             options=Options(single_shot, drain_timeout_s, report, say),
-            take_over=TakeOver(wait, steal, file),
+            take_over=TakeOver(wait, steal, begun.file),
             stop=access.stop,
         )
-
-
-def _place(sealed: SealedPlan | None, at: str | None) -> tuple[Hosts, str]:
-    if sealed is not None:
-        return _plan_hosts(sealed.plan, at), sealed.plan.target.root
-    assert at is not None
-    place = ensemble(at)
-    return place.hosts, place.path
-
-
-def _plan_of_last_owner(client: Client, names: ControlPaths, say: Say) -> tuple[SealedPlan | None, str]:
-    """The plan file that the last owner named, if it lies on this host and is the very one."""
-    record, _ = read_record(client, names)
-    if record.state not in (State.PREPARING, State.OPEN):
-        return None, ""
-    owners = (read_owner(client, names).owner, record.owner)
-    for path in dict.fromkeys(owner.plan_path for owner in owners if owner is not None and owner.plan_path):
-        with suppress(BadInput):
-            sealed = load_plan(path)
-            if sealed.hash == record.plan_hash:
-                say(f"going on with the plan file {path}")
-                return sealed, path
-    return None, ""
 
 
 def rollback(
@@ -322,14 +293,72 @@ def rollback(
     under way; other errors as for `apply`.
     """
     access = Access.of(auth, stop)
-    sealed = _sealed(plan)[0] if plan is not None else None
-    if sealed is None and at is None:
-        raise BadInput("no place is given", "", "say --at zk://HOST and --scope NAME")
-    hosts, path = _place(sealed, at)
-    with access.client(hosts, FRAME_BYTES_ANY) as client:
+    with _Begun.open(access, plan, at, scope, control) as begun:
+        return engine.rollback(
+            begun.client,
+            begun.names,
+            options=Options(report=report, say=say),
+            take_over=TakeOver(wait, steal, begun.file),
+            stop=access.stop,
+        )
+
+
+def preview(
+    action: Literal["resume", "rollback"],
+    plan: AnyPlan | None = None,
+    at: str | None = None,
+    *,
+    scope: str | None = None,
+    control: str = CONTROL_ROOT,
+    auth: Sequence[Credential] | None = None,
+    stop: StopRequest | None = None,
+    say: Say = _quiet,
+) -> Preview:
+    """What `resume` or `rollback` would do now. Refused as they would be; a living owner is not looked for."""
+    with _Begun.open(Access.of(auth, stop), plan, at, scope, control) as begun:
+        if action == "rollback":
+            return preview_rollback(begun.client, begun.names)
+        begun.find_plan(say)
+        return preview_resume(begun.client, begun.names, begun.sealed)
+
+
+@dataclass
+class _Begun:
+    """A migration that was begun: a session, its scope, and its plan (and the plan's file) as far as it is known."""
+
+    client: Client
+    names: ControlPaths
+    sealed: SealedPlan | None
+    file: str
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls, access: Access, plan: AnyPlan | None, at: str | None, scope: str | None, control: str
+    ) -> Iterator[_Begun]:
+        sealed, file = _sealed(plan) if plan is not None else (None, "")
         if sealed is not None:
-            names = scope_of(client, sealed.plan, scope, control)
-        else:
-            names = scope_at(client, path, scope, control)
-        options = Options(report=report, say=say)
-        return engine.rollback(client, names, options=options, take_over=TakeOver(wait, steal), stop=access.stop)
+            with access.client(_plan_hosts(sealed.plan, at), FRAME_BYTES_ANY) as client:
+                yield cls(client, scope_of(client, sealed.plan, scope, control), sealed, file)
+            return
+        if at is None:
+            raise BadInput("no ensemble is given", "", "say --at zk://HOST, set ZKMIG_AT, or name the plan file")
+        place = ensemble(at)
+        with access.client(place.hosts, FRAME_BYTES_ANY) as client:
+            yield cls(client, scope_at(client, place.path, scope, control), None, "")
+
+    def find_plan(self, say: Say) -> None:
+        """Without a plan: the file that the last owner named, if it lies on this host and is the very one."""
+        if self.sealed is not None:
+            return
+        record, _ = read_record(self.client, self.names)
+        if record.state not in (State.PREPARING, State.OPEN):
+            return
+        owners = (read_owner(self.client, self.names).owner, record.owner)
+        for path in dict.fromkeys(owner.plan_path for owner in owners if owner is not None and owner.plan_path):
+            with suppress(BadInput):
+                sealed = load_plan(path)
+                if sealed.hash == record.plan_hash:
+                    say(f"going on with the plan file {path}")
+                    self.sealed, self.file = sealed, path
+                    return

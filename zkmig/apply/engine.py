@@ -86,14 +86,14 @@ def resume(
     record, _ = read_record(client, names)
     if record.state not in MIGRATING and record.pending is None:
         return None
-    _check_plan_given(record, names, sealed)
+    check_plan_given(record, names, sealed)
     migrator = Migrator.take(client, names, take_over, stop, options.say)
     try:
         record = migrator.record
         if record.state is State.ROLLING_BACK:
             return roll_back(migrator, options)
         if record.state in MIGRATING:
-            _check_plan_given(record, names, sealed)
+            check_plan_given(record, names, sealed)
             assert sealed is not None
             _check_identity(client, sealed.plan)
             return Forward(migrator, sealed.plan, sealed.hash, options).resume()
@@ -175,7 +175,8 @@ def _check_identity(client: Client, plan: Plan) -> None:
         )
 
 
-def _check_plan_given(record: Record, names: ControlPaths, sealed: SealedPlan | None) -> None:
+def check_plan_given(record: Record, names: ControlPaths, sealed: SealedPlan | None) -> None:
+    """Refused unless `sealed` is the plan of the epoch under way; in a rollback and without an epoch none is needed."""
     if record.state not in (State.PREPARING, State.OPEN):
         return
     if sealed is None:

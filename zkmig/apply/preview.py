@@ -1,0 +1,92 @@
+"""What resume or rollback would do now, from the same records and journals, without taking the scope."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from zkmig.apply.aclsteps import finals
+from zkmig.apply.batches import describe
+from zkmig.apply.engine import SealedPlan, check_plan_given
+from zkmig.apply.rollback import undo_batches, undo_write
+from zkmig.epoch.control import ControlPaths, read_record
+from zkmig.epoch.journal import load
+from zkmig.epoch.record import Record
+from zkmig.epoch.transitions import MIGRATING, State
+from zkmig.errors import Refused
+from zkmig.source.bulk import NodeRead, read_nodes
+from zkmig.wire.client import Client
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """summary: a sentence. operations: a line each, in order, never data; none when there is nothing to do."""
+
+    scope: str
+    record: Record
+    summary: str
+    operations: tuple[str, ...] = ()
+    is_needed: bool = True
+
+
+def preview_resume(client: Client, names: ControlPaths, sealed: SealedPlan | None) -> Preview:
+    """As `engine.resume`: the same refusals, nothing written."""
+    record, _ = read_record(client, names)
+    check_plan_given(record, names, sealed)
+    match record.state:
+        case State.PREPARING | State.OPEN:
+            assert sealed is not None
+            applied = _cursors(client, names, record)[0]
+            batches = list(sealed.plan.batches())[applied:]
+            text = f"go on with epoch {record.target_epoch} from batch {applied + 1} of {record.batches_total}"
+            operations = [describe(operation) for batch in batches for operation in batch]
+            operations += [f"SetAcl {step.path}" for step in sealed.plan.acl_steps]
+            return Preview(names.scope, record, f"{text}, then commit it", tuple(operations))
+        case State.ROLLING_BACK:
+            return _preview_undo(client, names, record)
+    if record.pending is None:
+        return Preview(names.scope, record, f"nothing to go on with: {record.state.value}", is_needed=False)
+    attempt = names.attempt(record.pending.epoch, record.pending.attempt)
+    _, journal = load(client, attempt, record.pending.manifest_hash)
+    paths = tuple(f"SetAcl {write.path}" for write in finals(journal.acls))
+    return Preview(names.scope, record, f"set {len(paths)} pending ACLs of epoch {record.pending.epoch}", paths)
+
+
+def preview_rollback(client: Client, names: ControlPaths) -> Preview:
+    """As `engine.rollback`: the same refusals, nothing written."""
+    record, _ = read_record(client, names)
+    if record.state not in MIGRATING:
+        raise Refused(
+            f"there is nothing to roll back: the scope is {record.state.value} at epoch {record.epoch}", names.record
+        )
+    if record.state is State.PREPARING:
+        return Preview(names.scope, record, f"give up epoch {record.target_epoch}, of which nothing is written yet")
+    return _preview_undo(client, names, record)
+
+
+def _preview_undo(client: Client, names: ControlPaths, record: Record) -> Preview:
+    assert record.target_epoch is not None
+    assert record.attempt is not None
+    assert record.manifest_hash is not None
+    applied, undone = _cursors(client, names, record)
+    manifest, journal = load(client, names.attempt(record.target_epoch, record.attempt), record.manifest_hash)
+
+    def operations() -> Iterator[str]:
+        for batch in undo_batches(journal, manifest, applied)[undone:]:
+            yield from (f"{type(w).__name__} {w.path}" for w in map(undo_write, batch.entries) if w is not None)
+            yield from map(describe, batch.raises)
+
+    text = f"take back the {applied} batches that epoch {record.target_epoch} has written"
+    return Preview(names.scope, record, text, tuple(operations()))
+
+
+def _cursors(client: Client, names: ControlPaths, record: Record) -> tuple[int, int]:
+    """Batches applied and undone so far. While a migrator lives they move on."""
+    assert record.target_epoch is not None
+    assert record.attempt is not None
+    attempt = names.attempt(record.target_epoch, record.attempt)
+    applied, undone = (
+        node.stat.version if isinstance(node, NodeRead) else 0
+        for node in read_nodes(client, [attempt.cursor, attempt.rcursor])
+    )
+    return (record.cursor if record.cursor is not None else applied), undone

@@ -1,0 +1,102 @@
+"""From what went wrong to one line on stderr and an exit code: the one switch, at the top of the program."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from zkmig.cli.terminal import escape
+from zkmig.errors import EXIT_BAD_INPUT, EXIT_INTERNAL, ZkmigError
+from zkmig.stop import EXIT_SIGINT
+
+DEBUG_VARIABLE = "ZKMIG_DEBUG"
+
+
+class Interrupted(BaseException):
+    """A signal ended what could be ended at once. No Exception, so that nothing on the way takes it for a failure."""
+
+    def __init__(self, error: ZkmigError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def exit_code_of(work: Callable[[], int | None]) -> int:
+    """Run the program and return its exit code; every failure has had its line by then."""
+    try:
+        code = work() or 0
+        sys.stdout.flush()
+    except Exception as error:  # noqa: BLE001 - the rim: whatever comes, a line and a code
+        code = _report(error)
+    except Interrupted as interrupted:
+        code = _report(interrupted.error)
+    except KeyboardInterrupt:
+        code = _interrupted()
+    except SystemExit:
+        code = 0  # click ends so when a pipe was closed
+    _let_go_of_stdout()
+    return code
+
+
+def _report(error: Exception) -> int:
+    if os.environ.get(DEBUG_VARIABLE) == "1":
+        traceback.print_exception(error, file=sys.stderr)
+    match error:
+        case ZkmigError():
+            _line(str(error))
+            for note in getattr(error, "__notes__", ()):
+                click.echo(escape(note), err=True)
+            return error.exit_code
+        case click.exceptions.NoArgsIsHelpError():
+            click.echo(error.ctx.get_help(), err=True)
+            return EXIT_BAD_INPUT
+        case click.UsageError():
+            command = error.ctx.command_path if error.ctx else "zkmig"
+            _line(f"{error.format_message().rstrip('.')}; see {command} --help")
+            return EXIT_BAD_INPUT
+        case click.ClickException():
+            _line(error.format_message())
+            return EXIT_BAD_INPUT
+        case click.Abort() if isinstance(error.__cause__, KeyboardInterrupt):
+            return _interrupted()
+        case click.Abort():
+            _line("not confirmed: nothing was done")
+            return EXIT_BAD_INPUT
+        case click.exceptions.Exit():
+            return error.exit_code
+        case BrokenPipeError():
+            return 0  # whoever read our output has seen enough
+        case OSError() if error.filename is None:
+            _line(f"the output could not be written: {error.strerror}")
+            return EXIT_INTERNAL
+        case _:
+            # The message of an unforeseen error may hold data, so only its kind and place are shown.
+            _line(f"internal error: {type(error).__name__} at {_place(error)}; {DEBUG_VARIABLE}=1 shows the traceback")
+            return EXIT_INTERNAL
+
+
+def _interrupted() -> int:
+    _line("stopped: interrupted")
+    return EXIT_SIGINT
+
+
+def _line(text: str) -> None:
+    click.echo(f"zkmig: {escape(text.replace(chr(10), ' '))}", err=True)
+
+
+def _place(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "zkmig" in Path(frame.filename).parts] or frames
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "an unknown place"
+
+
+def _let_go_of_stdout() -> None:
+    # What is still buffered for a pipe that nobody reads would fail once more, aloud, while the interpreter ends.
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

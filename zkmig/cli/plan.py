@@ -1,0 +1,182 @@
+"""`zkmig plan`: what would have to be done, into a file."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import click
+
+from zkmig.api import migrate
+from zkmig.apply.engine import SealedPlan
+from zkmig.cli.output import check_output
+from zkmig.cli.run import (
+    STOPPED,
+    Run,
+    command_options,
+    control_option,
+    exclude_option,
+    exit_codes,
+)
+from zkmig.plan.plan import BATCH_FRAME_BYTES_MAX, JOURNAL_BYTES_MAX, SINGLE_SHOT_OPS_MAX, Limits, Plan
+from zkmig.source.location import parse
+
+
+@click.command(
+    epilog=exit_codes(
+        {
+            "0": "planned, whatever the differences",
+            "2": "usage or bad input; also a change that cannot be made safely",
+            "3": "refused: --scope names another scope than the target's",
+            "6": "unreachable, or not permitted to read or to make the change",
+            **STOPPED,
+        }
+    )
+)
+@click.option("--from", "source", required=True, metavar="LOCATION", help="The tree to have: zk://... or a snapshot.")
+@click.option("--to", "target", required=True, metavar="LOCATION", help="The tree to change. Its root may be absent.")
+@click.option("-o", "--output", required=True, metavar="FILE", help="The plan file to write.")
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@click.option("--scope", envvar="ZKMIG_SCOPE", metavar="NAME", help="The scope it must belong to. ZKMIG_SCOPE.")
+@click.option(
+    "--batch-bytes",
+    type=click.IntRange(min=1024),
+    default=BATCH_FRAME_BYTES_MAX,
+    show_default=True,
+    metavar="BYTES",
+    help="Largest transaction, unless one node needs more.",
+)
+@click.option(
+    "--single-shot-ops-max",
+    type=click.IntRange(min=0),
+    default=SINGLE_SHOT_OPS_MAX,
+    show_default=True,
+    metavar="N",
+    help="Most writes in the one transaction of a single shot.",
+)
+@click.option(
+    "--journal-max",
+    type=click.IntRange(min=0),
+    default=JOURNAL_BYTES_MAX,
+    show_default=True,
+    metavar="BYTES",
+    help="Most bytes of undo to put on the servers.",
+)
+@exclude_option
+@control_option
+@command_options
+def plan(
+    run: Run,
+    source: str,
+    target: str,
+    output: str,
+    force: bool,
+    scope: str | None,
+    batch_bytes: int,
+    single_shot_ops_max: int,
+    journal_max: int,
+    excludes: tuple[str, ...],
+    control: str,
+) -> None:
+    """Plan how the tree at --to becomes equal to the tree at --from, and write the plan to a file.
+
+    The plan is the order of all writes, in batches, with the version that each expects; it names the servers, the
+    scope and the epoch that it was made for, and `zkmig apply` refuses it once they have moved. Ephemerals are counted
+    and never carried over. Nothing is written to any server.
+    """
+    check_output(output, force)
+    parse(source), parse(target)
+    limits = Limits(batch_bytes_max=batch_bytes, single_shot_ops_max=single_shot_ops_max, journal_bytes_max=journal_max)
+    with run.progress() as progress:
+        made = migrate.make_plan(
+            source,
+            target,
+            limits=limits,
+            scope=scope,
+            excludes=excludes,
+            control=control,
+            auth=run.auth,
+            stop=run.stop,
+            progress=progress.read,
+            say=run.say,
+        )
+    sealed = migrate.save_plan(made, output, force)
+    run.document({"plan": output, "plan_hash": sealed.hash, **summary_document(made)})
+    show_summary(run, sealed)
+    if not run.as_json:
+        _show_next(run, made, output)
+
+
+def summary_document(made: Plan) -> dict[str, Any]:
+    """What a plan is, for --json."""
+    reason = made.why_not_single_shot()
+    source = {
+        name: value for name, value in dataclasses.asdict(made.source).items() if name not in ("is_fuzzy", "taken_at")
+    }
+    return {
+        "source": {**source, "fuzzy": made.source.is_fuzzy},
+        "target": {
+            "location": made.target.location,
+            "hosts": [f"{host}:{port}" for host, port in made.target.hosts],
+            "root": made.target.root,
+            "tree_hash": made.target.tree_hash,
+            "counter_hash": made.target.counter_hash,
+        },
+        "scope": made.target.scope,
+        "epoch": made.target.epoch,
+        "incarnation": made.target.incarnation,
+        "empty": made.is_empty,
+        "counts": made.counts,
+        "writes": made.writes,
+        "batches": len(made.batch_ends),
+        "single_shot": reason is None,
+        "why_not_single_shot": reason,
+        "journal_bytes": made.journal_bytes,
+        "ephemerals_source": made.ephemerals_source,
+        "ephemerals_target": made.ephemerals_target,
+        "notes": list(made.notes),
+    }
+
+
+def show_summary(run: Run, sealed: SealedPlan) -> None:
+    """The same for people."""
+    made = sealed.plan
+    where = f" in scope {made.target.scope} at epoch {made.target.epoch}" if made.target.scope else ""
+    run.line(f"from      {made.source.location}{' (fuzzy)' if made.source.is_fuzzy else ''}")
+    run.line(f"to        {made.target.location or made.target.root}{where}")
+    if made.is_empty:
+        run.line("changes   none: there is nothing to do")
+    else:
+        run.line(f"changes   {counts_text(made)}")
+        run.line(f"written   {size_text(made)}")
+        reason = made.why_not_single_shot()
+        run.line(f"at once   {'possible: one transaction' if reason is None else f'no: {reason}'}")
+    if made.ephemerals_source or made.ephemerals_target:
+        run.line(f"left out  {made.ephemerals_source} ephemerals of the source, {made.ephemerals_target} of the target")
+    for note in made.notes:
+        run.line(f"note      {note}")
+    run.line(f"plan      {sealed.hash[:16]}")
+
+
+_NAMES = {
+    "create": "to create",
+    "write": "to write",
+    "delete": "to delete",
+    "raise_counter": "counters to raise",
+    "set_acl": "ACLs to set",
+}
+
+
+def counts_text(made: Plan) -> str:
+    """As in "3 to create, 1 ACLs to set"."""
+    return ", ".join(f"{count} {_NAMES[name]}" for name, count in made.counts.items() if count)
+
+
+def size_text(made: Plan) -> str:
+    """As in "12 writes in 1 batches, 340 bytes of undo"."""
+    return f"{made.writes} writes in {len(made.batch_ends)} batches, {made.journal_bytes} bytes of undo"
+
+
+def _show_next(run: Run, made: Plan, output: str) -> None:
+    if made.target.epoch is not None and not made.is_empty:
+        run.say(f"apply it with: zkmig apply --epoch {made.target.epoch + 1} {output}")

@@ -1,0 +1,212 @@
+"""Run: one invocation of a command: its credentials, its output, and how a signal or --timeout ends it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import click
+
+from zkmig.cli.failures import Interrupted
+from zkmig.cli.progress import Progress, open_progress
+from zkmig.cli.terminal import escape
+from zkmig.errors import Outcome
+from zkmig.model.path import CONTROL_ROOT
+from zkmig.source import credentials
+from zkmig.stop import EXIT_SIGINT, EXIT_SIGTERM, StopRequest
+from zkmig.wire.credential import Credential
+
+_SIGNALS = {signal.SIGINT: ("interrupted", EXIT_SIGINT), signal.SIGTERM: ("terminated", EXIT_SIGTERM)}
+_GRACEFUL = b"zkmig: stopping after what is under way; a second signal stops at once\n"
+
+
+class Run:
+    """What every command has: `stop` for the API, output, progress. A context manager around the work."""
+
+    def __init__(self, as_json: bool, timeout_s: float | None, auth_file: str | None) -> None:
+        self.as_json = as_json
+        self.stop = StopRequest(timeout_s)
+        self._timeout_s = timeout_s
+        self._auth_file = auth_file
+        self._is_graceful = False
+        self._is_heard = True
+
+    @functools.cached_property
+    def auth(self) -> tuple[Credential, ...]:
+        """From --auth-file and ZKMIG_AUTH."""
+        return credentials.load(self._auth_file, os.environ)
+
+    # -- output -------------------------------------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        """A sentence for the operator, on stderr."""
+        click.echo(escape(text), err=True)
+
+    def line(self, text: str) -> None:
+        """A line of data on stdout, unless one JSON document is to stand there alone."""
+        if not self.as_json:
+            self._put(escape(text))
+
+    def document(self, content: Mapping[str, Any]) -> None:
+        """With --json: the one document."""
+        if self.as_json:
+            self._put(json.dumps(content))
+
+    def _put(self, text: str) -> None:
+        if self._is_heard:
+            try:
+                sys.stdout.write(text + "\n")
+            except BrokenPipeError:
+                self._is_heard = False  # whoever read it has seen enough; what the command does and returns stays
+
+    def progress(self, what: str = "") -> Progress:
+        """Bars or periodic lines on stderr, to be opened by `with`."""
+        return open_progress(what)
+
+    # -- its end ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Inside, SIGINT, SIGTERM and --timeout end the work: at once, or inside `gracefully` between two steps."""
+        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        alarm = signal.signal(signal.SIGALRM, self._on_alarm)
+        if self._timeout_s is not None:
+            signal.setitimer(signal.ITIMER_REAL, self._timeout_s)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, alarm)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def gracefully(self) -> Iterator[None]:
+        """Around what writes: a first signal ends it after the step in flight, a second one at once."""
+        self._is_graceful = True
+        try:
+            yield
+        finally:
+            self._is_graceful = False
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.stop.requested:
+            for each in _SIGNALS:
+                signal.signal(each, signal.SIG_DFL)
+            raise Interrupted(self.stop.error(Outcome.UNKNOWN))
+        self.stop.request(*_SIGNALS[signal.Signals(number)])
+        self._end()
+
+    def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
+        # The stop request knows the time itself; it may be a moment behind the timer.
+        self.stop.request("the time given with --timeout is over", EXIT_SIGTERM)
+        self._end()
+
+    def _end(self) -> None:
+        if not self._is_graceful:
+            raise Interrupted(self.stop.error(Outcome.NOTHING_WRITTEN))
+        os.write(2, _GRACEFUL)  # click.echo is not for signal handlers
+
+
+# -- options that commands share --------------------------------------------------------------------------------------
+
+Function = Callable[..., Any]
+Decorator = Callable[[Function], Function]
+
+_VERBOSE = click.option("-v", "--verbose", count=True, help="Log what happens on stderr; twice for more.")
+_TIMEOUT = click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Stop after SECONDS, between two steps; exit code 143.",
+)
+_AUTH_FILE = click.option(
+    "--auth-file",
+    metavar="FILE",
+    help="Credentials for every location of the command, a line each: digest:user:password. ZKMIG_AUTH holds the same.",
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+
+control_option = click.option(
+    "--control",
+    envvar="ZKMIG_CONTROL",
+    metavar="PATH",
+    default=CONTROL_ROOT,
+    show_default=True,
+    help="Root of the control plane. ZKMIG_CONTROL.",
+)
+exclude_option = click.option(
+    "--exclude",
+    "excludes",
+    multiple=True,
+    metavar="PATH",
+    help="Leave out the subtree at this absolute path. May be given several times.",
+)
+yes_option = click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
+_SCOPE = click.option(
+    "--scope",
+    envvar="ZKMIG_SCOPE",
+    metavar="NAME",
+    help="The scope; may be left out where only one can be meant. ZKMIG_SCOPE.",
+)
+
+
+def scope_options(at_help: str = "The ensemble, and a path where it has several scopes.") -> Decorator:
+    """--at, --scope and --control, of commands that act on a scope."""
+    at = click.option("--at", envvar="ZKMIG_AT", metavar="zk://HOSTS[/PATH]", help=f"{at_help} ZKMIG_AT.")
+    return lambda function: at(_SCOPE(control_option(function)))
+
+
+def command_options(function: Function) -> Function:
+    """--json, --auth-file, --timeout and -v. The function gets a Run in their place, with its signals in force."""
+
+    @functools.wraps(function)
+    def called(
+        *args: Any, as_json: bool, auth_file: str | None, timeout_s: float | None, verbose: int, **options: Any
+    ) -> Any:
+        log_to_stderr(verbose)
+        run = Run(as_json, timeout_s, auth_file)
+        with run.signals():
+            return function(run, *args, **options)
+
+    return _JSON(_AUTH_FILE(_TIMEOUT(_VERBOSE(called))))
+
+
+def exit_codes(codes: Mapping[str, str]) -> str:
+    """The end of a help text: the codes that a command can give."""
+    width = max(map(len, codes))
+    lines = (f"  {code:<{width}}  {meaning}" for code, meaning in codes.items())
+    return "\b\nExit codes:\n" + "\n".join(lines)
+
+
+# What most commands say of a code. 70 is said once, in the help of zkmig itself.
+BAD_INPUT = {"2": "usage or bad input"}
+UNREACHABLE = {"6": "unreachable, or not permitted; nothing was written"}
+STOPPED = {"130/143": "stopped by SIGINT / by SIGTERM or --timeout"}
+
+
+def log_to_stderr(verbose: int) -> None:
+    """Show what the logger `zkmig` says: warnings, or more with -v and -vv."""
+    logger = logging.getLogger("zkmig")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_EscapedFormatter("zkmig: %(levelname)s: %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    if verbose or logger.level == logging.NOTSET:
+        logger.setLevel(level)
+
+
+class _EscapedFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return escape(super().format(record))
