@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 from kazoo.client import KazooClient
 
+from tests.scopes import Site
 from zkmig.dev import Ensemble, Server
 
 # No time limit for a single example: on a machine that also runs servers, a pause says nothing about the code.
@@ -64,6 +65,13 @@ def ensemble() -> Iterator[Ensemble]:
 def tree_root() -> str:
     """An absolute path that no other test of the run uses. The test creates it."""
     return f"/t-{next(_root_numbers)}"
+
+
+@pytest.fixture
+def site(zk: Server, tree_root: str) -> Iterator[Site]:
+    """A scope of `zk` over `tree_root`, named like it; the test grows the tree and inits it."""
+    with Site(zk, tree_root) as one:
+        yield one
 
 
 @pytest.fixture

@@ -56,6 +56,7 @@ def apply_plan(
     if _is_applied(record, sealed, epoch):
         return Applied(record.epoch, record.committed_attempt, 0, 0, False, already=True)
     _check_admission(record, names, plan, epoch)
+    _check_paths(names, plan)
     _check_identity(client, plan)
     if plan.is_empty and record.state is not State.EMPTY:
         return Applied(record.epoch, record.committed_attempt, 0, 0, False)
@@ -164,6 +165,14 @@ def _check_admission(record: Record, names: ControlPaths, plan: Plan, epoch: int
         )
     if not paths.contains(record.root, plan.target.root):
         raise Refused(f"scope {names.scope!r} covers {record.root}, not {plan.target.root}", where, "plan again")
+
+
+def _check_paths(names: ControlPaths, plan: Plan) -> None:
+    """A plan file is sealed, not proven: whatever it holds, nothing outside its root or in a control plane is written."""
+    reserved = (names.control, paths.CONTROL_ROOT, paths.SYSTEM_ROOT)
+    for path in (*(operation.path for operation in plan.operations), *(step.path for step in plan.acl_steps)):
+        if not paths.contains(plan.target.root, path) or any(paths.contains(each, path) for each in reserved):
+            raise Refused(f"the plan for {plan.target.root} would write outside it", path, "plan again")
 
 
 def _check_identity(client: Client, plan: Plan) -> None:
