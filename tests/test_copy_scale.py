@@ -18,7 +18,7 @@ from tests.program import zkmig
 
 
 def wide_tree(znodes: int) -> dict[str, Seen]:
-    """`znodes` nodes under parents of a hundred children, a third of them empty, some counters ahead of the children."""
+    """Parents of 99 children each, a third of the data empty, some counters ahead of the children."""
     tree = {"": Seen(b"", counter=znodes // 100)}
     for group in range(znodes // 100):
         tree[f"/group-{group}"] = Seen(b"", counter=99 + (7 if group % 25 == 0 else 0))
