@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +155,9 @@ def __getattr__(name: str) -> Any:
 
 
 def _installed_version() -> str:
-    # pyproject.toml is the one place that states it.
+    # pyproject.toml is the one place that states it. Asked for rarely, and slow to import.
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("zkmig")
     except PackageNotFoundError:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from zkmig.model import path as paths
-from zkmig.plan.operations import CreateNode, Operation, RaiseCounter
+from zkmig.plan.operations import CreateNode, DeleteNode, Operation, RaiseCounter, WriteData
 from zkmig.plan.plan import Plan
 from zkmig.source.bulk import NodeRead, read_nodes
 from zkmig.wire.client import Client
@@ -76,4 +76,12 @@ def _live_counters(client: Client, wanted: set[str]) -> dict[str, int]:
 
 def describe(operation: Operation) -> str:
     """One line for a dry run: what and where, never data."""
-    return f"{type(operation).__name__} {operation.path}"
+    match operation:
+        case CreateNode():
+            return f"create {operation.path}"
+        case WriteData():
+            return f"write {operation.path}"
+        case DeleteNode():
+            return f"delete {operation.path}"
+        case RaiseCounter():
+            return f"raise counter {operation.path} to {operation.to}"

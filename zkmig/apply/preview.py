@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from zkmig.apply.aclsteps import finals
 from zkmig.apply.batches import describe
 from zkmig.apply.engine import SealedPlan, check_plan_given
-from zkmig.apply.rollback import undo_batches, undo_write
+from zkmig.apply.rollback import undo_batches
 from zkmig.epoch.control import ControlPaths, read_record
-from zkmig.epoch.journal import load
+from zkmig.epoch.journal import Action, load
 from zkmig.epoch.record import Record
 from zkmig.epoch.transitions import MIGRATING, State
 from zkmig.errors import Refused
@@ -40,7 +40,7 @@ def preview_resume(client: Client, names: ControlPaths, sealed: SealedPlan | Non
             batches = list(sealed.plan.batches())[applied:]
             text = f"go on with epoch {record.target_epoch} from batch {applied + 1} of {record.batches_total}"
             operations = [describe(operation) for batch in batches for operation in batch]
-            operations += [f"SetAcl {step.path}" for step in sealed.plan.acl_steps]
+            operations += [f"set acl {step.path}" for step in sealed.plan.acl_steps]
             return Preview(names.scope, record, f"{text}, then commit it", tuple(operations))
         case State.ROLLING_BACK:
             return _preview_undo(client, names, record)
@@ -48,7 +48,7 @@ def preview_resume(client: Client, names: ControlPaths, sealed: SealedPlan | Non
         return Preview(names.scope, record, f"nothing to go on with: {record.state.value}", is_needed=False)
     attempt = names.attempt(record.pending.epoch, record.pending.attempt)
     _, journal = load(client, attempt, record.pending.manifest_hash)
-    paths = tuple(f"SetAcl {write.path}" for write in finals(journal.acls))
+    paths = tuple(f"set acl {write.path}" for write in finals(journal.acls))
     return Preview(names.scope, record, f"set {len(paths)} pending ACLs of epoch {record.pending.epoch}", paths)
 
 
@@ -64,6 +64,9 @@ def preview_rollback(client: Client, names: ControlPaths) -> Preview:
     return _preview_undo(client, names, record)
 
 
+_UNDONE = {Action.CREATED: "delete", Action.WRITTEN: "write", Action.DELETED: "create"}
+
+
 def _preview_undo(client: Client, names: ControlPaths, record: Record) -> Preview:
     assert record.target_epoch is not None
     assert record.attempt is not None
@@ -73,7 +76,7 @@ def _preview_undo(client: Client, names: ControlPaths, record: Record) -> Previe
 
     def operations() -> Iterator[str]:
         for batch in undo_batches(journal, manifest, applied)[undone:]:
-            yield from (f"{type(w).__name__} {w.path}" for w in map(undo_write, batch.entries) if w is not None)
+            yield from (f"{_UNDONE[entry.action]} {entry.path}" for entry in batch.entries if entry.action in _UNDONE)
             yield from map(describe, batch.raises)
 
     text = f"take back the {applied} batches that epoch {record.target_epoch} has written"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.owner import OwnerView, read_owner
 from zkmig.epoch.record import Record
 from zkmig.epoch.transitions import State
+from zkmig.model.path import CONTROL_ROOT
 from zkmig.source.bulk import NodeRead, read_nodes
 from zkmig.wire.client import Client
 from zkmig.wire.replies import ChildrenResult
@@ -56,11 +58,13 @@ def _children(client: Client, path: str) -> tuple[str, ...]:
     return tuple(sorted(result.children))
 
 
-def next_commands(status: Status, at: str) -> list[str]:
-    """The exact command lines that can follow in this state. at: zk://... of the ensemble."""
+def next_commands(status: Status, at: str, control: str = CONTROL_ROOT) -> list[str]:
+    """The exact command lines that can follow in this state. at: zk://... of the ensemble, without a path."""
     record = status.record
-    where = f"--at {at} --scope {status.scope}"
-    plan = status.owner.owner.plan_path if status.owner.owner and status.owner.owner.plan_path else "PLAN.zkplan"
+    elsewhere = "" if control == CONTROL_ROOT else f" --control {shlex.quote(control)}"
+    where = f"--at {at} --scope {status.scope}{elsewhere}"
+    owner = status.owner.owner
+    plan = shlex.quote(owner.plan_path) if owner and owner.plan_path else "PLAN.zkplan"
     match record.state:
         case State.PREPARING | State.OPEN if record.conflict is None:
             return [f"zkmig resume {plan} {where} --yes", f"zkmig rollback {where} --yes"]
@@ -71,9 +75,9 @@ def next_commands(status: Status, at: str) -> list[str]:
         case State.STABLE | State.EMPTY if record.pending:
             return [f"zkmig resume {where} --yes"]
         case State.STABLE | State.EMPTY:
-            root = at.rstrip("/") + record.root
+            root = shlex.quote(at + record.root)
             return [
-                f"zkmig plan --from SOURCE --to {root} -o PLAN.zkplan",
+                f"zkmig plan --from SOURCE --to {root} -o PLAN.zkplan{elsewhere}",
                 f"zkmig apply --epoch {record.epoch + 1} PLAN.zkplan",
             ]
         case _:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple, NoReturn
 
 import click
 
+import zkmig
 from zkmig.cli.failures import exit_code_of
 from zkmig.cli.run import log_to_stderr
 from zkmig.cli.terminal import prepare_streams
@@ -66,10 +66,7 @@ class LazyGroup(click.Group):
 def _show_version(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
     if not asked or ctx.resilient_parsing:
         return
-    try:
-        click.echo(f"zkmig {version('zkmig')}")
-    except PackageNotFoundError:
-        click.echo("zkmig, not installed")
+    click.echo(f"zkmig {zkmig.__version__}")
     ctx.exit()
 
 

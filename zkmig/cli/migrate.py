@@ -186,7 +186,7 @@ def _described(plan: Plan) -> Iterator[str]:
     for operation in plan.operations:
         yield describe(operation)
     for step in plan.acl_steps:
-        yield f"SetAcl {step.path}"
+        yield f"set acl {step.path}"
 
 
 def _outcome(applied: Applied) -> str:

@@ -121,7 +121,7 @@ def status(run: Run, at: str | None, scope: str | None, control: str) -> None:
     """Tell what a scope is doing, who does it, what blocks it, and the commands that can follow."""
     place = ensemble(required_at(at))
     found = scopes.status(str(place), scope, control=control, auth=run.auth, stop=run.stop)
-    following = next_commands(found, address(place))
+    following = next_commands(found, address(place), control)
     run.document(_document(found, following, control))
     if not run.as_json:
         _show(run, found, following)
