@@ -159,7 +159,7 @@ def save_plan(plan: Plan, path: str, force: bool = False) -> SealedPlan:
 
     BadInput if the file exists (unless `force`) or cannot be written.
     """
-    return SealedPlan(plan, planfile.write(plan, path, force))
+    return SealedPlan(plan, planfile.write(plan, path, force), os.path.abspath(path))
 
 
 def load_plan(path: str | os.PathLike[str]) -> SealedPlan:
@@ -168,16 +168,15 @@ def load_plan(path: str | os.PathLike[str]) -> SealedPlan:
     if zks.is_zks(shown):
         raise BadInput("this is a snapshot file, and a plan is wanted", shown, "make one with zkmig plan")
     plan, digest = planfile.read(shown)
-    return SealedPlan(plan, digest)
+    return SealedPlan(plan, digest, os.path.abspath(shown))
 
 
-def _sealed(plan: AnyPlan) -> tuple[SealedPlan, str]:
-    """The plan with its hash, and the absolute name of its file ("" where it comes from none)."""
+def _sealed(plan: AnyPlan) -> SealedPlan:
     if isinstance(plan, SealedPlan):
-        return plan, ""
+        return plan
     if isinstance(plan, Plan):
-        return SealedPlan(plan, planfile.plan_hash(plan)), ""
-    return load_plan(plan), os.path.abspath(plan)
+        return SealedPlan(plan, planfile.plan_hash(plan))
+    return load_plan(plan)
 
 
 # -- acting on a scope ------------------------------------------------------------------------------------------------
@@ -194,7 +193,6 @@ def apply(
     wait: bool = False,
     steal: bool = False,
     dry_run: bool = False,
-    plan_path: str = "",
     control: str = CONTROL_ROOT,
     auth: Sequence[Credential] | None = None,
     stop: StopRequest | None = None,
@@ -206,15 +204,14 @@ def apply(
     plan: a plan, or the name of its file. target: zk://... of the ensemble; None: the servers that the plan names.
     scope: None: the one that the plan names or that covers its root. single_shot: whether all goes into the one
     transaction that moves the record. wait: for a living owner to end; steal: take over from one. dry_run: every
-    check, no write. plan_path: the file to name to whoever resumes, where `plan` is not a name.
+    check, no write.
 
     Applied the second time, and with nothing to do, nothing is written. Raises BadInput, and Refused with its kinds
     (StalePlan, WrongEpoch, Held, NotOwner, OtherIncarnation) before the first write; Conflict, OutcomeUnknown, Stopped
     afterwards, the state being recorded (`outcome` of the error tells): go on with `resume` or `rollback`.
     """
     access = Access.of(auth, stop)
-    sealed, file = _sealed(plan)
-    take_over = TakeOver(wait, steal, file or plan_path)
+    sealed = _sealed(plan)
     with access.client(_plan_hosts(sealed.plan, target), sealed.plan.limits.frame_bytes_max) as client:
         return engine.apply_plan(
             client,
@@ -222,7 +219,7 @@ def apply(
             sealed,
             epoch,
             options=Options(single_shot, drain_timeout_s, report, say),
-            take_over=take_over,
+            take_over=TakeOver(wait, steal, sealed.path),
             stop=access.stop,
             dry_run=dry_run,
         )
@@ -268,7 +265,7 @@ def resume(
             begun.names,
             begun.sealed,
             options=Options(single_shot, drain_timeout_s, report, say),
-            take_over=TakeOver(wait, steal, begun.file),
+            take_over=TakeOver(wait, steal, begun.plan_path),
             stop=access.stop,
         )
 
@@ -298,7 +295,7 @@ def rollback(
             begun.client,
             begun.names,
             options=Options(report=report, say=say),
-            take_over=TakeOver(wait, steal, begun.file),
+            take_over=TakeOver(wait, steal, begun.plan_path),
             stop=access.stop,
         )
 
@@ -324,28 +321,31 @@ def preview(
 
 @dataclass
 class _Begun:
-    """A migration that was begun: a session, its scope, and its plan (and the plan's file) as far as it is known."""
+    """A migration that was begun: a session, its scope, and its plan as far as it is known."""
 
     client: Client
     names: ControlPaths
-    sealed: SealedPlan | None
-    file: str
+    sealed: SealedPlan | None = None
 
     @classmethod
     @contextmanager
     def open(
         cls, access: Access, plan: AnyPlan | None, at: str | None, scope: str | None, control: str
     ) -> Iterator[_Begun]:
-        sealed, file = _sealed(plan) if plan is not None else (None, "")
-        if sealed is not None:
+        if plan is not None:
+            sealed = _sealed(plan)
             with access.client(_plan_hosts(sealed.plan, at), FRAME_BYTES_ANY) as client:
-                yield cls(client, scope_of(client, sealed.plan, scope, control), sealed, file)
+                yield cls(client, scope_of(client, sealed.plan, scope, control), sealed)
             return
         if at is None:
             raise BadInput("no ensemble is given", "", "say --at zk://HOST, set ZKMIG_AT, or name the plan file")
         place = ensemble(at)
         with access.client(place.hosts, FRAME_BYTES_ANY) as client:
-            yield cls(client, scope_at(client, place.path, scope, control), None, "")
+            yield cls(client, scope_at(client, place.path, scope, control))
+
+    @property
+    def plan_path(self) -> str:
+        return self.sealed.path if self.sealed is not None else ""
 
     def find_plan(self, say: Say) -> None:
         """Without a plan: the file that the last owner named, if it lies on this host and is the very one."""
@@ -360,5 +360,5 @@ class _Begun:
                 sealed = load_plan(path)
                 if sealed.hash == record.plan_hash:
                     say(f"going on with the plan file {path}")
-                    self.sealed, self.file = sealed, path
+                    self.sealed = sealed
                     return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from zkmig.apply.forward import Applied, Forward, Options, finish_acls
@@ -13,7 +14,7 @@ from zkmig.epoch.journal import load
 from zkmig.epoch.owner import Migrator, TakeOver
 from zkmig.epoch.record import Record
 from zkmig.epoch.transitions import MIGRATING, State
-from zkmig.errors import Held, NotPermitted, OtherIncarnation, Refused, StalePlan, WrongEpoch, ZkmigError
+from zkmig.errors import Held, NotPermitted, OtherIncarnation, Outcome, Refused, StalePlan, WrongEpoch, ZkmigError
 from zkmig.model import path as paths
 from zkmig.plan.plan import Plan
 from zkmig.stop import StopRequest
@@ -22,10 +23,11 @@ from zkmig.wire.client import Client
 
 @dataclass(frozen=True, slots=True)
 class SealedPlan:
-    """A plan with the hash of its file, which the record pins it by."""
+    """A plan with the hash of its file, which the record pins it by. path: the file, absolute; "" if it has none."""
 
     plan: Plan
     hash: str
+    path: str = ""
 
 
 def scope_of(client: Client, plan: Plan, scope: str | None, control: str) -> ControlPaths:
@@ -64,11 +66,9 @@ def apply_plan(
         take_preimage(client, plan)
         return Applied(record.epoch, None, plan.writes, len(plan.batch_ends), plan.why_not_single_shot() is None)
     migrator = Migrator.take(client, names, take_over, stop, options.say)
-    try:
+    with _owning(migrator):
         _check_admission(migrator.record, names, plan, epoch)
         return Forward(migrator, plan, sealed.hash, options).run(epoch)
-    finally:
-        _release(migrator)
 
 
 def resume(
@@ -89,7 +89,7 @@ def resume(
         return None
     check_plan_given(record, names, sealed)
     migrator = Migrator.take(client, names, take_over, stop, options.say)
-    try:
+    with _owning(migrator):
         record = migrator.record
         if record.state is State.ROLLING_BACK:
             return roll_back(migrator, options)
@@ -99,8 +99,6 @@ def resume(
             _check_identity(client, sealed.plan)
             return Forward(migrator, sealed.plan, sealed.hash, options).resume()
         return _finish_pending(migrator, options)
-    finally:
-        _release(migrator)
 
 
 def rollback(
@@ -113,10 +111,8 @@ def rollback(
             f"there is nothing to roll back: the scope is {record.state.value} at epoch {record.epoch}", names.record
         )
     migrator = Migrator.take(client, names, take_over, stop, options.say)
-    try:
+    with _owning(migrator):
         return roll_back(migrator, options)
-    finally:
-        _release(migrator)
 
 
 def _finish_pending(migrator: Migrator, options: Options) -> Applied | None:
@@ -129,10 +125,18 @@ def _finish_pending(migrator: Migrator, options: Options) -> Applied | None:
     return Applied(migrator.record.epoch, pending.attempt, 0, 0, False, deviations=tuple(deviations))
 
 
-def _release(migrator: Migrator) -> None:
-    """Best effort, and quiet: without it the lock goes with the session, and an error on its way out says more."""
-    with suppress(ZkmigError):
-        migrator.release()
+@contextmanager
+def _owning(migrator: Migrator) -> Iterator[None]:
+    """Give the lock back in the end; an error that leaves an epoch under way says that something was written."""
+    try:
+        yield
+    except ZkmigError as error:
+        if error.outcome is Outcome.NOTHING_WRITTEN and migrator.record.state in MIGRATING:
+            error.outcome = Outcome.PARTLY_WRITTEN  # so it was raised while reading, but not before the first write
+        raise
+    finally:
+        with suppress(ZkmigError):  # without it the lock goes with the session, and an error on its way says more
+            migrator.release()
 
 
 def _is_applied(record: Record, sealed: SealedPlan, epoch: int) -> bool:
@@ -168,7 +172,7 @@ def _check_admission(record: Record, names: ControlPaths, plan: Plan, epoch: int
 
 
 def _check_paths(names: ControlPaths, plan: Plan) -> None:
-    """A plan file is sealed, not proven: whatever it holds, nothing outside its root or in a control plane is written."""
+    """A plan file is sealed, not proven: whatever it holds, nothing outside its root, or of zkmig's own, is written."""
     reserved = (names.control, paths.CONTROL_ROOT, paths.SYSTEM_ROOT)
     for path in (*(operation.path for operation in plan.operations), *(step.path for step in plan.acl_steps)):
         if not paths.contains(plan.target.root, path) or any(paths.contains(each, path) for each in reserved):

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 import click
+from click.core import ParameterSource
 
 from zkmig.api import migrate
 from zkmig.apply.batches import describe
@@ -105,6 +106,7 @@ def apply(
     recorded on the servers, and `zkmig resume` or `zkmig rollback` leads out from any host.
     """
     sealed = migrate.load_plan(plan_file)
+    at, scope = _given(at, scope, sealed)
     _require_yes(yes or dry_run)
 
     def carry_out(dry_run: bool) -> Applied:
@@ -119,7 +121,6 @@ def apply(
                 wait=wait,
                 steal=steal,
                 dry_run=dry_run,
-                plan_path=plan_file,
                 control=control,
                 auth=run.auth,
                 stop=run.stop,
@@ -140,6 +141,20 @@ def apply(
     with _ways_on(plan_file, at, scope), run.gracefully():
         applied = carry_out(False)
     _show_applied(run, applied, scope or sealed.plan.target.scope)
+
+
+def _given(at: str | None, scope: str | None, sealed: SealedPlan | None) -> tuple[str | None, str | None]:
+    """--at and --scope as given; a plan that knows its target wins over ZKMIG_AT and ZKMIG_SCOPE."""
+    context = click.get_current_context()
+    if sealed is not None and sealed.plan.target.hosts and _is_from_environment(context, "at"):
+        at = None
+    if sealed is not None and sealed.plan.target.scope and _is_from_environment(context, "scope"):
+        scope = None
+    return at, scope
+
+
+def _is_from_environment(context: click.Context, option: str) -> bool:
+    return context.get_parameter_source(option) is ParameterSource.ENVIRONMENT
 
 
 def _require_yes(yes: bool) -> None:
@@ -270,12 +285,14 @@ def resume(
     the same. A rollback and pending ACLs go on without one. Another migrator that is alive is waited for; when it makes
     no progress for as long as its session lasts, it is taken over from, which is safe.
     """
+    sealed = migrate.load_plan(plan_file) if plan_file is not None else None
+    at, scope = _given(at, scope, sealed)
     _require_yes(yes or dry_run)
-    if (dry_run or not yes) and not _is_agreed(run, "resume", plan_file, at, scope, control, dry_run):
+    if (dry_run or not yes) and not _is_agreed(run, "resume", sealed, at, scope, control, dry_run):
         return
     with _ways_on(plan_file, at, scope), run.gracefully(), run.progress() as progress:
         result = migrate.resume(
-            plan_file,
+            sealed,
             at,
             scope=scope,
             single_shot=single_shot,
@@ -333,13 +350,15 @@ def rollback(
     The plan is not needed; PLAN only says where. What somebody else has written meanwhile is left as it is and named.
     Sequence counters stay where they are, since nothing lowers them.
     """
+    sealed = migrate.load_plan(plan_file) if plan_file is not None else None
+    at, scope = _given(at, scope, sealed)
     _require_yes(yes or dry_run)
-    if (dry_run or not yes) and not _is_agreed(run, "rollback", plan_file, at, scope, control, dry_run):
+    if (dry_run or not yes) and not _is_agreed(run, "rollback", sealed, at, scope, control, dry_run):
         return
     with _ways_on(plan_file, at, scope), run.gracefully(), run.progress() as progress:
         result = migrate.rollback(
             at,
-            plan=plan_file,
+            plan=sealed,
             scope=scope,
             wait=wait,
             steal=steal,
@@ -355,16 +374,14 @@ def rollback(
 def _is_agreed(
     run: Run,
     action: Literal["resume", "rollback"],
-    plan_file: str | None,
+    sealed: SealedPlan | None,
     at: str | None,
     scope: str | None,
     control: str,
     dry_run: bool,
 ) -> bool:
     """Show what would be done; ask, unless that was all that was wanted. click.Abort for a no."""
-    found = migrate.preview(
-        action, plan_file, at, scope=scope, control=control, auth=run.auth, stop=run.stop, say=run.say
-    )
+    found = migrate.preview(action, sealed, at, scope=scope, control=control, auth=run.auth, stop=run.stop, say=run.say)
     if dry_run:
         for line in found.operations:
             run.line(line)
@@ -405,14 +422,14 @@ def _ways_on(plan_file: str | None, at: str | None, scope: str | None) -> Iterat
         yield
     except ZkmigError as error:
         if error.outcome is not Outcome.NOTHING_WRITTEN:
-            where = "".join(f" {option} {shlex.quote(value)}" for option, value in _given(at, scope))
+            where = "".join(f" {option} {shlex.quote(value)}" for option, value in _place_options(at, scope))
             plan = f" {shlex.quote(plan_file)}" if plan_file is not None else ""
             error.add_note(f"  go on with:    zkmig resume{plan}{where} --yes")
             error.add_note(f"  or take back:  zkmig rollback{plan}{where} --yes")
         raise
 
 
-def _given(at: str | None, scope: str | None) -> Iterator[tuple[str, str]]:
+def _place_options(at: str | None, scope: str | None) -> Iterator[tuple[str, str]]:
     if at:
         yield "--at", at
     if scope:
