@@ -67,10 +67,17 @@ def tree_root() -> str:
     return f"/t-{next(_root_numbers)}"
 
 
+@pytest.fixture(scope="session")
+def eyes(zk: Server) -> Iterator[KazooClient]:
+    """A plain client of `zk` with all identities that the scopes' trees know, for the whole run."""
+    with Site(zk, "/") as everything:
+        yield everything.kazoo
+
+
 @pytest.fixture
-def site(zk: Server, tree_root: str) -> Iterator[Site]:
+def site(zk: Server, eyes: KazooClient, tree_root: str) -> Iterator[Site]:
     """A scope of `zk` over `tree_root`, named like it; the test grows the tree and inits it."""
-    with Site(zk, tree_root) as one:
+    with Site(zk, tree_root, eyes=eyes) as one:
         yield one
 
 

@@ -5,10 +5,11 @@ A tree is a dict from relative path to Node (tests/trees.py). What came of a mig
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from kazoo.client import KazooClient
 from kazoo.security import ACL, Id
@@ -48,15 +49,20 @@ MINE_BUT_READABLE: AclList = (Acl(READ, *WORLD), Acl(ALL, *MY_IDENTITY))
 SMALL_BATCHES = Limits(batch_bytes_max=1_300)
 
 
+def _all(asked: list[Any]) -> list[Any]:
+    """What each of the answers brings, or the error of the first that failed."""
+    return [one.get() for one in asked]
+
+
+def _count_children(tree: Tree, relative: str) -> int:
+    return sum(1 for path in tree if path and path.rpartition("/")[0] == relative)
+
+
 def settled(tree: Mapping[str, Node]) -> Tree:
     """The tree with every counter at least as high as the creates it took."""
-    children: dict[str, int] = {}
-    for relative in tree:
-        if relative:
-            above = relative.rpartition("/")[0]
-            children[above] = children.get(above, 0) + 1
+    counted = dict(tree)
     return {
-        relative: node._replace(counter=max(node.counter, children.get(relative, 0)))
+        relative: node._replace(counter=max(node.counter, _count_children(counted, relative)))
         for relative, node in sorted(tree.items(), key=lambda item: item[0].replace("/", "\0"))
     }
 
@@ -169,16 +175,22 @@ def interrupt() -> None:
 
 
 class Site:
-    """One scope of a server; its name is that of its root. Everything that it opens is closed with it."""
+    """One scope of a server; its name is that of its root. Everything that it opens is closed with it.
 
-    def __init__(self, server: Server, root: str, control: str = paths.CONTROL_ROOT) -> None:
+    eyes: a kazoo client with the identities of ME and ALICE, if there is one already; it stays open.
+    """
+
+    def __init__(
+        self, server: Server, root: str, control: str = paths.CONTROL_ROOT, eyes: KazooClient | None = None
+    ) -> None:
         self.server = server
         self.root = root
+        self._eyes = eyes
         self.names = ControlPaths(root.strip("/").replace("/", "-") or "all", control)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self.kazoo = self.open_kazoo(ME, ALICE)
+        self.kazoo = self._eyes or self.open_kazoo(ME, ALICE)
         return self
 
     def __exit__(
@@ -220,38 +232,47 @@ class Site:
 
     def grow(self, tree: Tree) -> None:
         """Put the tree there: data, counters, and last the ACLs, children first."""
+        _all([self.kazoo.create_async(self.path(relative), node.data) for relative, node in tree.items()])
         for relative, node in tree.items():
-            self.kazoo.create(self.path(relative), node.data)
-        for relative, node in tree.items():
-            self.raise_counter(relative, node.counter)
-        for relative, node in reversed(tree.items()):
-            if node.acl != OPEN_ACL:
-                self.kazoo.set_acls(self.path(relative), [ACL(a.perms, Id(a.scheme, a.id)) for a in node.acl])
+            self.raise_counter(relative, node.counter - _count_children(tree, relative))
+        _all(
+            [
+                self.kazoo.set_acls_async(self.path(relative), [ACL(a.perms, Id(a.scheme, a.id)) for a in node.acl])
+                for relative, node in reversed(tree.items())
+                if node.acl != OPEN_ACL
+            ]
+        )
 
-    def raise_counter(self, relative: str, counter: int) -> None:
+    def raise_counter(self, relative: str, by: int) -> None:
         """By creating and deleting a child as often as it takes."""
-        path = self.path(relative)
-        stat = self.kazoo.exists(path)
-        assert stat is not None
-        missing = counter - (stat.cversion + stat.numChildren) // 2
-        if missing > 0:
-            transaction = self.kazoo.transaction()
-            for _ in range(missing):
-                transaction.create(f"{path}/x")
-                transaction.delete(f"{path}/x")
-            assert not any(isinstance(result, Exception) for result in transaction.commit())
+        if by <= 0:
+            return
+        transaction = self.kazoo.transaction()
+        for _ in range(by):
+            transaction.create(f"{self.path(relative)}/x")
+            transaction.delete(f"{self.path(relative)}/x")
+        assert not any(isinstance(result, Exception) for result in transaction.commit())
 
     def look(self) -> Image:
         """Everything below the root by relative path, {} if the root is not there."""
         seen: Image = {}
-        waiting = [""] if self.kazoo.exists(self.root) else []
-        while waiting:
-            relative = waiting.pop()
-            data, stat = self.kazoo.get(self.path(relative))
-            acl, _ = self.kazoo.get_acls(self.path(relative))
-            acls = tuple(Acl(entry.perms, entry.id.scheme, entry.id.id) for entry in acl)
-            seen[relative] = Seen(data, acls, (stat.cversion + stat.numChildren) // 2)
-            waiting += [f"{relative}/{name}" for name in self.kazoo.get_children(self.path(relative))]
+        level = [""] if self.kazoo.exists(self.root) else []
+        while level:
+            places = [self.path(relative) for relative in level]
+            data, acls, names = (
+                [ask(place) for place in places]
+                for ask in (self.kazoo.get_async, self.kazoo.get_acls_async, self.kazoo.get_children_async)
+            )
+            below: list[str] = []
+            for relative, (value, stat), (acl, _), children in zip(
+                level, _all(data), _all(acls), _all(names), strict=True
+            ):
+                counter = (stat.cversion + stat.numChildren) // 2
+                seen[relative] = Seen(
+                    value, tuple(Acl(entry.perms, entry.id.scheme, entry.id.id) for entry in acl), counter
+                )
+                below += [f"{relative}/{name}" for name in children]
+            level = below
         return seen
 
     # -- the scope ----------------------------------------------------------------------------------------------------
@@ -262,6 +283,14 @@ class Site:
             self.grow(tree)
         roles = roles or Roles((MY_IDENTITY,), (WORLD,))
         return init_scope(self.client(), self.names, self.root, roles, allow_empty=allow_empty).record
+
+    def forget(self) -> None:
+        """Delete the scope with all that belongs to it, as an operator would who wants to begin anew."""
+        registry, stat = self.kazoo.get(self.names.registry)
+        fields = json.loads(registry or b"")
+        del fields["scopes"][self.names.scope]
+        self.kazoo.delete(self.names.home, recursive=True)
+        self.kazoo.set(self.names.registry, json.dumps(fields).encode(), version=stat.version)
 
     @property
     def record(self) -> Record:
