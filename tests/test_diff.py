@@ -10,13 +10,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import zkmig.diff as diff_module
 from tests.trees import EPHEMERAL, REAL_TREES, Node, Tree, load_real, neighbours, snapshot_of, tree_of, trees
 from zkmig import treehash
 from zkmig.diff import (
@@ -47,7 +47,8 @@ ROOTS = st.sampled_from((("/app", "/app"), ("/app", "/moved/app"), ("/app", "/")
 @contextmanager
 def short_runs() -> Iterator[None]:
     """Runs of siblings from the first one on, so that small trees take every path of the walk."""
-    with mock.patch.multiple(diff_module, _STREAK=1, _RUN_NODES=1, _RUN_GROWTH=2):
+    # Not `import zkmig.diff`: the package has a function of that name.
+    with mock.patch.multiple(import_module("zkmig.diff"), _STREAK=1, _RUN_NODES=1, _RUN_GROWTH=2):
         yield
 
 
@@ -257,6 +258,35 @@ def excluding(snapshot: Snapshot, *excludes: str) -> Snapshot:
     return Snapshot(snapshot.columns, Scope(snapshot.root, excludes), snapshot.provenance, snapshot.consistency)
 
 
+PLACES = ("", "/a", "/m", "/z")  # before, between and behind the siblings that are compared
+
+
+@given(st.sampled_from(PLACES), st.booleans(), st.booleans(), st.booleans(), st.booleans())
+def test_an_excluded_subtree_is_as_if_it_were_on_neither_side(
+    place: str, is_ours: bool, in_source: bool, in_target: bool, hash_first: bool
+) -> None:
+    """Wherever it is and whichever side excludes it, the changes are those of the trees without it."""
+    source: Tree = {"": Node(), "/b": Node(), "/c": Node(b"new"), "/m": Node(), "/m/x": Node(), "/y": Node()}
+    target: Tree = {"": Node(), "/b": Node(), "/c": Node(b"old"), "/f": Node(), "/m": Node(), "/z": Node()}
+    expected = values(diff(snapshot_of(source), snapshot_of(target)))
+    extra = f"{place}/left" if place in source else f"{place}left"
+    if in_source:
+        source |= {extra: Node(b"1"), f"{extra}/below": Node()}
+    if in_target:
+        target |= {extra: Node(b"2"), f"{extra}/other": Node()}
+    sides = [snapshot_of(source), snapshot_of(target)]
+    sides[not is_ours] = excluding(sides[not is_ours], f"/app{extra}")
+    changes = diff(sides[0], sides[1], hash_first=hash_first)
+    assert values(changes)[1:] == expected[1:]
+    assert [(type(c), c.path) for c in changes] == [(type(c), c.path) for c in expected[0]]
+
+
+def test_an_added_subtree_is_added_without_what_is_excluded() -> None:
+    source = {"": Node(), "/new": Node(), "/new/left": Node(), "/new/left/below": Node(), "/new/taken": Node()}
+    changes = diff(snapshot_of(source), excluding(snapshot_of({"": Node()}), "/app/new/left"))
+    assert [change.path for change in changes] == ["/new", "/new/taken"]
+
+
 @pytest.mark.parametrize("hash_first", [False, True])
 def test_what_either_scope_excludes_is_left_out_on_both_sides(hash_first: bool) -> None:
     """A scope says nothing about what it excludes: no delete on its word, and no add over it."""
@@ -312,6 +342,15 @@ def test_equal_runs_need_equal_names_too() -> None:
     target = {"": Node(), **{name.replace("/n15", "/m15"): node for name, node in source.items() if name}}
     changes = diff(snapshot_of(source), snapshot_of(target), hash_first=True)
     assert changes.counts == (10, 0, 0, 0, 0, 10)
+
+
+def test_a_run_that_ends_inside_a_subtree_goes_on_behind_it() -> None:
+    """An ephemeral that only the target has makes equal subtrees of unequal size; "-" sorts below "/"."""
+    source = {"": Node(), "/0": Node(), "/a": Node(), "/a/c": Node(), "/a-b": Node(), "/b": Node()}
+    target = {**source, "/a/e": EPHEMERAL, "/b": Node(b"changed")}
+    with short_runs():
+        changes = diff(snapshot_of(source), snapshot_of(target), hash_first=True)
+    assert [(type(change), change.path) for change in changes] == [(ChangeData, "/b")]
 
 
 def test_changes_are_a_sequence_made_on_access() -> None:

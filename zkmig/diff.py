@@ -171,7 +171,7 @@ class _Merge:
         source_name, target_name = _name_start(self.source, source_parent), _name_start(self.target, target_parent)
         source, target, streak = source_parent + 1, target_parent + 1, 0
         while True:
-            while source < source_end and self._is_source_left_out(source):
+            while source < source_end and ours.kinds[source] == KIND_EPHEMERAL:
                 source = ours.ends[source]
             while target < target_end and target in self.target_left_out:
                 target = theirs.ends[target]
@@ -199,16 +199,12 @@ class _Merge:
                     source, target = self._pass_equal_siblings(source, target, source_parent, target_parent)
                     streak = 0
         while source < source_end:
-            if not self._is_source_left_out(source):
-                self._add(source)
+            self._add(source)
             source = ours.ends[source]
         while target < target_end:
             if target not in self.target_left_out:
                 self._delete_subtree(target)
             target = theirs.ends[target]
-
-    def _is_source_left_out(self, node: int) -> bool:
-        return self.source.columns.kinds[node] == KIND_EPHEMERAL or node in self.source_left_out
 
     def _is_same(self, source: int, target: int, count: int = 1) -> bool:
         """Whether hashes show that `count` nodes from here on are equal with all below them."""
