@@ -23,7 +23,7 @@ from zkmig.dev import Ensemble, Server, find_installation, server
 from zkmig.dev.ports import pick_ports
 from zkmig.errors import BadInput, Refused, Unreachable
 
-GONE_TIMEOUT_S = 10.0
+GONE_TIMEOUT_S = 60.0  # on a busy machine; each is over in a second or two otherwise
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = GONE_TIMEOUT_S) -> None:
@@ -68,12 +68,14 @@ def test_data_port_and_zxid_survive_kill_and_restart(fresh_zk: Server, kazoo_cli
     assert kazoo_client(fresh_zk).get("/kept")[0] == b"value"
 
 
-def test_a_paused_server_is_silent_until_unpaused(fresh_zk: Server) -> None:
+def test_a_paused_server_is_silent_until_unpaused(fresh_zk: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGSTOP keeps the process and its port but not its answers; twice, since the second pause must wait as well."""
     for _ in range(2):
         fresh_zk.pause()
         assert Path(f"/proc/{fresh_zk.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-        assert fresh_zk.mode() == ""
+        with monkeypatch.context() as impatient:
+            impatient.setattr(server, "PROBE_TIMEOUT_S", 0.5)
+            assert fresh_zk.mode() == ""
         assert not fresh_zk.is_running
         fresh_zk.unpause()
         fresh_zk.wait_ready()
@@ -274,7 +276,7 @@ def test_a_server_outlives_the_thread_and_the_forked_child_that_used_it() -> Non
             server.close()
             sys.exit()
         os.waitpid(child, 0)
-        assert server.mode() == "standalone"
+        server.wait_ready()
         report(server)
         sys.stdin.read()
     """)
@@ -381,7 +383,7 @@ def test_the_command_serves_until_a_signal(how: signal.Signals, kazoo_client: Ka
         address = first_line(command)
         kazoo_client(address).create("/served", b"")
         command.send_signal(how)
-        printed, told = command.communicate(timeout=20)
+        printed, told = command.communicate(timeout=GONE_TIMEOUT_S)
     assert command.returncode == 0
     assert printed == ""
     folder = re.search(r"pid \d+  log (\S+)/server.log", told)
@@ -399,7 +401,7 @@ def test_the_command_describes_an_ensemble_as_json() -> None:
         for server in servers:
             assert command.poll() is None
             os.kill(server["pid"], signal.SIGKILL)
-        _, told = command.communicate(timeout=20)
+        _, told = command.communicate(timeout=GONE_TIMEOUT_S)
     assert all(f"{server['address']}  ended" in told for server in servers)
     assert "all servers ended" in told
     assert command.returncode == 6
@@ -416,7 +418,7 @@ def test_a_signal_before_the_servers_are_up_is_not_success(tmp_path: Path) -> No
     with start_command(environ={"JAVA_HOME": str(tmp_path), "TMPDIR": str(temporary)}) as command:
         wait_until(lambda: any(temporary.glob("*/pid")), "a process is started")
         command.terminate()
-        _, told = command.communicate(timeout=20)
+        _, told = command.communicate(timeout=GONE_TIMEOUT_S)
     assert command.returncode == 143
     assert "stopped by SIGTERM before the servers were up" in told
     assert told.count("\n") == 1
@@ -424,16 +426,16 @@ def test_a_signal_before_the_servers_are_up_is_not_success(tmp_path: Path) -> No
 
 
 def test_the_command_ends_after_its_timeout() -> None:
-    with start_command("--timeout", "3") as command:
+    with start_command("--timeout", "0.5") as command:
         assert first_line(command).startswith("127.0.0.1:")
-        command.communicate(timeout=20)
+        command.communicate(timeout=GONE_TIMEOUT_S)
     assert command.returncode == 0
 
 
 @pytest.mark.parametrize("arguments", [["--servers", "0"], ["--servers", "10"], ["--timeout", "0"], ["extra"]])
 def test_the_command_refuses_bad_usage(arguments: list[str]) -> None:
     with start_command(*arguments) as command:
-        _, told = command.communicate(timeout=20)
+        _, told = command.communicate(timeout=GONE_TIMEOUT_S)
     assert command.returncode == 2
     assert told.endswith("see zkmig dev --help\n")
     assert told.count("\n") == 1

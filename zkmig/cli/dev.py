@@ -13,7 +13,6 @@ import click
 
 from zkmig.dev import Ensemble, Server
 from zkmig.dev.ensemble import MEMBERS_MAX
-from zkmig.dev.server import START_TIMEOUT_S
 from zkmig.errors import Stopped, Unreachable
 
 # How often to look whether a server has died.
@@ -33,22 +32,27 @@ END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 )
 @click.option("--servers", type=click.IntRange(1, MEMBERS_MAX), default=1, show_default=True, help="How many servers.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), help="End after SECONDS.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="End SECONDS after all serve.",
+)
 def dev(servers: int, as_json: bool, timeout_s: float | None) -> None:
     """Run a ZooKeeper server, or an ensemble, on loopback until Ctrl-C or SIGTERM.
 
     Prints the address of each server once all of them serve. The data are temporary and go when the command ends,
     however it ends.
     """
-    begun = time.monotonic()
     is_up = False
     try:
         with _ended_by_signals(), closing(Server() if servers == 1 else Ensemble(servers)) as started:
-            started.start(START_TIMEOUT_S if timeout_s is None else min(timeout_s, START_TIMEOUT_S))
+            started.start()
             is_up = True
             members = [started] if isinstance(started, Server) else started.members
             _describe(started.hosts, members, as_json)
-            _watch(members, None if timeout_s is None else begun + timeout_s)
+            _watch(members, None if timeout_s is None else time.monotonic() + timeout_s)
     except _Ended as ended:
         if not is_up:
             raise ended.as_error() from None

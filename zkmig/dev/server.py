@@ -21,7 +21,7 @@ from zkmig.errors import Refused, Unreachable
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 PROBE_INTERVAL_S = 0.02
-PROBE_TIMEOUT_S = 1.0
+PROBE_TIMEOUT_S = 5.0  # a busy machine answers late; a server that is down refuses at once
 START_TRIES_MAX = 5
 
 # Short sessions, so that expiry can be tested: a server rounds a session's end up to a whole tick.
