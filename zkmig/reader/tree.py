@@ -3,7 +3,8 @@
 A level at a time: first data and Stat of all its nodes, then data and children once more of those that have any. So a
 leaf costs one part of a multiRead instead of two, and most nodes are leaves. A node without children when it was read
 is whole; of the others, data and children are of one state. A node that its parent lists and that is gone when its turn
-comes is never passed over, since something may have replaced it: the parent is read again until both agree.
+comes is never passed over, since something may have replaced it: the parent is read again until both agree. Of many
+children a sample is read first, so that no request asks for a thousand large ones (see `source.frontier`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from zkmig.reader.overlay import Overlay
 from zkmig.reader.part import Part
 from zkmig.source.bulk import NodeAbsent, NodeRead, Pace, read_acls, read_nodes
 from zkmig.source.ensemble import AclCache
+from zkmig.source.frontier import LARGE_BYTES, SAMPLE_CHILDREN, WIDE_CHILDREN
 from zkmig.wire.client import Client
 
 SETTLE_ROUNDS_MAX: Final = 8
@@ -46,8 +48,7 @@ class _Read:
         self._overlay = overlay
         self._acls = acls
         self._skipped = part.excludes | overlay.hidden
-        self._pace = Pace()
-        self._pace_inner = Pace()
+        self._expected: dict[str, int] = {}
         self._nodes: dict[str, NodeRead] = {}
         self._known: dict[str, tuple[int, int, AclList]] = {}
         self._vanished: list[str] = []
@@ -55,7 +56,7 @@ class _Read:
     def run(self) -> dict[str, Znode]:
         part, overlay = self._part, self._overlay
         self._read_ancestors(path for path in part.ancestors if not overlay.hides(path))
-        self._descend([top for top in part.tops if not overlay.hides(top)])
+        self._descend([[top] for top in part.tops if not overlay.hides(top)])
         self._settle()
         self._acls.replace(self._known)
         return self._shown()
@@ -66,26 +67,48 @@ class _Read:
         # Of these only the nodes themselves are shown, so their children are not asked for.
         self._nodes.update((node.path, node) for node in self._present(read_nodes(self._client, above)))
 
-    def _descend(self, level: list[str]) -> None:
+    def _descend(self, level: list[list[str]]) -> None:
+        """Read paths, grouped by parent, and all below them."""
         while level:
-            inner: list[str] = []
-            for node in self._present(read_nodes(self._client, level, pace=self._pace)):
-                if node.stat.num_children:
-                    inner.append(node.path)
-                else:
-                    self._nodes[node.path] = node
+            inner = self._read_level([path for siblings in level for path in siblings[: _sampled(siblings)]])
+            self._expect_large(level)
+            inner += self._read_level([path for siblings in level for path in siblings[_sampled(siblings) :]])
             level = self._read_inner(inner)
 
-    def _read_inner(self, level: Iterable[str]) -> list[str]:
-        """Read nodes with their children; paths of the children that were not read yet."""
-        below: list[str] = []
+    def _read_level(self, level: list[str]) -> list[str]:
+        """Read nodes without their children; paths of those that have any."""
+        inner: list[str] = []
+        for node in self._present(read_nodes(self._client, level, pace=self._new_pace())):
+            self._nodes[node.path] = node
+            if node.stat.num_children:
+                inner.append(node.path)
+        return inner
+
+    def _read_inner(self, level: Iterable[str]) -> list[list[str]]:
+        """Read nodes with their children; of each the paths of children that were not read yet."""
+        below: list[list[str]] = []
         nodes, skipped = self._nodes, self._skipped
-        for node in self._present(read_nodes(self._client, level, children=True, pace=self._pace_inner)):
+        for node in self._present(read_nodes(self._client, level, children=True, pace=self._new_pace())):
             nodes[node.path] = node
             head = node.path.removesuffix("/") + "/"
             children = map(head.__add__, node.children or ())
-            below.extend(child for child in children if child not in skipped and child not in nodes)
+            below.append([child for child in children if child not in skipped and child not in nodes])
         return below
+
+    def _new_pace(self) -> Pace:
+        # A level may be of quite another size than the one before, so each begins with small requests again.
+        pace = Pace()
+        pace.expected = self._expected
+        return pace
+
+    def _expect_large(self, level: list[list[str]]) -> None:
+        """Let requests for the other children of a wide parent be cut to the size of its sample."""
+        for siblings in level:
+            if _sampled(siblings) < len(siblings):
+                sample = [self._nodes[path] for path in siblings[:SAMPLE_CHILDREN] if path in self._nodes]
+                mean_bytes = sum(node.stat.data_length for node in sample) // SAMPLE_CHILDREN
+                if mean_bytes > LARGE_BYTES:
+                    self._expected[paths.parent(siblings[0])] = mean_bytes
 
     def _present(self, nodes: Iterable[NodeRead | NodeAbsent]) -> Iterator[NodeRead]:
         for node in nodes:
@@ -170,3 +193,8 @@ class _Read:
             for path, node in self._nodes.items()
             if path not in before
         }
+
+
+def _sampled(siblings: list[str]) -> int:
+    """How many of these children of one parent are read before the others are asked for."""
+    return SAMPLE_CHILDREN if len(siblings) > WIDE_CHILDREN else len(siblings)
