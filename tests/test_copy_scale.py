@@ -27,6 +27,7 @@ def wide_tree(znodes: int) -> dict[str, Seen]:
     return tree
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("znodes", [2_000, pytest.param(100_000, marks=pytest.mark.nightly)])
 def test_a_copy_is_equal_and_the_second_run_writes_nothing(
     znodes: int, zk_pair: ServerPair, kazoo_client: KazooClientFactory, tree_root: str, tmp_path: Path

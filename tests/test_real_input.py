@@ -39,6 +39,7 @@ def assert_same(client: KazooClient, root: str, other: KazooClient, other_root: 
     assert next_sequential(other, other_root, parents) == next_sequential(client, root, parents)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["clickhouse-18.16", "apache-zookeeper-invalidsnap"])
 def test_a_real_tree_goes_to_a_second_server_and_back(
     name: str, zk_pair: ServerPair, kazoo_client: KazooClientFactory, tree_root: str, tmp_path: Path
@@ -65,6 +66,7 @@ def test_a_real_tree_goes_to_a_second_server_and_back(
     assert_same(here, tree_root, there, tree_root)
 
 
+@pytest.mark.timeout(600)
 def test_what_real_trees_lack_is_carried_too(
     zk_pair: ServerPair, kazoo_client: KazooClientFactory, tree_root: str, tmp_path: Path
 ) -> None:
