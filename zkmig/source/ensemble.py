@@ -127,7 +127,7 @@ def scan_or_none(
 
 
 class _Scan:
-    """Reads of one scan, and what they say together. Every znode that is kept goes through `_keep`."""
+    """Reads of one scan, and what they say together."""
 
     def __init__(
         self,
@@ -145,6 +145,8 @@ class _Scan:
         # Asked now: an old server that does not know the question costs a reconnect, in the midst of nothing.
         self._identities = None if masked_acls else client.identities
         self._pace = Pace()
+        self._pace_inner = Pace()
+        self._pace_inner.expected = self._pace.expected
         self._acls_seen: set[AclList] = set()
         self._nodes_read = 0
         self._change_last = 0
@@ -171,22 +173,25 @@ class _Scan:
         """
         frontier = Frontier(roots, self._pace)
         while frontier:
-            for node, acl in self._with_acls(self._read_group(frontier)):
-                self._keep(node)
+            wholes = self._with_acls(self._read_group(frontier))
+            self._note([node for node, _ in wholes])
+            for node, _ in wholes:
                 if node.children:
-                    names: Collection[str] = node.children
-                    if known is not None:
-                        names = set(names).difference(known(node.path))
+                    names = node.children if known is None else set(node.children).difference(known(node.path))
                     head = node.path.removesuffix("/") + "/"
-                    frontier.push(
-                        node.path, [child for child in map(head.__add__, names) if child not in self._excludes]
-                    )
-                yield node, acl
+                    children = [child for child in map(head.__add__, names) if child not in self._excludes]
+                    frontier.push(node.path, children)
             if self._progress is not None:
                 self._progress(self._nodes_read)
+            yield from wholes
 
     def _read_group(self, frontier: Frontier) -> list[NodeRead]:
-        group: list[NodeRead] = []
+        """The next znodes: first data of all, then data and children of those that have any.
+
+        Most znodes are leaves, and one read without children is whole: it costs one part of a multiRead, not two.
+        """
+        leaves: list[NodeRead] = []
+        inner: list[str] = []
         group_bytes = 0
 
         def feed() -> Iterator[str]:
@@ -195,56 +200,71 @@ class _Scan:
                     return
                 yield frontier.pop()
 
-        for node in read_nodes(self._client, feed(), children=True, pace=self._pace):
-            if isinstance(node, NodeAbsent):
-                self.vanished.append(node.path)
-                frontier.saw(node.path, 0)
+        for node in self._present(read_nodes(self._client, feed(), pace=self._pace), frontier.saw):
+            group_bytes += node.stat.data_length
+            if node.stat.num_children:
+                inner.append(node.path)
             else:
-                group.append(node)
-                group_bytes += node.stat.data_length
-                frontier.saw(node.path, node.stat.data_length)
-        return group
+                leaves.append(node)
+        parents = read_nodes(self._client, inner, children=True, pace=self._pace_inner)
+        return [*self._present(parents), *leaves]
 
-    def _keep(self, node: NodeRead) -> None:
-        stat = node.stat
-        if (stat.cversion + stat.num_children) & 1 and not _has_odd_counter(node.path):
-            raise BadInput(
-                "the sequence counter is not one of Apache ZooKeeper",
-                node.path,
-                "ClickHouse Keeper and other servers that count differently are not supported",
-            )
-        if not self._nodes_read or node.zxid < self._stamp_first:
-            self._stamp_first = node.zxid
-        self._stamp_last = max(self._stamp_last, node.zxid)
-        self._change_last = max(self._change_last, stat.mzxid, stat.pzxid)
-        self._nodes_read += 1
+    def _present(
+        self, nodes: Iterable[NodeRead | NodeAbsent], saw: Callable[[str, int], None] | None = None
+    ) -> Iterator[NodeRead]:
+        for node in nodes:
+            if saw is not None:
+                saw(node.path, node.stat.data_length if isinstance(node, NodeRead) else 0)
+            if isinstance(node, NodeRead):
+                yield node
+            else:
+                self.vanished.append(node.path)
+
+    def _note(self, nodes: list[NodeRead]) -> None:
+        """What `consistency` needs of znodes that are kept."""
+        if not nodes:
+            return
+        stats = [node.stat for node in nodes]
+        for index, stat in enumerate(stats):
+            if (stat.cversion + stat.num_children) & 1 and not _has_odd_counter(nodes[index].path):
+                raise BadInput(
+                    "the sequence counter is not one of Apache ZooKeeper",
+                    nodes[index].path,
+                    "ClickHouse Keeper and other servers that count differently are not supported",
+                )
+        stamps = {node.zxid for node in nodes}
+        self._stamp_first = min(*stamps, self._stamp_first) if self._nodes_read else min(stamps)
+        self._stamp_last = max(*stamps, self._stamp_last)
+        self._change_last = max(self._change_last, *[stat.mzxid for stat in stats], *[stat.pzxid for stat in stats])
+        self._nodes_read += len(nodes)
 
     # -- ACLs ----------------------------------------------------------------------------------------------------------
 
-    def _with_acls(self, group: list[NodeRead]) -> Iterator[_Whole]:
+    def _with_acls(self, group: list[NodeRead]) -> list[_Whole]:
         """Each znode with the ACL that was read at the same czxid and aversion."""
+        wholes: list[_Whole] = []
         unknown = group
         if self._acl_cache is not None:
             unknown = []
+            find = self._acl_cache.find
             for node in group:
-                acl = self._acl_cache.find(node.path, node.stat)
+                acl = find(node.path, node.stat)
                 if acl is None:
                     unknown.append(node)
                 else:
-                    yield node, self._admit(node, acl)
+                    wholes.append((node, acl))
         moved: list[str] = []
         results = read_acls(self._client, [node.path for node in unknown])
         for node, result in zip(unknown, results, strict=True):
             if result is None:
                 self.vanished.append(node.path)
             elif result.stat.aversion == node.stat.aversion and result.stat.czxid == node.stat.czxid:
-                yield node, self._admit(node, result.acl)
+                wholes.append((node, result.acl))
             else:
                 moved.append(node.path)
-        for path in moved:
-            whole = self._read_again(path)
-            if whole is not None:
-                yield whole
+        wholes += filter(None, map(self._read_again, moved))
+        self._admit(wholes)
+        return wholes
 
     def _read_again(self, path: str) -> _Whole | None:
         for tries_left in reversed(range(ACL_TRIES_MAX)):
@@ -255,22 +275,24 @@ class _Scan:
             is_settled = (result.stat.czxid, result.stat.aversion) == (node.stat.czxid, node.stat.aversion)
             if is_settled or not tries_left:
                 self._acls_unsettled += not is_settled
-                return node, self._admit(node, result.acl)
+                return node, result.acl
         self.vanished.append(path)
         return None
 
-    def _admit(self, node: NodeRead, acl: AclList) -> AclList:
-        if acl not in self._acls_seen:
+    def _admit(self, wholes: list[_Whole]) -> None:
+        """Refuse ACLs that are not the real ones; remember the others for the next scan."""
+        for acl in {acl for _, acl in wholes} - self._acls_seen:
             self._acls_seen.add(acl)
             if self._identities is not None and _is_masked(acl, self._identities):
                 raise NotPermitted(
                     "its ACL shows only masked ids to a session without ADMIN",
-                    node.path,
+                    next(node.path for node, shown in wholes if shown == acl),
                     "give credentials that hold ADMIN (--auth-file), or leave it out with --exclude",
                 )
         if self._acl_cache is not None:
-            self.known[node.path] = (node.stat.czxid, node.stat.aversion, acl)
-        return acl
+            self.known.update(
+                (node.path, (node.stat.czxid, node.stat.aversion, acl)) for node, acl in wholes
+            )
 
     # -- the verdict ---------------------------------------------------------------------------------------------------
 
