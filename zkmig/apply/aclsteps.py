@@ -9,12 +9,14 @@ from zkmig.apply.verify import Deviation
 from zkmig.epoch.journal import AclEntry
 from zkmig.epoch.owner import RESENDS_MAX, Migrator
 from zkmig.errors import NotPermitted, OutcomeUnknown, Unreachable
-from zkmig.model.acl import AclList
+from zkmig.model.acl import AclList, may_show_as
+from zkmig.wire.client import Client
 from zkmig.wire.codes import Code, error_for
 from zkmig.wire.replies import AclResult
 from zkmig.wire.requests import GetAcl, SetAcl
 
 DEPTH = 64
+FOREIGN_ACL = "its ACL was changed by somebody else"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +73,18 @@ def _write_once(migrator: Migrator, writes: Sequence[AclWrite], progress: Callab
                 deviations.append(Deviation(write.path, "deleted by somebody else"))
             elif reply.error:
                 raise error_for(reply.error, write.path, "setACL")
-    for write in doubtful:
-        live = migrator.client.call_reply(GetAcl(write.path))
-        if live.error == Code.NO_AUTH:
-            raise NotPermitted("not permitted to set its ACL", write.path, "resume as an identity with ADMIN on it")
-        if not isinstance(live.result, AclResult) or live.result.acl != write.acl:
-            deviations.append(Deviation(write.path, "its ACL was changed by somebody else"))
+    deviations += [Deviation(write.path, FOREIGN_ACL) for write in doubtful if not _is_done(migrator.client, write)]
     return deviations
+
+
+def _is_done(client: Client, write: AclWrite) -> bool:
+    """Whether a write that was refused had been done before. NotPermitted when it never was, and may not be."""
+    live = client.call_reply(GetAcl(write.path))
+    if isinstance(live.result, AclResult):
+        return may_show_as(write.acl, live.result.acl)
+    # Neither READ nor ADMIN: an ACL that shuts this identity out, as the final one may. The aversion, which exists
+    # shows to everybody, tells whether it was set once; what it is cannot be seen.
+    stat = client.exists(write.path)
+    if stat is not None and stat.aversion == write.aversion:
+        raise NotPermitted("not permitted to set its ACL", write.path, "resume as an identity with ADMIN on it")
+    return stat is not None and stat.aversion == write.aversion + 1

@@ -16,7 +16,7 @@ from zkmig.apply.aclsteps import finals, tightenings, write_acls
 from zkmig.apply.batches import CURSOR, BatchWriter
 from zkmig.apply.drain import Drain
 from zkmig.apply.preimage import Preimage, recheck, take_preimage
-from zkmig.apply.verify import Deviation, find_deviations, written_nodes
+from zkmig.apply.verify import Deviation, find_deviations, why, written_nodes
 from zkmig.epoch.control import ATTEMPT_CHARS, AttemptPaths, Roles
 from zkmig.epoch.journal import Journal, Manifest, digest, load, make_chunks
 from zkmig.epoch.owner import HEAD_LENGTH, Migrator
@@ -252,11 +252,7 @@ class Forward:
             raise NotPermitted(
                 "not permitted to write", path, "roll back, or resume as an identity that may", Outcome.PARTLY_WRITTEN
             )
-        if failure.result.code in (Code.INVALID_ACL, Code.QUOTA_EXCEEDED):
-            deviation = Deviation(path, f"refused by the server: {code_name(failure.result.code)}")
-        else:
-            deviation = Deviation(path, f"changed by somebody else: {code_name(failure.result.code)}")
-        self._record_conflict(deviation, "write", failure.index)
+        self._record_conflict(Deviation(path, why(failure.result.code)), "write", failure.index)
 
     def _record_conflict(self, deviation: Deviation, operation: str, batch: int) -> None:
         note = ConflictNote(deviation.path, operation, deviation.reason, batch)
@@ -312,9 +308,7 @@ class Forward:
             abort(self.migrator)
             if result.code == Code.NO_AUTH:
                 raise NotPermitted("not permitted to write", path, "authenticate with --auth-file")
-            raise Conflict(
-                f"changed by somebody else: {code_name(result.code)}; nothing was written", path, "plan again"
-            )
+            raise Conflict(f"{why(result.code)}; nothing was written", path, "plan again")
         deviations = finish_acls(self.migrator, journal, self.options)
         return self._applied(0, True, deviations)
 

@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from zkmig.apply.aclsteps import AclWrite, write_acls
+from zkmig.apply.aclsteps import FOREIGN_ACL, AclWrite, write_acls
 from zkmig.apply.forward import Options, Progress, abort, attempt_of, cursor_version
-from zkmig.apply.verify import Deviation
+from zkmig.apply.verify import Deviation, why
 from zkmig.epoch.control import AttemptPaths
 from zkmig.epoch.journal import NO_BATCH, AclEntry, Action, Entry, Journal, Manifest, load
 from zkmig.epoch.owner import HEAD_LENGTH, Migrator
@@ -22,7 +22,8 @@ from zkmig.epoch.record import LastOutcome
 from zkmig.epoch.transitions import State
 from zkmig.errors import Conflict, NotPermitted, Outcome, Refused
 from zkmig.model import path as paths
-from zkmig.model.acl import AclList
+from zkmig.model.acl import may_show_as
+from zkmig.model.znode import Znode
 from zkmig.plan.operations import CreateNode, RaiseCounter
 from zkmig.source.bulk import NodeRead, read_acls, read_nodes
 from zkmig.wire.client import Client
@@ -31,6 +32,7 @@ from zkmig.wire.requests import Check, Create, Delete, GetChildren, SetData, Wri
 
 CURSOR = 0  # the undo cursor's place among the operations of an undo batch
 DEPTH = 4
+ACL_ROUNDS = 2
 DEVIATION_PREFIX = "deviation-"
 
 
@@ -130,7 +132,8 @@ class _Undo:
         batches = undo_batches(self.journal, self.manifest, self.cursor)
         self._undo(attempt, batches)
         deviations = read_deviations(self.migrator.client, attempt)
-        deviations += self._restore_acls()
+        known = {deviation.path for deviation in deviations}
+        deviations += [deviation for deviation in self._restore_acls() if deviation.path not in known]
         return self._end(attempt, len(batches), deviations)
 
     def _undo(self, attempt: AttemptPaths, batches: Sequence[UndoBatch]) -> None:
@@ -182,13 +185,17 @@ class _Undo:
                     "run zkmig rollback as an identity that may",
                     Outcome.PARTLY_WRITTEN,
                 )
-            left_out.append(Deviation(blocked.path, f"left as somebody else wrote it ({code_name(result.code)})"))
+            left_out.append(Deviation(blocked.path, f"left as it is, {why(result.code)}"))
             if batch.raises:
                 writes = []  # a counter that cannot be raised: its node is not ours any more
 
     def _restore_acls(self) -> list[Deviation]:
-        writes = list(_acl_restores(self.migrator.client, self.journal))
-        return write_acls(self.migrator, writes)
+        for _ in range(ACL_ROUNDS):
+            writes, deviations = _acl_restores(self.migrator.client, self.journal)
+            found = write_acls(self.migrator, writes)
+            if not found:
+                break  # else a setACL of the former owner came in between: it is its last, and now to be seen
+        return deviations + found
 
     def _end(self, attempt: AttemptPaths, length: int, deviations: list[Deviation]) -> RolledBack:
         record = self.migrator.record
@@ -202,14 +209,27 @@ class _Undo:
         return RolledBack(record.epoch, self.cursor, tuple(deviations))
 
 
-def _acl_restores(client: Client, journal: Journal) -> Iterator[AclWrite]:
-    """ACLs that the attempt has tightened, back to what they were; those never reached, or foreign by now, not."""
+def _acl_restores(client: Client, journal: Journal) -> tuple[list[AclWrite], list[Deviation]]:
+    """What brings back the ACLs that the attempt has tightened, and the paths whose ACL is foreign by now.
+
+    One that was never reached is written too, as it is: a setACL that the former owner has sent, and that is still on
+    its way, then finds another aversion. Nothing else fences it, since it cannot be part of a guarded multi.
+    """
     steps: dict[str, AclEntry] = {a.path: a for a in journal.acls if a.tighten is not None and not a.created}
-    before: dict[str, AclList] = {e.path: e.before.acl for e in journal.entries if e.before and e.path in steps}
+    before: dict[str, Znode] = {e.path: e.before for e in journal.entries if e.before and e.path in steps}
+    writes: list[AclWrite] = []
+    foreign: list[Deviation] = []
     for path, live in zip(before, read_acls(client, list(before)), strict=True):
-        step = steps[path]
-        if live is not None and live.stat.aversion != step.aversion:
-            yield AclWrite(path, before[path], step.aversion + 1)
+        step, node = steps[path], before[path]
+        if live is None or live.stat.czxid != node.stat.czxid:
+            foreign.append(Deviation(path, "deleted by somebody else"))
+        elif live.stat.aversion == step.aversion:
+            writes.append(AclWrite(path, node.acl, step.aversion))
+        elif live.stat.aversion == step.aversion + 1 and step.tighten and may_show_as(step.tighten, live.acl):
+            writes.append(AclWrite(path, node.acl, step.aversion + 1))
+        elif not may_show_as(node.acl, live.acl):
+            foreign.append(Deviation(path, FOREIGN_ACL))
+    return writes, foreign
 
 
 def _record_deviations(

@@ -64,3 +64,15 @@ def grants(acls: AclList, identities: Iterable[Identity]) -> int:
         if Identity(acl.scheme, acl.id) in held:
             perms |= acl.perms
     return perms
+
+
+def may_show_as(acl: AclList, shown: AclList) -> bool:
+    """Whether a server that stores `acl` may answer getACL with `shown`.
+
+    To a session without ADMIN on the node it shows digest ids as "user:x" (FinalRequestProcessor).
+    """
+    return shown in (acl, tuple(_masked(entry) for entry in acl))
+
+
+def _masked(entry: Acl) -> Acl:
+    return entry._replace(id=entry.id.partition(":")[0] + ":x") if entry.scheme == "digest" else entry

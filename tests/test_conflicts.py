@@ -1,0 +1,245 @@
+"""Somebody else's write to a path of the plan stops the migration, and neither going on nor going back overwrites it.
+
+Method: kazoo writes while the epoch is open, before or behind the batches; then the record, the rollback, the tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+from kazoo.client import KazooClient
+from kazoo.security import OPEN_ACL_UNSAFE, READ_ACL_UNSAFE, make_digest_acl
+
+from tests.scopes import (
+    AFTER,
+    ALICES,
+    BEFORE,
+    MINE,
+    READ_ONLY,
+    Image,
+    Interrupted,
+    Seen,
+    Site,
+    assert_went_back,
+    at,
+    interrupt,
+    when_said,
+)
+from zkmig.apply.forward import Options
+from zkmig.epoch.transitions import State
+from zkmig.errors import Conflict, Outcome
+from zkmig.model.acl import OPEN_ACL
+from zkmig.wire.requests import SetAcl
+
+ALICE_TOO = [*OPEN_ACL_UNSAFE, make_digest_acl("alice", "wonder", all=True)]
+
+
+class Foreign(NamedTuple):
+    """A write by somebody else. when: batches applied by then. path: what the conflict names. value: what must stand
+    after the rollback, by relative path (None: nothing there). deviations: what the rollback could not take back."""
+
+    when: int
+    act: Callable[[KazooClient, str], object]
+    path: str
+    value: dict[str, Seen | None]
+    deviations: tuple[str, ...] = ()
+
+
+def replace(kazoo: KazooClient, path: str) -> None:
+    """Another node of the same version in the place of the old one: the write itself cannot tell [facts 14]."""
+    kazoo.delete(path)
+    kazoo.create(path, b"foreign")
+
+
+def fresh(data: bytes | None = b"") -> Seen:
+    return Seen(data, OPEN_ACL, 0)
+
+
+def create(name: str) -> Callable[[KazooClient, str], object]:
+    return lambda kazoo, root: kazoo.create(root + name, b"foreign")
+
+
+def write(name: str) -> Callable[[KazooClient, str], object]:
+    return lambda kazoo, root: kazoo.set(root + name, b"foreign")
+
+
+def delete(name: str) -> Callable[[KazooClient, str], object]:
+    return lambda kazoo, root: kazoo.delete(root + name)
+
+
+FOREIGN = fresh(b"foreign")
+PARENT = FOREIGN._replace(counter=37)  # of children that came back below it
+NEW = fresh()._replace(counter=60)
+WITH_CHILD = fresh(bytes(41))._replace(counter=1)
+LAST = 10_000  # after the last batch, before the verification
+CASES = {
+    # In the way of what is still to come: found by the write itself.
+    "written before its batch": Foreign(0, write("/change/15"), "/change/15", {"/change/15": FOREIGN}),
+    "gone before its batch": Foreign(0, delete("/change/15"), "/change/15", {"/change/15": None}),
+    "created before its batch": Foreign(0, create("/new"), "/new", {"/new": FOREIGN}),
+    "deleted before its batch": Foreign(0, delete("/gone/11"), "/gone/11", {"/gone/11": None}),
+    "written before it is deleted": Foreign(0, write("/gone/11"), "/gone/11", {"/gone/11": FOREIGN}),
+    "child below a node to be deleted": Foreign(
+        0,
+        create("/gone/11/child"),
+        "/gone/11",
+        {"/gone/11/child": FOREIGN, "/gone/11": WITH_CHILD},
+    ),
+    # Behind the batches: found by the verification.
+    "replaced before its batch": Foreign(
+        0, lambda kazoo, root: replace(kazoo, root + "/change/15"), "/change/15", {"/change/15": fresh(b"old" * 15)}
+    ),
+    "written after its batch": Foreign(
+        LAST, write("/change/15"), "/change/15", {"/change/15": FOREIGN}, ("/change/15",)
+    ),
+    "created node, written": Foreign(
+        LAST,
+        write("/new/05"),
+        "/new/05",
+        {"/new/05": FOREIGN, "/new": NEW},
+        ("/new/05", "/new"),
+    ),
+    "created node, gone": Foreign(LAST, delete("/new/05"), "/new/05", {}, ("/new/05",)),
+    "deleted node, there again": Foreign(LAST, create("/gone"), "/gone", {"/gone": PARENT}, ("/gone",)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_foreign_write_stops_the_migration_and_stands(site: Site, case: str) -> None:
+    """The conflict names the path, the record keeps it; after the rollback all but the foreign value is as before."""
+    foreign = CASES[case]
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    before = site.look()
+    when = min(foreign.when, len(sealed.plan.batch_ends))
+    report = at("write", when, lambda: foreign.act(site.kazoo, site.root))
+    with pytest.raises(Conflict, match=site.path(foreign.path)) as caught:
+        site.apply(sealed, options=Options(single_shot="never", report=report))
+    assert caught.value.outcome is Outcome.PARTLY_WRITTEN
+    record = site.record
+    assert record.state is State.OPEN
+    assert record.conflict is not None
+    assert record.conflict.path == site.path(foreign.path)
+    result = site.rollback()
+    assert_went_back(expected(before, foreign.value), site.look())
+    assert [deviation.path for deviation in result.deviations] == [site.path(path) for path in foreign.deviations]
+    record = site.record
+    assert (record.state, record.epoch, record.conflict) == (State.STABLE, 0, None)
+    assert record.last is not None
+    assert (record.last.outcome, record.last.deviations) == ("rolled_back", len(foreign.deviations))
+
+
+def expected(before: Image, value: dict[str, Seen | None]) -> Image:
+    image = {**before, **{path: seen for path, seen in value.items() if seen is not None}}
+    return {path: seen for path, seen in image.items() if value.get(path, seen) is not None}
+
+
+def test_a_child_below_a_created_node_keeps_its_line_of_parents(site: Site) -> None:
+    """The rollback leaves it and all above it, says so, and takes back the rest: never stuck, never silent."""
+    site.init(BEFORE)
+    before = site.look()
+    site.leave_open(site.plan(AFTER), 12)
+    site.kazoo.create(site.path("/new/05/child"), b"foreign")
+    result = site.rollback()
+    image = site.look()
+    left = {path: seen for path, seen in image.items() if path.startswith("/new")}
+    assert set(left) == {"/new", "/new/05", "/new/05/child"}
+    assert_went_back(before, {path: seen for path, seen in image.items() if path not in left})
+    assert {deviation.path for deviation in result.deviations} == {site.path("/new"), site.path("/new/05")}
+    assert site.record.state is State.STABLE
+
+
+def test_deviations_outlive_the_process_that_met_them(site: Site) -> None:
+    """Recorded in the very multi that passes them: interrupted right behind, the next process still tells."""
+    site.init(BEFORE)
+    site.leave_open(site.plan(AFTER), 12)
+    for number in range(10):
+        site.kazoo.create(site.path(f"/new/{number:02}/child"))
+    with pytest.raises(Interrupted):
+        site.rollback(options=Options(report=at("undo", 9, interrupt)))
+    result = site.rollback()
+    expected_paths = {site.path("/new"), *(site.path(f"/new/{number:02}") for number in range(10))}
+    assert {deviation.path for deviation in result.deviations} == expected_paths
+
+
+def test_a_subtree_that_somebody_else_removed_is_not_brought_back(site: Site) -> None:
+    """Hundreds of undo operations that find nothing: each is passed, none is stuck."""
+    site.init(BEFORE)
+    before = site.look()
+    site.leave_open(site.plan(AFTER), 12)
+    site.kazoo.delete(site.path("/new"), recursive=True)
+    result = site.rollback()
+    assert_went_back(before, site.look())
+    assert {deviation.path for deviation in result.deviations} >= {site.path("/new"), site.path("/new/05")}
+
+
+# -- ACLs -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_acl_changed_before_it_is_tightened_stands(site: Site) -> None:
+    """Between the last look and the setACL; the rollback must not take it for the migration's own."""
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    before = site.look()
+    client = site.client()
+
+    def meddle(request: object) -> None:
+        if isinstance(request, SetAcl) and request.path == site.path("/tightened"):
+            site.kazoo.set_acls(site.path("/tightened"), ALICE_TOO)
+
+    client.before = meddle
+    with pytest.raises(Conflict, match="/tightened"):
+        site.apply(sealed, client=client)
+    result = site.rollback()
+    assert_went_back(
+        before | {"/tightened": before["/tightened"]._replace(acl=(*before["/keep"].acl, *ALICES))}, site.look()
+    )
+    assert [deviation.path for deviation in result.deviations] == [site.path("/tightened")]
+
+
+@pytest.mark.parametrize("relative", ["/tightened", "/loosened", "/new/05"])
+def test_an_acl_changed_while_the_epoch_is_open_stops_it(site: Site, relative: str) -> None:
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    say = when_said("verifying", lambda: site.kazoo.set_acls(site.path(relative), ALICE_TOO))
+    with pytest.raises(Conflict, match=relative):
+        site.apply(sealed, options=Options(single_shot="never", say=say))
+    site.rollback()
+    assert site.record.state is State.STABLE
+    image = site.look()
+    if relative in image:
+        assert image[relative].acl == (*OPEN_ACL, *ALICES)
+
+
+def test_a_node_whose_acl_alone_changes_must_still_be_there(site: Site) -> None:
+    """Gone while the epoch is open: a conflict, not a silent commit without it."""
+    tree = {"": BEFORE[""], "/n": BEFORE["/keep"], "/w": BEFORE["/keep"]}
+    site.init(tree)
+    sealed = site.plan(
+        {**tree, "/n": tree["/n"]._replace(acl=READ_ONLY[:1] + MINE), "/w": tree["/w"]._replace(data=b"")}
+    )
+    say = when_said("verifying", lambda: site.kazoo.delete(site.path("/n")))
+    with pytest.raises(Conflict, match="/n"):
+        site.apply(sealed, options=Options(single_shot="never", say=say))
+
+
+def test_an_acl_changed_before_it_is_loosened_stands(site: Site) -> None:
+    """After the commit there is no way back: the foreign ACL is left, and told."""
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    client = site.client()
+
+    def meddle(request: object) -> None:
+        if isinstance(request, SetAcl) and request.path == site.path("/loosened"):
+            site.kazoo.set_acls(site.path("/loosened"), [*READ_ACL_UNSAFE, ALICE_TOO[1]])
+
+    client.before = meddle
+    result = site.apply(sealed, client=client)
+    assert [deviation.path for deviation in result.deviations] == [site.path("/loosened")]
+    assert site.look()["/loosened"].acl == (*READ_ONLY, *ALICES)
+    record = site.record
+    assert (record.state, record.epoch, record.pending) == (State.STABLE, 1, None)
+    assert record.last is not None
+    assert record.last.deviations == 1
