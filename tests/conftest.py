@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import pytest
 from hypothesis import settings
 from kazoo.client import KazooClient
 
+from tests.program import Program
 from tests.scopes import Site
 from zkmig.dev import Ensemble, Server
 
@@ -79,6 +81,12 @@ def site(zk: Server, eyes: KazooClient, tree_root: str) -> Iterator[Site]:
     """A scope of `zk` over `tree_root`, named like it; the test grows the tree and inits it."""
     with Site(zk, tree_root, eyes=eyes) as one:
         yield one
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    """The real `zkmig`, run in an empty folder."""
+    return Program(tmp_path)
 
 
 @pytest.fixture

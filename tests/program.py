@@ -1,31 +1,90 @@
-"""The program as its users run it: a process of its own, judged by exit code, stdout and stderr."""
+"""The real `zkmig` program, run as its users run it: a process, its output, its exit code, and the files it leaves."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
-PROGRAM = str(Path(sys.executable).parent / "zkmig")
-TIMEOUT_S = 120
+PROGRAM = str(Path(sys.executable).with_name("zkmig"))
+RUN_TIMEOUT_S = 100.0
 
-
-def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `zkmig` to its end, without a terminal."""
-    return subprocess.run(
-        [PROGRAM, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=TIMEOUT_S,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, **(env or {})},
-    )
+# What the surroundings of the test run say must not decide what the program does.
+_FOREIGN = ("ZKMIG_AT", "ZKMIG_SCOPE", "ZKMIG_AUTH", "ZKMIG_CONTROL", "ZKMIG_DEBUG")
 
 
-def zkmig(*arguments: str, exit_code: int = 0) -> str:
-    """Standard output of a run that ends as expected; the test fails, showing stderr, if it does not."""
-    done = run(*arguments)
-    assert done.returncode == exit_code, f"zkmig {' '.join(arguments)}\nexit {done.returncode}\n{done.stderr}"
-    return done.stdout
+class Ran(NamedTuple):
+    """One run of the program."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def document(self) -> Any:
+        """What --json printed: exactly one document on stdout."""
+        assert self.stdout.count("\n") == 1, self
+        return json.loads(self.stdout)
+
+    def failed(self, code: int, *words: str) -> str:
+        """Assert a failure as users must see it: its code, one line, all `words` in it; returns the line."""
+        assert self.code == code, self
+        assert self.stdout == "", self
+        assert self.stderr.startswith("zkmig: "), self
+        assert self.stderr.count("\n") == 1, self
+        for word in words:
+            assert word in self.stderr, self
+        return self.stderr
+
+    def succeeded(self) -> Ran:
+        """Assert exit code 0 and return itself."""
+        assert self.code == 0, self
+        assert "Traceback" not in self.stderr, self
+        return self
+
+
+class Program:
+    """Runs zkmig in a folder of its own, without a terminal."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, *arguments: object, env: Mapping[str, str] | None = None) -> Ran:
+        process = self.start(*arguments, env=env)
+        try:
+            stdout, stderr = process.communicate(timeout=RUN_TIMEOUT_S)
+        finally:
+            process.kill()
+        return Ran(process.returncode, stdout, stderr)
+
+    def start(self, *arguments: object, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """Begin a run; the caller ends it."""
+        return subprocess.Popen(
+            [PROGRAM, *map(str, arguments)],
+            cwd=self.folder,
+            env=self.environment(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @staticmethod
+    def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The environment of a run."""
+        kept = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
+        return {**kept, **(more or {})}
+
+    @property
+    def files(self) -> set[str]:
+        """Names of all that lies in the folder, hidden or not."""
+        return {path.name for path in self.folder.iterdir()}
+
+
+def location(hosts: str, path: str = "") -> str:
+    """As an operator writes it."""
+    return f"zk://{hosts}{path}"

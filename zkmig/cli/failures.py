@@ -16,6 +16,8 @@ from zkmig.stop import EXIT_SIGINT
 
 DEBUG_VARIABLE = "ZKMIG_DEBUG"
 
+_OF_CLICK = (click.ClickException, click.exceptions.Exit, click.Abort)
+
 
 class Interrupted(BaseException):
     """A signal ended what could be ended at once. No Exception, so that nothing on the way takes it for a failure."""
@@ -43,7 +45,7 @@ def exit_code_of(work: Callable[[], int | None]) -> int:
 
 
 def _report(error: Exception) -> int:
-    if os.environ.get(DEBUG_VARIABLE) == "1":
+    if os.environ.get(DEBUG_VARIABLE) == "1" and not isinstance(error, _OF_CLICK):
         traceback.print_exception(error, file=sys.stderr)
     match error:
         case ZkmigError():
