@@ -127,9 +127,7 @@ def test_large_nodes_make_requests_small_and_small_ones_make_them_grow_again(
     assert max(counts) > 500
 
 
-def test_what_is_known_to_be_large_is_cut_in_advance(
-    fresh_zk: Server, kazoo_client: KazooClientFactory
-) -> None:
+def test_what_is_known_to_be_large_is_cut_in_advance(fresh_zk: Server, kazoo_client: KazooClientFactory) -> None:
     """The same, with the pace told beforehand: no request ever asks for more than the aim and one node."""
     kazoo = kazoo_client(fresh_zk)
     large = fill(kazoo, "/large", 40, lambda _: b"")
@@ -235,9 +233,7 @@ def test_a_run_that_is_left_early_leaves_the_session_usable(
             ]
 
 
-def test_paths_may_be_found_while_they_are_read(
-    zk: Server, tree_root: str, kazoo_client: KazooClientFactory
-) -> None:
+def test_paths_may_be_found_while_they_are_read(zk: Server, tree_root: str, kazoo_client: KazooClientFactory) -> None:
     """A list that grows by what is read: every node is reached in few requests."""
     paths = fill(kazoo_client(zk), tree_root, 2_000, lambda _: b"")
     todo = [tree_root, *paths[:1_000]]
