@@ -14,10 +14,11 @@ from typing import Any, NamedTuple, Self
 from kazoo.client import KazooClient
 from kazoo.security import ACL, Id
 
+from tests.interruptions import Interrupted, at, interrupt
 from tests.trees import Node, Tree, snapshot_of
 from zkmig.apply import engine
 from zkmig.apply.engine import SealedPlan
-from zkmig.apply.forward import Applied, Options, Progress
+from zkmig.apply.forward import Applied, Options
 from zkmig.apply.rollback import RolledBack
 from zkmig.dev import Server
 from zkmig.epoch.control import ControlPaths, Roles, init_scope, read_record
@@ -144,36 +145,6 @@ class WatchedClient(Client):
         return super().pipeline(watched(), depth)
 
 
-class Interrupted(Exception):
-    """Raised by a test out of a callback: the migrator's work ends there, as if it had been taken off its feet."""
-
-
-def at(phase: str, done: int, act: Callable[[], object]) -> Callable[[Progress], None]:
-    """A `report` that acts once, when `done` units of a phase are done."""
-    acted: list[bool] = []
-
-    def report(progress: Progress) -> None:
-        if progress.phase == phase and progress.done >= done and not acted:
-            acted.append(True)
-            act()
-
-    return report
-
-
-def when_said(sentence: str, act: Callable[[], object]) -> Callable[[str], None]:
-    """A `say` that acts whenever a sentence begins so."""
-
-    def say(said: str) -> None:
-        if said.startswith(sentence):
-            act()
-
-    return say
-
-
-def interrupt() -> None:
-    raise Interrupted
-
-
 class Site:
     """One scope of a server; its name is that of its root. Everything that it opens is closed with it.
 
@@ -292,8 +263,8 @@ class Site:
         self.kazoo.delete(self.names.home, recursive=True)
         self.kazoo.set(self.names.registry, json.dumps(fields).encode(), version=stat.version)
 
-    @property
     def record(self) -> Record:
+        """The record as it is now."""
         return read_record(self.client(), self.names)[0]
 
     def plan(

@@ -15,7 +15,8 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from kazoo.exceptions import NoAuthError
 
-from tests.scopes import ME, MY_IDENTITY, Interrupted, Site, at, interrupt, settled, when_said
+from tests.interruptions import Interrupted, at, interrupt, when_said
+from tests.scopes import ME, MY_IDENTITY, Site, settled
 from tests.trees import Node
 from zkmig.apply.drain import Drain, DrainTimeout
 from zkmig.apply.forward import Options
@@ -175,7 +176,7 @@ def test_no_migration_writes_while_an_action_runs(site: Site, monkeypatch: pytes
             with pytest.raises(DrainTimeout):
                 site.apply(site.plan(NEXT), options=impatient)
             assert site.kazoo.get(site.path("/a"))[0] == b"1"
-        assert (site.record.state, site.record.epoch) == (State.STABLE, 0)
+        assert (site.record().state, site.record().epoch) == (State.STABLE, 0)
         with reader.acting(reader.view()):
             monkeypatch.setattr(Drain, "wait", lambda _: None)
             site.apply(site.plan(NEXT), options=impatient)

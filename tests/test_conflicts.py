@@ -12,21 +12,8 @@ import pytest
 from kazoo.client import KazooClient
 from kazoo.security import OPEN_ACL_UNSAFE, READ_ACL_UNSAFE, make_digest_acl
 
-from tests.scopes import (
-    AFTER,
-    ALICES,
-    BEFORE,
-    MINE,
-    READ_ONLY,
-    Image,
-    Interrupted,
-    Seen,
-    Site,
-    assert_went_back,
-    at,
-    interrupt,
-    when_said,
-)
+from tests.interruptions import Interrupted, at, interrupt, when_said
+from tests.scopes import AFTER, ALICES, BEFORE, MINE, READ_ONLY, Image, Seen, Site, assert_went_back
 from zkmig.apply.forward import Options
 from zkmig.epoch.transitions import State
 from zkmig.errors import Conflict, Outcome
@@ -118,14 +105,14 @@ def test_a_foreign_write_stops_the_migration_and_stands(site: Site, case: str) -
     with pytest.raises(Conflict, match=site.path(foreign.path)) as caught:
         site.apply(sealed, options=Options(single_shot="never", report=report))
     assert caught.value.outcome is Outcome.PARTLY_WRITTEN
-    record = site.record
+    record = site.record()
     assert record.state is State.OPEN
     assert record.conflict is not None
     assert record.conflict.path == site.path(foreign.path)
     result = site.rollback()
     assert_went_back(expected(before, foreign.value), site.look())
     assert [deviation.path for deviation in result.deviations] == [site.path(path) for path in foreign.deviations]
-    record = site.record
+    record = site.record()
     assert (record.state, record.epoch, record.conflict) == (State.STABLE, 0, None)
     assert record.last is not None
     assert (record.last.outcome, record.last.deviations) == ("rolled_back", len(foreign.deviations))
@@ -148,7 +135,7 @@ def test_a_child_below_a_created_node_keeps_its_line_of_parents(site: Site) -> N
     assert set(left) == {"/new", "/new/05", "/new/05/child"}
     assert_went_back(before, {path: seen for path, seen in image.items() if path not in left})
     assert {deviation.path for deviation in result.deviations} == {site.path("/new"), site.path("/new/05")}
-    assert site.record.state is State.STABLE
+    assert site.record().state is State.STABLE
 
 
 def test_deviations_outlive_the_process_that_met_them(site: Site) -> None:
@@ -207,7 +194,7 @@ def test_an_acl_changed_while_the_epoch_is_open_stops_it(site: Site, relative: s
     with pytest.raises(Conflict, match=relative):
         site.apply(sealed, options=Options(single_shot="never", say=say))
     site.rollback()
-    assert site.record.state is State.STABLE
+    assert site.record().state is State.STABLE
     image = site.look()
     if relative in image:
         assert image[relative].acl == (*OPEN_ACL, *ALICES)
@@ -239,7 +226,7 @@ def test_an_acl_changed_before_it_is_loosened_stands(site: Site) -> None:
     result = site.apply(sealed, client=client)
     assert [deviation.path for deviation in result.deviations] == [site.path("/loosened")]
     assert site.look()["/loosened"].acl == (*READ_ONLY, *ALICES)
-    record = site.record
+    record = site.record()
     assert (record.state, record.epoch, record.pending) == (State.STABLE, 1, None)
     assert record.last is not None
     assert record.last.deviations == 1

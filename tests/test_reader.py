@@ -23,7 +23,8 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import NoNodeError
 
 from tests.conftest import KazooClientFactory
-from tests.scopes import AFTER, ALICE, BEFORE, ME, MY_IDENTITY, Interrupted, Site, at, interrupt, settled, when_said
+from tests.interruptions import Interrupted, at, interrupt, when_said
+from tests.scopes import AFTER, ALICE, BEFORE, ME, MY_IDENTITY, Site, settled
 from tests.trees import Node, Tree
 from tests.wire_clients import NotingClient, SingleClient
 from zkmig.apply.engine import SealedPlan
@@ -102,7 +103,7 @@ def leave_open(site: Site, tree: Tree = AFTER, epoch: int = 1) -> SealedPlan:
     """The scope in OPEN, about half of the batches applied."""
     sealed = site.plan(tree)
     site.leave_open(sealed, len(sealed.plan.batch_ends) // 2, epoch)
-    assert site.record.state.value == "OPEN"
+    assert site.record().state.value == "OPEN"
     return sealed
 
 
@@ -111,14 +112,14 @@ def leave_rolling_back(site: Site) -> None:
     leave_open(site)
     with pytest.raises(Interrupted):
         site.rollback(options=Options(report=at("undo", 3, interrupt)), how=TakeOver(steal=True))
-    assert site.record.state.value == "ROLLING_BACK"
+    assert site.record().state.value == "ROLLING_BACK"
 
 
 def leave_preparing(site: Site, tree: Tree = AFTER) -> None:
     """The scope in PREPARING: nothing was written yet."""
     with pytest.raises(Interrupted):
         site.apply(site.plan(tree), options=Options(single_shot="never", say=when_said("draining", interrupt)))
-    assert site.record.state.value == "PREPARING"
+    assert site.record().state.value == "PREPARING"
 
 
 class ReaderWithoutOverlay(Reader):
@@ -140,7 +141,7 @@ def test_a_view_of_a_stable_scope_is_what_kazoo_reads(site: Site) -> None:
     assert next(iter(view)) == site.root
     assert [znode.path for znode in view.values()] == list(view)
     assert (view.epoch, view.state, view.migrating, view.held, view.overlaid) == (0, "STABLE", False, False, 0)
-    assert (view.root, view.scope, view.incarnation) == (site.root, site.names.scope, site.record.incarnation)
+    assert (view.root, view.scope, view.incarnation) == (site.root, site.names.scope, site.record().incarnation)
     assert view[site.path("/keep/session")].kind is Kind.EPHEMERAL
     assert site.root in view
     assert site.path("/absent") not in view
@@ -161,7 +162,7 @@ def test_a_reader_that_starts_in_a_migration_sees_the_committed_image(
         leave(site)
         for view in (look(site), early.view(), early.view()):
             assert shown(view) == before
-            assert (view.epoch, view.state, view.migrating) == (0, site.record.state.value, True)
+            assert (view.epoch, view.state, view.migrating) == (0, site.record().state.value, True)
         site.rollback(how=TakeOver(steal=True))
         for view in (look(site), early.view()):
             assert shown(view) == image_of(site.kazoo, site.root)
@@ -469,7 +470,7 @@ def test_states_of_migrations_across_ensembles_are_not_ready(site: Site, state: 
 
 
 def undo_paths(site: Site) -> list[str]:
-    record = site.record
+    record = site.record()
     assert record.target_epoch is not None
     assert record.attempt is not None
     undo = site.names.attempt(record.target_epoch, record.attempt).undo
@@ -604,7 +605,7 @@ def test_acls_are_asked_for_only_where_they_moved(site: Site, monkeypatch: pytes
 def test_a_server_without_multi_read_is_read_all_the_same(site: Site) -> None:
     site.init(BEFORE)
     with SingleClient(site.server, (ME, ALICE)) as client:
-        part = part_of(site.record, site.names.control, None)
+        part = part_of(site.record(), site.names.control, None)
         nodes = read_tree(client, part, NO_OVERLAY, AclCache())
     image = image_of(site.kazoo, site.root)
     assert {path: (n.data, n.acl, tuple(n.stat)) for path, n in nodes.items()} == {p: image[p][:3] for p in image}
@@ -616,7 +617,7 @@ def test_no_reply_is_asked_for_that_would_be_a_burden_to_the_server(site: Site) 
     large = {f"/b/{number:04}": Node(bytes(60_000)) for number in range(200)}
     site.init(settled({"": Node(b""), "/a": Node(b""), "/b": Node(b""), **small, **large}))
     with NotingClient(site.server, (ME,)) as client:
-        part = part_of(site.record, site.names.control, None)
+        part = part_of(site.record(), site.names.control, None)
         nodes = read_tree(client, part, NO_OVERLAY, AclCache())
         asked = [[read.path for read in request.reads if isinstance(read, GetData)] for request in client.multi_reads]
     assert len(nodes) == 1_203

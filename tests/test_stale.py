@@ -12,7 +12,8 @@ import pytest
 from kazoo.client import KazooClient
 from kazoo.security import OPEN_ACL_UNSAFE, make_digest_acl
 
-from tests.scopes import AFTER, BEFORE, Site, assert_is, assert_went_back, when_said
+from tests.interruptions import when_said
+from tests.scopes import AFTER, BEFORE, Site, assert_is, assert_went_back
 from tests.trees import Node
 from zkmig.apply.forward import Options
 from zkmig.dev import Server
@@ -92,7 +93,7 @@ def test_stale_before_it_begins(stale_site: Site, case: str) -> None:
     with pytest.raises(StalePlan, match=site.path(relative)):
         site.apply(sealed)
     assert site.look() == image
-    assert (site.record.state, site.record.last) == (State.STABLE, None)
+    assert (site.record().state, site.record().last) == (State.STABLE, None)
     ephemeral = site.path(relative) + "/child"
     if "ephemeral" in case:
         site.kazoo.delete(ephemeral)  # no plan deletes its parent while it is there
@@ -107,7 +108,7 @@ def test_stale_by_the_time_that_the_drain_is_over(site: Site, case: str) -> None
     say = when_said("draining", lambda: meddle(site.kazoo, site.path(relative)))
     with pytest.raises(StalePlan, match=site.path(relative)):
         site.apply(sealed, options=Options(single_shot="never", say=say))
-    record = site.record
+    record = site.record()
     assert (record.state, record.epoch, record.attempt) == (State.STABLE, 0, None)
     assert record.last is not None
     assert record.last.outcome == "aborted"

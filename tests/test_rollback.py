@@ -1,0 +1,175 @@
+"""Whatever an interrupted migration has done is taken back exactly: nodes, data, ACLs, and no counter is lower.
+
+Method: migrations interrupted after some batch, or the rollback itself after some undo batch; taken back by a fresh
+client without the plan; compared by kazoo. Then the journal altered: the rollback must refuse to work from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from kazoo.client import KazooClient
+
+from tests.interruptions import Interrupted, at, interrupt, when_said
+from tests.scopes import AFTER, BEFORE, Site, assert_is, assert_went_back, settled
+from tests.trees import Node
+from zkmig.apply.forward import Options
+from zkmig.apply.rollback import RolledBack
+from zkmig.epoch.control import AttemptPaths
+from zkmig.epoch.transitions import State
+from zkmig.errors import Outcome, Refused
+
+# Of some 20 batches: none, in the creates, in the counters and writes, in the deletes, all.
+BATCHES = (0, 1, 7, 12, 10_000)
+
+
+def open_attempt(site: Site) -> AttemptPaths:
+    record = site.record()
+    assert record.target_epoch is not None
+    assert record.attempt is not None
+    return site.names.attempt(record.target_epoch, record.attempt)
+
+
+@pytest.mark.parametrize("batches", BATCHES)
+def test_after_any_number_of_batches(site: Site, batches: int) -> None:
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    before = site.look()
+    site.leave_open(sealed, min(batches, len(sealed.plan.batch_ends)))
+    assert site.record().state is State.OPEN
+    result = site.rollback()
+    assert_went_back(before, site.look())
+    assert result.deviations == ()
+    assert result.batches_undone >= min(batches, len(sealed.plan.batch_ends))
+    record = site.record()
+    assert (record.state, record.epoch, record.attempt, record.owner) == (State.STABLE, 0, None, None)
+    assert record.last is not None
+    assert (record.last.outcome, record.last.epoch) == ("rolled_back", 1)
+
+
+def test_before_the_epoch_was_open(site: Site) -> None:
+    """From PREPARING it is an abort: nothing was written."""
+    site.init(BEFORE)
+    with pytest.raises(Interrupted):
+        site.apply(site.plan(AFTER), options=Options(single_shot="never", say=when_said("draining", interrupt)))
+    assert site.record().state is State.PREPARING
+    assert site.rollback().batches_undone == 0
+    assert_is(site.look(), BEFORE)
+    assert site.record().state is State.STABLE
+
+
+def test_between_the_last_batch_and_the_commit(site: Site) -> None:
+    site.init(BEFORE)
+    before = site.look()
+    with pytest.raises(Interrupted):
+        site.apply(site.plan(AFTER), options=Options(single_shot="never", say=when_said("verifying", interrupt)))
+    site.rollback()
+    assert_went_back(before, site.look())
+
+
+@pytest.mark.parametrize("undone", [1, 4, 8])
+def test_a_rollback_interrupted_is_gone_on_with(site: Site, undone: int) -> None:
+    """By `rollback` and by `resume` alike, without the plan; what was undone once is not undone twice."""
+    site.init(BEFORE)
+    before = site.look()
+    site.leave_open(site.plan(AFTER), 12)
+    with pytest.raises(Interrupted):
+        site.rollback(options=Options(report=at("undo", undone, interrupt)))
+    assert site.record().state is State.ROLLING_BACK
+    with pytest.raises(Interrupted):
+        site.rollback(options=Options(report=at("undo", undone + 2, interrupt)))
+    result = site.resume(None)
+    assert isinstance(result, RolledBack)
+    assert result.deviations == ()
+    assert_went_back(before, site.look())
+    assert site.record().state is State.STABLE
+
+
+def test_a_number_taken_back_is_tried_again_under_another_attempt(site: Site) -> None:
+    """The same epoch number, by a new plan and by the old one: versions have moved, so the old one is stale."""
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    site.leave_open(sealed, 18)
+    first = open_attempt(site)
+    site.rollback()
+    with pytest.raises(Refused, match="changed since the plan was made"):
+        site.apply(sealed)
+    site.leave_open(site.plan(AFTER), 3)
+    assert open_attempt(site) != first
+    site.rollback()
+    site.apply(site.plan(AFTER))
+    assert_is(site.look(), AFTER)
+    assert site.record().epoch == 1
+
+
+def test_the_first_epoch_of_an_empty_scope(site: Site) -> None:
+    """Its root goes again, and the scope is EMPTY as before: nothing there must not look like an empty tree."""
+    site.init()
+    sealed = site.plan(AFTER)
+    site.leave_open(sealed, len(sealed.plan.batch_ends))
+    site.rollback()
+    assert site.look() == {}
+    assert site.record().state is State.EMPTY
+
+
+def test_counters_of_deleted_parents_are_raised_again(site: Site) -> None:
+    """A parent of many creates, deleted and brought back: its next sequential child continues the numbering."""
+    tree = settled({"": Node(b""), "/queue": Node(b"", counter=450), "/queue/q-0000000449": Node(b"job")})
+    site.init(tree)
+    sealed = site.plan({"": Node(b""), "/new": Node(b"")})
+    site.leave_open(sealed, len(sealed.plan.batch_ends))
+    assert set(site.look()) == {"", "/new"}
+    site.rollback()
+    assert_is(site.look(), tree)
+    assert site.kazoo.create(site.path("/queue/q-"), sequence=True) == site.path("/queue/q-0000000450")
+
+
+def test_there_is_nothing_to_take_back_at_rest(site: Site) -> None:
+    site.init(BEFORE)
+    for _ in range(2):
+        with pytest.raises(Refused, match="nothing to roll back"):
+            site.rollback()
+        if site.record().epoch == 0:
+            site.apply(site.plan(AFTER))
+    assert_is(site.look(), AFTER)
+
+
+# -- a journal that is not what was written ---------------------------------------------------------------------------
+
+
+def alter(kazoo: KazooClient, path: str) -> None:
+    data, _ = kazoo.get(path)
+    assert data is not None
+    kazoo.set(path, data[:-1] + bytes((data[-1] ^ 1,)))
+
+
+def empty(kazoo: KazooClient, path: str) -> None:
+    kazoo.set(path, b"")
+
+
+def remove(kazoo: KazooClient, path: str) -> None:
+    kazoo.delete(path)
+
+
+@pytest.mark.parametrize("harm", [alter, empty, remove])
+@pytest.mark.parametrize("part", ["manifest", "chunk"])
+def test_an_altered_journal_is_refused_and_nothing_is_undone(
+    site: Site, harm: Callable[[KazooClient, str], None], part: str
+) -> None:
+    """Each byte is pinned by the record; a missing chunk is never taken for "no pre-image"."""
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    site.leave_open(sealed, 12)
+    attempt = open_attempt(site)
+    image = site.look()
+    path = attempt.manifest if part == "manifest" else attempt.chunk(0)
+    harm(site.kazoo, path)
+    ways_on: tuple[Callable[[], object], ...] = (site.rollback, lambda: site.resume(sealed))
+    for go_on in ways_on:
+        with pytest.raises(Refused) as caught:
+            go_on()
+        assert caught.value.where == path
+        assert caught.value.outcome is Outcome.PARTLY_WRITTEN
+    assert site.look() == image
+    assert site.record().state is State.OPEN
