@@ -10,7 +10,7 @@ import dataclasses
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from zkmig.apply.aclsteps import finals, tightenings, write_acls
 from zkmig.apply.batches import CURSOR, BatchWriter
@@ -24,6 +24,7 @@ from zkmig.epoch.record import ConflictNote, LastOutcome, Pending, Record
 from zkmig.epoch.transitions import State
 from zkmig.errors import Conflict, NotPermitted, Outcome, PlanImpossible, Refused, Stopped
 from zkmig.model.acl import WORLD
+from zkmig.plan.operations import forward_size
 from zkmig.plan.plan import Plan
 from zkmig.source.bulk import NodeRead, read_nodes
 from zkmig.wire.client import probe_frame_limit
@@ -67,7 +68,6 @@ class Applied:
     single_shot: bool
     already: bool = False
     deviations: tuple[Deviation, ...] = ()
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Forward:
     def run(self, epoch: int) -> Applied:
         """From STABLE or EMPTY to the commit of `epoch`."""
         single_shot = self.decide_single_shot()
-        self._probe_largest_frame()
+        self._probe_largest_frame(single_shot)
         preimage = take_preimage(self.migrator.client, self.plan)
         attempt, manifest_hash = self._upload(preimage, epoch)
         self._prepare(epoch, attempt, manifest_hash)
@@ -129,14 +129,13 @@ class Forward:
             raise Refused(f"a single shot is not possible: {reason}", hint="use --single-shot auto")
         return self.options.single_shot != "never" and reason is None
 
-    def _probe_largest_frame(self) -> None:
+    def _probe_largest_frame(self, single_shot: bool) -> None:
         """Frames above a batch's usual size are tried on a throw-away connection first: a server that refuses one
         only drops the connection, which looks like any other loss [zookeeper-facts 11]."""
-        largest = 0
-        writer = BatchWriter(self.migrator.client, self.plan, "", 0)
-        for index in range(len(writer)):
-            size = MULTI_OVERHEAD + self.plan.head_bytes + sum(map(operation_size, writer.operations(index)[1:]))
-            largest = max(largest, size)
+        overhead = MULTI_OVERHEAD + self.plan.head_bytes
+        largest = max((overhead + sum(map(forward_size, batch)) for batch in self.plan.batches()), default=0)
+        if single_shot:
+            largest = max(largest, self.plan.single_shot_bytes)
         limits = self.plan.limits
         if largest > limits.batch_bytes_max and not probe_frame_limit([self.migrator.client.server], largest):
             raise PlanImpossible(

@@ -222,7 +222,6 @@ def _show_applied(run: Run, applied: Applied, scope: str | None, was_resumed: bo
             "batches": applied.batches,
             "single_shot": applied.single_shot,
             "deviations": _plain(applied.deviations),
-            "seconds": applied.seconds,
         }
     )
     if outcome != "applied":
