@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from typing import Any
 
 import click
@@ -87,6 +88,7 @@ def plan(
     check_output(output, force)
     parse(source), parse(target)
     limits = Limits(batch_bytes_max=batch_bytes, single_shot_ops_max=single_shot_ops_max, journal_bytes_max=journal_max)
+    remarks: list[str] = []
     with run.progress() as progress:
         made = migrate.make_plan(
             source,
@@ -98,13 +100,15 @@ def plan(
             auth=run.auth,
             stop=run.stop,
             progress=progress.read,
-            say=run.say,
+            say=remarks.append,
         )
     sealed = migrate.save_plan(made, output, force)
     run.document({"plan": output, "plan_hash": sealed.hash, **summary_document(made)})
     show_summary(run, sealed)
-    if not run.as_json:
-        _show_next(run, made, output)
+    for remark in remarks:
+        run.say(f"note: {remark}")
+    if made.target.epoch is not None and not made.is_empty:
+        run.say(f"apply it with: zkmig apply --epoch {made.target.epoch + 1} {shlex.quote(output)}")
 
 
 def summary_document(made: Plan) -> dict[str, Any]:
@@ -175,8 +179,3 @@ def counts_text(made: Plan) -> str:
 def size_text(made: Plan) -> str:
     """As in "12 writes in 1 batches, 340 bytes of undo"."""
     return f"{made.writes} writes in {len(made.batch_ends)} batches, {made.journal_bytes} bytes of undo"
-
-
-def _show_next(run: Run, made: Plan, output: str) -> None:
-    if made.target.epoch is not None and not made.is_empty:
-        run.say(f"apply it with: zkmig apply --epoch {made.target.epoch + 1} {output}")
