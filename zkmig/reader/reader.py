@@ -92,7 +92,7 @@ class Reader:
         self._owns_client = isinstance(client_or_hosts, str)
         self._kazoo = _client_of(client_or_hosts, auth)
         _refuse_unusable(self._kazoo)
-        self._names = ControlPaths(valid_scope_name(scope), control_path(control))
+        self._names = ControlPaths(valid_scope_name(scope), _control_path(control))
         self._wanted = None if paths is None else _valid_paths(paths)
         self._timeout_s = timeout_s
         self._session = BulkSession(tuple(self._kazoo.hosts), self._check_stop)
@@ -333,7 +333,7 @@ def _credential(one: Credential | tuple[str, str]) -> Credential:
     return credential
 
 
-def control_path(control: str) -> str:
+def _control_path(control: str) -> str:
     """The control root as given, or BadInput."""
     paths.validate(control)
     if control == "/":
