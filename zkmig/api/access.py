@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
 from zkmig.wire.credential import Credential
 from zkmig.wire.requests import FRAME_BYTES_MAX_DEFAULT
+
+_log = logging.getLogger("zkmig.api")
 
 Hosts = tuple[tuple[str, int], ...]
 
@@ -36,6 +39,7 @@ class Access:
 
     def client(self, hosts: Hosts, frame_bytes_max: int = FRAME_BYTES_MAX_DEFAULT) -> Client:
         """A client of one ensemble, to be opened by `with`."""
+        _log.info("connecting to %s", ",".join(f"{host}:{port}" for host, port in hosts))
         return Client(
             hosts,
             auth=self.auth,

@@ -10,7 +10,7 @@ from typing import Literal
 
 from zkmig.api.access import Access, Hosts, covering_scope, ensemble, scope_at
 from zkmig.api.frames import fit_to_servers
-from zkmig.api.trees import ReadProgress, Tree, narrowed, read_options, scan_target, split_excludes
+from zkmig.api.trees import ReadProgress, Tree, read_options, scan_target, split_excludes, take
 from zkmig.apply import engine
 from zkmig.apply.engine import SealedPlan, scope_of
 from zkmig.apply.forward import DRAIN_TIMEOUT_S, Applied, Options, Progress
@@ -27,7 +27,6 @@ from zkmig.model.snapshot import Snapshot
 from zkmig.plan import make, planfile
 from zkmig.plan.make import TargetScope
 from zkmig.plan.plan import Limits, Plan
-from zkmig.source import read as sources
 from zkmig.source import zks
 from zkmig.source.location import EnsembleLocation, parse, parse_hosts
 from zkmig.stop import StopRequest
@@ -79,13 +78,11 @@ def make_plan(
     limits = limits or Limits()
     for_source, for_target = split_excludes(excludes, source, target)
     place = parse(target) if isinstance(target, str) else None
-    options = read_options(access, for_source, control, progress)
-    ours = sources.read(source, **options) if isinstance(source, str) else narrowed(source, options)
+    ours = take(source, read_options(access, for_source, control, progress))
     if isinstance(place, EnsembleLocation):
         live = _LiveTarget(access, place, scope, control, say)
         return live.plan(ours, policy, limits, for_target, identities, progress)
-    options = read_options(access, for_target, control, progress)
-    theirs = sources.read(target, **options) if isinstance(target, str) else narrowed(target, options)
+    theirs = take(target, read_options(access, for_target, control, progress))
     if identities is None:
         identities = [c.identity for c in access.auth if c.identity is not None] or None
     hosts = _hosts_of(theirs)

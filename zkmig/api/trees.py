@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from zkmig.source.location import EnsembleLocation, Location, parse
 from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
 from zkmig.wire.credential import Credential
+
+_log = logging.getLogger("zkmig.api")
 
 Tree = Snapshot | str  # a snapshot, or the location to read it from
 ReadProgress = Callable[[int], None]  # gets the number of znodes read so far
@@ -38,8 +41,7 @@ def read(
     excludes: absolute paths left out with all below them. auth: None takes what ZKMIG_AUTH holds. Raises BadInput
     (no such root or file, DamagedFile), Unreachable, NotPermitted (no znode is left out for want of permission).
     """
-    access = Access.of(auth, stop)
-    return sources.read(location, **read_options(access, excludes, control, progress))
+    return take(location, read_options(Access.of(auth, stop), excludes, control, progress))
 
 
 def save_snapshot(snapshot: Snapshot, path: str, force: bool = False) -> None:
@@ -82,8 +84,8 @@ def diff(
     """
     access = Access.of(auth, stop)
     for_source, for_target = split_excludes(excludes, source, target)
-    ours = _tree(source, read_options(access, for_source, control, progress))
-    theirs = None if target is None else _tree_or_none(target, read_options(access, for_target, control, progress))
+    ours = take(source, read_options(access, for_source, control, progress))
+    theirs = None if target is None else take_or_none(target, read_options(access, for_target, control, progress))
     return compare(ours, theirs, policy or DEFAULT_POLICY, hash_first)
 
 
@@ -114,25 +116,28 @@ def verify(
     """Compare two trees by hash, and node by node where the hashes differ. Arguments and errors as for `diff`."""
     access = Access.of(auth, stop)
     for_source, for_target = split_excludes(excludes, source, target)
-    ours = _tree(source, read_options(access, for_source, control, progress))
-    theirs = _tree_or_none(target, read_options(access, for_target, control, progress))
+    ours = take(source, read_options(access, for_source, control, progress))
+    theirs = take_or_none(target, read_options(access, for_target, control, progress))
     if theirs is not None and (ours.tree_hash, ours.counter_hash) == (theirs.tree_hash, theirs.counter_hash):
         return Verification(ours, theirs, None)
     return Verification(ours, theirs, compare(ours, theirs, policy or DEFAULT_POLICY))
 
 
-def _tree(tree: Tree, options: sources.ReadOptions) -> Snapshot:
-    return sources.read(tree, **options) if isinstance(tree, str) else narrowed(tree, options)
+def take(tree: Tree, options: sources.ReadOptions) -> Snapshot:
+    """A snapshot less the excludes of the options, or the tree at a location. SourceAbsent if it is not there."""
+    found = take_or_none(tree, options)
+    if found is None:
+        raise live.absent(str(tree))
+    return found
 
 
-def _tree_or_none(tree: Tree, options: sources.ReadOptions) -> Snapshot | None:
-    return sources.read_or_none(tree, **options) if isinstance(tree, str) else narrowed(tree, options)
-
-
-def narrowed(snapshot: Snapshot, options: sources.ReadOptions) -> Snapshot:
-    """A snapshot less the excludes of the options."""
-    excludes = tuple(dict.fromkeys((*snapshot.scope.excludes, *options["excludes"])))
-    return sources.narrow(snapshot, excludes)
+def take_or_none(tree: Tree, options: sources.ReadOptions) -> Snapshot | None:
+    """The same, None if the location's root is not there."""
+    if isinstance(tree, str):
+        _log.info("reading %s", parse(tree))  # parsed: what cannot be a location may hold a password
+        return sources.read_or_none(tree, **options)
+    excludes = tuple(dict.fromkeys((*tree.scope.excludes, *options["excludes"])))
+    return sources.narrow(tree, excludes)
 
 
 def split_excludes(excludes: Sequence[str], source: Tree, target: Tree | None) -> tuple[list[str], list[str]]:
