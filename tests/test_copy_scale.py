@@ -7,14 +7,13 @@ same commands cost when they only read.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import KazooClientFactory, ServerPair
 from tests.kazoo_eyes import Seen, last_zxid, look, put
-from tests.program import zkmig
+from tests.program import Program
 
 
 def wide_tree(znodes: int) -> dict[str, Seen]:
@@ -36,18 +35,19 @@ def test_a_copy_is_equal_and_the_second_run_writes_nothing(
     here, there = kazoo_client(zk_pair.source), kazoo_client(zk_pair.target)
     put(here, tree_root, wide_tree(znodes))
     source, target = f"zk://{zk_pair.source.hosts}{tree_root}", f"zk://{zk_pair.target.hosts}{tree_root}"
-    first, second = str(tmp_path / "first.zkplan"), str(tmp_path / "second.zkplan")
-    zkmig("init", target, "--scope", tree_root[1:])
-    zkmig("plan", "--from", source, "--to", target, "-o", first)
-    zkmig("apply", "--epoch", "1", first, "--yes")
+    zkmig = Program(tmp_path)
+    first, second = "first.zkplan", "second.zkplan"
+    zkmig("init", target, "--scope", tree_root[1:]).succeeded()
+    zkmig("plan", "--from", source, "--to", target, "-o", first).succeeded()
+    zkmig("apply", "--epoch", "1", first, "--yes").succeeded()
     assert look(there, tree_root) == look(here, tree_root)
-    zkmig("verify", source, target)
+    zkmig("verify", source, target).succeeded()
 
-    zkmig("plan", "--from", source, "--to", target, "-o", second)
+    zkmig("plan", "--from", source, "--to", target, "-o", second).succeeded()
     before = last_zxid(there)
-    zkmig("status", "--at", target, "--scope", tree_root[1:])  # reads only: what sessions cost
+    zkmig("status", "--at", target, "--scope", tree_root[1:]).succeeded()  # reads only: what sessions cost
     sessions = last_zxid(there) - before
     before = last_zxid(there)
-    result = json.loads(zkmig("apply", "--epoch", "2", second, "--yes", "--json"))
+    result = zkmig("apply", "--epoch", "2", second, "--yes", "--json").succeeded().document
     assert last_zxid(there) - before == sessions
     assert result["writes"] == 0

@@ -15,7 +15,7 @@ from kazoo.security import make_digest_acl_credential
 
 from tests.conftest import KazooClientFactory, ServerPair
 from tests.kazoo_eyes import OPEN, AclRow, Seen, look, next_sequential, put, real_tree
-from tests.program import zkmig
+from tests.program import Program
 
 DATA = Path(__file__).parent / "data"
 SECRET = "ops:night-shift"
@@ -23,20 +23,27 @@ SECRET = "ops:night-shift"
 
 def carry(source: str, target: str, scope: str, folder: Path, *options: str) -> None:
     """snapshot, init, plan from the snapshot file, apply, verify: as a user would type it."""
-    snapshot, plan = str(folder / f"{scope}.zks"), str(folder / f"{scope}.zkplan")
-    zkmig("snapshot", source, "-o", snapshot, *options)
-    zkmig("init", target, "--scope", scope, *options)
-    zkmig("plan", "--from", snapshot, "--to", target, "-o", plan, *options)
-    zkmig("apply", "--epoch", "1", plan, "--yes", *options)
-    zkmig("verify", snapshot, target, *options)
+    zkmig = Program(folder)
+    snapshot, plan = f"{scope}.zks", f"{scope}.zkplan"
+    zkmig("snapshot", source, "-o", snapshot, *options).succeeded()
+    zkmig("init", target, "--scope", scope, *options).succeeded()
+    zkmig("plan", "--from", snapshot, "--to", target, "-o", plan, *options).succeeded()
+    zkmig("apply", "--epoch", "1", plan, "--yes", *options).succeeded()
+    zkmig("verify", snapshot, target, *options).succeeded()
 
 
-def assert_same(client: KazooClient, root: str, other: KazooClient, other_root: str) -> None:
-    """Everything that is carried is equal, then the next sequential names are."""
-    one, two = look(client, root), look(other, other_root)
-    assert two == one
-    parents = [path for path, seen in one.items() if seen.counter and seen.acl == OPEN][:400]
-    assert next_sequential(other, other_root, parents) == next_sequential(client, root, parents)
+Place = tuple[KazooClient, str]
+
+
+def assert_same(first: Place, *others: Place) -> None:
+    """Everything that is carried is equal; then so are the next sequential names (asking for them raises counters)."""
+    expected = look(*first)
+    for other in others:
+        assert look(*other) == expected
+    parents = [path for path, seen in expected.items() if seen.counter and seen.acl == OPEN][:400]
+    names = next_sequential(*first, parents)
+    for other in others:
+        assert next_sequential(*other, parents) == names
 
 
 @pytest.mark.timeout(600)
@@ -55,15 +62,13 @@ def test_a_real_tree_goes_to_a_second_server_and_back(
         f"there-{tree_root[1:]}",
         tmp_path,
     )
-    assert look(there, tree_root) == look(here, tree_root)
     carry(
         f"zk://{zk_pair.target.hosts}{tree_root}",
         f"zk://{zk_pair.source.hosts}{back}",
         f"back-{tree_root[1:]}",
         tmp_path,
     )
-    assert_same(here, tree_root, here, back)
-    assert_same(here, tree_root, there, tree_root)
+    assert_same((here, tree_root), (here, back), (there, tree_root))
 
 
 @pytest.mark.timeout(600)
@@ -98,7 +103,7 @@ def test_what_real_trees_lack_is_carried_too(
         tmp_path,
         *auth,
     )
-    assert_same(here, tree_root, here, back)
+    assert_same((here, tree_root), (here, back), (there, tree_root))
 
 
 def odd_tree() -> dict[str, Seen]:
