@@ -159,6 +159,7 @@ class Site:
         self._eyes = eyes
         self.names = ControlPaths(root.strip("/").replace("/", "-") or "all", control)
         self._stack = ExitStack()
+        self._looker: Client | None = None
 
     def __enter__(self) -> Self:
         self.kazoo = self._eyes or self.open_kazoo(ME, ALICE)
@@ -265,7 +266,8 @@ class Site:
 
     def record(self) -> Record:
         """The record as it is now."""
-        return read_record(self.client(), self.names)[0]
+        self._looker = self._looker or self.client()
+        return read_record(self._looker, self.names)[0]
 
     def plan(
         self, tree: Tree, *, limits: Limits = SMALL_BATCHES, client: Client | None = None, pinned: bool = True

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from zkmig.apply.verify import Deviation
 from zkmig.epoch.journal import AclEntry
-from zkmig.epoch.owner import RESENDS_MAX, Migrator
+from zkmig.epoch.owner import SENDS_MAX, Migrator
 from zkmig.errors import NotPermitted, OutcomeUnknown, Unreachable
 from zkmig.model.acl import AclList, may_show_as
 from zkmig.wire.client import Client
 from zkmig.wire.codes import Code, error_for
+from zkmig.wire.faults import ConnectionLost
 from zkmig.wire.replies import AclResult
 from zkmig.wire.requests import GetAcl, SetAcl
 
@@ -46,35 +47,52 @@ def write_acls(
     A write whose condition fails is done already when the ACL reads as wanted: by an earlier run, or by the same
     write sent before a connection was lost.
     """
-    left = list(writes)
-    for attempt in range(RESENDS_MAX + 1):
+    series = _Series(migrator, writes, progress)
+    losses = 0
+    while series.answered < len(writes):
+        before = series.answered
         try:
-            if attempt:
+            if not migrator.client.is_connected:
                 migrator.client.reconnect()
-            return _write_once(migrator, left, progress)
-        except OutcomeUnknown:
-            if attempt == RESENDS_MAX:
+            series.send(1 if losses else DEPTH)
+        except (OutcomeUnknown, ConnectionLost):
+            losses = 1 if series.answered > before else losses + 1
+            if losses == SENDS_MAX:
                 raise
         except Unreachable as error:
             raise OutcomeUnknown(error.what, error.where, "run zkmig resume") from error
-    raise AssertionError("unreachable")
-
-
-def _write_once(migrator: Migrator, writes: Sequence[AclWrite], progress: Callable[[int], None]) -> list[Deviation]:
-    deviations = []
-    requests = (SetAcl(w.path, w.acl, w.aversion) for w in writes)
-    doubtful: list[AclWrite] = []
-    with migrator.stop.patiently():
-        for done, (write, reply) in enumerate(zip(writes, migrator.client.pipeline(requests, DEPTH), strict=True)):
-            progress(done + 1)
-            if reply.error in (Code.BAD_VERSION, Code.NO_AUTH):
-                doubtful.append(write)  # set already? A final ACL may well shut this identity out
-            elif reply.error == Code.NO_NODE:
-                deviations.append(Deviation(write.path, "deleted by somebody else"))
-            elif reply.error:
-                raise error_for(reply.error, write.path, "setACL")
-    deviations += [Deviation(write.path, FOREIGN_ACL) for write in doubtful if not _is_done(migrator.client, write)]
+    deviations = series.deviations
+    deviations += [Deviation(w.path, FOREIGN_ACL) for w in series.doubtful if not _is_done(migrator.client, w)]
     return deviations
+
+
+class _Series:
+    """Writes on their way. doubtful: refused, but perhaps because they were done before."""
+
+    def __init__(self, migrator: Migrator, writes: Sequence[AclWrite], progress: Callable[[int], None]) -> None:
+        self._migrator = migrator
+        self._writes = writes
+        self._progress = progress
+        self.answered = 0
+        self.doubtful: list[AclWrite] = []
+        self.deviations: list[Deviation] = []
+
+    def send(self, depth: int) -> None:
+        """All that are not answered yet."""
+        requests = [SetAcl(w.path, w.acl, w.aversion) for w in self._writes[self.answered :]]
+        with self._migrator.stop.patiently():
+            for reply in self._migrator.client.pipeline(requests, depth):
+                self._take(self._writes[self.answered], reply.error)
+                self.answered += 1
+                self._progress(self.answered)
+
+    def _take(self, write: AclWrite, error: int) -> None:
+        if error in (Code.BAD_VERSION, Code.NO_AUTH):
+            self.doubtful.append(write)  # set already? A final ACL may well shut this identity out
+        elif error == Code.NO_NODE:
+            self.deviations.append(Deviation(write.path, "deleted by somebody else"))
+        elif error:
+            raise error_for(error, write.path, "setACL")
 
 
 def _is_done(client: Client, write: AclWrite) -> bool:

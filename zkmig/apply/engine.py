@@ -65,7 +65,11 @@ def apply_plan(
     if dry_run:
         take_preimage(client, plan)
         return Applied(record.epoch, None, plan.writes, len(plan.batch_ends), plan.why_not_single_shot() is None)
-    migrator = Migrator.take(client, names, take_over, stop, options.say)
+
+    def admit(record: Record) -> None:
+        _check_admission(record, names, plan, epoch)
+
+    migrator = Migrator.take(client, names, take_over, stop, options.say, admit)
     with _owning(migrator):
         _check_admission(migrator.record, names, plan, epoch)
         return Forward(migrator, plan, sealed.hash, options).run(epoch)

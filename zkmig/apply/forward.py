@@ -83,8 +83,7 @@ class Forward:
 
     def run(self, epoch: int) -> Applied:
         """From STABLE or EMPTY to the commit of `epoch`."""
-        single_shot = self.decide_single_shot()
-        self._probe_largest_frame(single_shot)
+        single_shot = self._probe_frames(self.decide_single_shot())
         preimage = take_preimage(self.migrator.client, self.plan)
         attempt, manifest_hash = self._upload(preimage, epoch)
         self._prepare(epoch, attempt, manifest_hash)
@@ -129,20 +128,33 @@ class Forward:
             raise Refused(f"a single shot is not possible: {reason}", hint="use --single-shot auto")
         return self.options.single_shot != "never" and reason is None
 
-    def _probe_largest_frame(self, single_shot: bool) -> None:
-        """Frames above a batch's usual size are tried on a throw-away connection first: a server that refuses one
-        only drops the connection, which looks like any other loss [zookeeper-facts 11]."""
+    def _probe_frames(self, single_shot: bool) -> bool:
+        """Whether it still is to be a single shot, once the server was asked about the frames it will be sent.
+
+        Frames above a batch's usual size are tried on a throw-away connection first: a server that refuses one only
+        drops the connection, which looks like any other loss [zookeeper-facts 11]. So are those that undo them.
+        """
         overhead = MULTI_OVERHEAD + self.plan.head_bytes
-        largest = max((overhead + sum(map(forward_size, batch)) for batch in self.plan.batches()), default=0)
-        if single_shot:
-            largest = max(largest, self.plan.single_shot_bytes)
-        limits = self.plan.limits
-        if largest > limits.batch_bytes_max and not probe_frame_limit([self.migrator.client.server], largest):
+        forward = max((sum(map(forward_size, batch)) for batch in self.plan.batches()), default=0)
+        undo = max((sum(operation.undo_size() for operation in batch) for batch in self.plan.batches()), default=0)
+        if not self._takes(overhead + max(forward, undo)):
             raise PlanImpossible(
-                f"its largest transaction takes {largest} bytes, more than this server accepts",
+                f"its largest transaction takes {overhead + max(forward, undo)} bytes, more than this server accepts",
                 "",
                 "raise jute.maxbuffer on every server of the target, or plan again with smaller nodes",
             )
+        if not single_shot or self._takes(self.plan.single_shot_bytes):
+            return single_shot
+        if self.options.single_shot == "require":
+            what = f"a single shot takes {self.plan.single_shot_bytes} bytes, more than this server accepts"
+            raise Refused(what, hint="use --single-shot auto")
+        return False
+
+    def _takes(self, frame_bytes: int) -> bool:
+        """Whether the server takes a frame of that size; one of a batch's usual size it does."""
+        if frame_bytes <= self.plan.limits.batch_bytes_max:
+            return True
+        return probe_frame_limit([self.migrator.client.server], frame_bytes)
 
     def _upload(self, preimage: Preimage, epoch: int) -> tuple[str, str]:
         """Journal and manifest, before the scope leaves STABLE, so that services wait as little as possible.
@@ -173,6 +185,7 @@ class Forward:
             batches=len(self.plan.batch_ends),
             frame_bytes=self.plan.limits.batch_bytes_max,
             chunks=tuple(digest(chunk.payload) for chunk in chunks),
+            private=tuple(index for index, chunk in enumerate(chunks) if chunk.is_private),
             journal_bytes=sum(len(chunk.payload) for chunk in chunks),
         ).encode()
         self.migrator.write_all([Create(attempt.manifest, manifest, acl)], "write the manifest", witness=0)

@@ -18,13 +18,36 @@ from dataclasses import dataclass
 from zkmig.epoch import record as records
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.record import Owner, Record
-from zkmig.errors import Conflict, NotOwner, NotPermitted, OtherIncarnation, Outcome, OutcomeUnknown, Unreachable
+from zkmig.errors import (
+    Conflict,
+    NotOwner,
+    NotPermitted,
+    OtherIncarnation,
+    Outcome,
+    OutcomeUnknown,
+    PlanImpossible,
+    Unreachable,
+    ZkmigError,
+)
 from zkmig.model.acl import OPEN_ACL, AclList
 from zkmig.stop import StopRequest
-from zkmig.wire.client import Client
+from zkmig.wire.client import Client, probe_frame_limit
 from zkmig.wire.codes import Code, code_name, error_for
+from zkmig.wire.faults import ConnectionLost
 from zkmig.wire.replies import DataResult, MultiResult, Reply
-from zkmig.wire.requests import Check, Create, Delete, Exists, GetAcl, GetData, Multi, SetData, Sync, WriteOp
+from zkmig.wire.requests import (
+    Check,
+    Create,
+    Delete,
+    Exists,
+    GetAcl,
+    GetData,
+    Multi,
+    SetData,
+    Sync,
+    WriteOp,
+    frame_size,
+)
 
 # Positions in the head of a guarded multi.
 HEAD_INCARNATION = 0
@@ -32,7 +55,7 @@ HEAD_RECORD = 1
 HEAD_OWNER = 2
 HEAD_LENGTH = 3
 
-RESENDS_MAX = 2  # the same frame is not sent more often without knowing that the server takes frames of its size
+SENDS_MAX = 3  # of the same frame; before the last the server is asked whether it takes frames of its size
 OWNER_POLL_S = 0.25
 EPHEMERAL = 1  # create flag
 
@@ -112,6 +135,15 @@ def _multi_result(reply: Reply) -> MultiResult:
     return reply.result
 
 
+def _failed_at(result: MultiResult, witness: int) -> bool:
+    """Whether it failed where only the same multi, landed before, can make it fail: version or name is taken."""
+    return result.failed_index == HEAD_LENGTH + witness and result.code in (Code.BAD_VERSION, Code.NODE_EXISTS)
+
+
+def _unknown(error: ZkmigError) -> OutcomeUnknown:
+    return OutcomeUnknown(error.what, error.where, "run zkmig status, then zkmig resume")
+
+
 class Migrator:
     """The writer of one scope. record and record_version are what every write is conditional on."""
 
@@ -136,10 +168,12 @@ class Migrator:
         how: TakeOver,
         stop: StopRequest,
         say: Callable[[str], None] = lambda _: None,
+        admit: Callable[[Record], None] = lambda _: None,
     ) -> Migrator:
         """Become the owner: bump the token first, read the record afterwards, so that what is read is final.
 
-        Raises NotOwner when a living owner keeps the scope and waiting was not asked for.
+        Raises NotOwner when a living owner keeps the scope and waiting was not asked for. admit: called with the
+        record just before the token is taken; what it raises leaves the scope to its owner.
         """
         self = cls(client, names, stop)
         idle_token = -1  # an owner that lives but has stopped working
@@ -150,6 +184,7 @@ class Migrator:
             if seen.alive and not how.steal and seen.token != idle_token:
                 idle_token = self._await_owner(seen, how, say)
                 continue
+            admit(record)
             if self._bump(record.incarnation, seen.token, how):
                 break
         self.record, stat = read_record(client, names)
@@ -211,11 +246,12 @@ class Migrator:
             )
         )
         try:
-            reply = self.client.call_reply(multi)
+            reply, resent = self._send(multi)
+            taken = reply.error == 0 or (resent and self._is_taken(data, token))
         except OutcomeUnknown:
             # A token that was taken for a session that is gone hurts nobody: the next owner bumps it again.
             raise Unreachable("the connection was lost while taking the scope", self.names.owner, "try again") from None
-        if reply.error == 0:
+        if taken:
             self.token, self.owner = token, owner
             return True
         if _multi_result(reply).code == Code.NO_AUTH:
@@ -225,6 +261,11 @@ class Migrator:
         if _multi_result(reply).code == Code.NO_NODE:
             raise OtherIncarnation("the scope was deleted and created again", self.names.home, "start over")
         raise error_for(_multi_result(reply).code, self.names.owner, "take the owner's token")
+
+    def _is_taken(self, data: bytes, token: int) -> bool:
+        """Whether the owner node is what this very process has written, at some moment of its own, for this token."""
+        node = self.client.call(GetData(self.names.owner))
+        return node.data == data and node.stat.version == token
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -251,8 +292,8 @@ class Migrator:
         if reply.error == 0:
             return _multi_result(reply)
         result = _multi_result(reply)
-        self.raise_if_head_failed(result)
-        if resent and witness is not None and result.failed_index == HEAD_LENGTH + witness:
+        self.raise_if_head_failed(result, resent)
+        if resent and witness is not None and _failed_at(result, witness):
             return MultiResult(())
         return result
 
@@ -283,7 +324,7 @@ class Migrator:
             if resent and result.failed_index == HEAD_RECORD:
                 landed = self._is_mine(data)
             if not landed:
-                self.raise_if_head_failed(result)
+                self.raise_if_head_failed(result, resent)
                 return result
         self.record, self.record_version = record, self.record_version + 1
         return _multi_result(reply) if reply.error == 0 else MultiResult(())
@@ -294,20 +335,33 @@ class Migrator:
 
     def _send(self, multi: Multi) -> tuple[Reply, bool]:
         """Send until an answer comes. The flag says whether an earlier sending may have landed."""
-        for attempt in range(RESENDS_MAX + 1):
+        lost = 0
+        for _ in range(SENDS_MAX):
             try:
                 with self.stop.patiently():
-                    if attempt:
-                        self.client.reconnect()
-                    return self.client.call_reply(multi), attempt > 0
-            except OutcomeUnknown:
-                if attempt == RESENDS_MAX:
-                    raise
-            except Unreachable as error:
-                if attempt:  # the first sending may still land, whatever became of the connection since
-                    raise OutcomeUnknown(error.what, error.where, "run zkmig status, then zkmig resume") from error
-                raise
-        raise AssertionError("unreachable")
+                    self._take_up(lost, multi)
+                    return self.client.call_reply(multi), lost > 0
+            except OutcomeUnknown as error:
+                lost += 1
+                failure: Unreachable | OutcomeUnknown = error
+            except ConnectionLost as error:  # nothing of this multi was sent
+                failure = error
+        raise _unknown(failure) if lost else failure
+
+    def _take_up(self, lost: int, multi: Multi) -> None:
+        """Have a connection before sending a multi, of which `lost` sendings were not answered."""
+        try:
+            if not self.client.is_connected:
+                self.client.reconnect()
+            if lost == SENDS_MAX - 1 and not probe_frame_limit([self.client.server], frame_size(multi)):
+                # Such a server only drops the connection, which looks like any other loss [zookeeper-facts 11].
+                raise PlanImpossible(
+                    f"this server takes no frame of {frame_size(multi)} bytes",
+                    multi.operations[-1].path,
+                    "raise jute.maxbuffer on every server of the target, or roll back and plan smaller batches",
+                )
+        except Unreachable as error:
+            raise _unknown(error) if lost else error from error
 
     def write_series(
         self,
@@ -335,7 +389,7 @@ class Migrator:
             series = _Series(self, operations_of, done, total)
             try:
                 with self.stop.patiently():
-                    for reply in self.client.pipeline(series, depth):
+                    for reply in self.client.pipeline(series, depth if not losses else 1):
                         if series.failure is not None:
                             continue  # those behind a failure fail at the witness: drained, not judged
                         result = self._judge(reply, witness, resent=done < may_have_landed)
@@ -345,12 +399,12 @@ class Migrator:
                         done += 1
                         losses = 0
                         progress(done)
-            except OutcomeUnknown:
+            except (OutcomeUnknown, ConnectionLost):
                 losses += 1
-                if losses > RESENDS_MAX:
+                if losses == SENDS_MAX:
                     raise
                 may_have_landed = max(may_have_landed, series.sent)
-                self._reconnect()
+                self._take_up(losses, self.guarded(operations_of(done)))
                 continue
             if series.failure is not None:
                 return series.failure
@@ -363,19 +417,21 @@ class Migrator:
         if reply.error == 0:
             return None
         result = _multi_result(reply)
-        self.raise_if_head_failed(result)
-        if resent and result.failed_index == HEAD_LENGTH + witness:
-            return None
-        return result
+        self.raise_if_head_failed(result, resent)
+        return None if resent and _failed_at(result, witness) else result
 
-    def _reconnect(self) -> None:
+    def raise_if_head_failed(self, result: MultiResult, resent: bool = False) -> None:
+        """Turn a failed guard into its error; return when the failure lies in the operations after it.
+
+        resent: an earlier sending may have landed before the guard came to fail.
+        """
         try:
-            self.client.reconnect()
-        except Unreachable as error:
-            raise OutcomeUnknown(error.what, error.where, "run zkmig status, then zkmig resume") from error
+            self._raise_if_head_failed(result)
+        except ZkmigError as error:
+            error.outcome = Outcome.UNKNOWN if resent else error.outcome
+            raise
 
-    def raise_if_head_failed(self, result: MultiResult) -> None:
-        """Turn a failed guard into its error; return when the failure lies in the operations after it."""
+    def _raise_if_head_failed(self, result: MultiResult) -> None:
         if result.failed_index is None or result.failed_index >= HEAD_LENGTH:
             return
         where = (self.names.home, self.names.record, self.names.owner)[result.failed_index]

@@ -1,0 +1,145 @@
+"""A TCP proxy in front of one ZooKeeper server that cuts connections at a chosen request: real sockets, real losses."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from enum import Enum, auto
+from types import TracebackType
+from typing import Self
+
+from zkmig.wire.requests import OP_MULTI, OP_SET_ACL
+
+_LENGTH = struct.Struct(">i")
+_HEADER = struct.Struct(">ii")  # xid, opcode
+
+
+class Fate(Enum):
+    """What becomes of a request, and then of its connection."""
+
+    PASS = auto()
+    LOST = auto()  # never reaches the server; cut
+    TORN = auto()  # half of its frame reaches the server; cut
+    UNANSWERED = auto()  # reaches the server, which answers; the answer is kept back; cut
+
+
+Judge = Callable[[int, int], Fate]  # opcode, number of writes seen so far (from 0)
+
+
+def cut_at(number: int, fate: Fate) -> Judge:
+    """One write's fate; everything else passes."""
+    return lambda opcode, seen: fate if seen == number and opcode in WRITES else Fate.PASS
+
+
+WRITES = (OP_MULTI, OP_SET_ACL)
+
+
+class Proxy:
+    """Listens on a port of its own. judge: asked for the fate of every request of every connection.
+
+    writes: multis and setACLs seen, resent ones included. cuts: connections cut.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.judge: Judge = lambda _, __: Fate.PASS
+        self.writes = 0
+        self.cuts = 0
+        self._target = ("127.0.0.1", port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._lock = threading.Lock()
+        self._connections: list[_Connection] = []
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, name="proxy", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # shutdown() wakes the thread in accept(); close() alone does not.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in self._connections:
+            connection.cut()
+
+    @property
+    def hosts(self) -> str:
+        return f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def decide(self, opcode: int) -> Fate:
+        """The fate of one more request."""
+        with self._lock:
+            fate = self.judge(opcode, self.writes)
+            self.writes += opcode in WRITES
+            self.cuts += fate is not Fate.PASS
+            return fate
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            connection = _Connection(self, client, socket.create_connection(self._target))
+            self._connections.append(connection)
+            for pump in (connection.pump_requests, connection.pump_answers):
+                threading.Thread(target=pump, name="proxy connection", daemon=True).start()
+
+
+class _Connection:
+    def __init__(self, proxy: Proxy, client: socket.socket, server: socket.socket) -> None:
+        self._proxy = proxy
+        self._client = client
+        self._server = server
+        self._kept_back: int | None = None  # xid of the answer that is
+
+    def cut(self) -> None:
+        for end in (self._client, self._server):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def pump_requests(self) -> None:
+        is_first = True  # the first frame opens the session, and has no header
+        while frame := _read_frame(self._client):
+            xid, opcode = _HEADER.unpack_from(frame, _LENGTH.size)
+            fate = Fate.PASS if is_first else self._proxy.decide(opcode)
+            is_first = False
+            if fate is Fate.UNANSWERED:
+                self._kept_back = xid
+            if fate is Fate.TORN:
+                frame = frame[: len(frame) // 2]
+            if fate is not Fate.LOST:
+                with contextlib.suppress(OSError):
+                    self._server.sendall(frame)
+            if fate is Fate.UNANSWERED:
+                return  # whoever sees the answer cuts
+            if fate is not Fate.PASS:
+                break
+        self.cut()
+
+    def pump_answers(self) -> None:
+        is_first = True
+        while frame := _read_frame(self._server):
+            if not is_first and _LENGTH.unpack_from(frame, _LENGTH.size)[0] == self._kept_back:
+                break
+            is_first = False
+            with contextlib.suppress(OSError):
+                self._client.sendall(frame)
+        self.cut()
+
+
+def _read_frame(source: socket.socket) -> bytes:
+    """A whole frame with its length, b"" at the end of the connection."""
+    try:
+        head = source.recv(_LENGTH.size, socket.MSG_WAITALL)
+        if len(head) < _LENGTH.size:
+            return b""
+        body = source.recv(_LENGTH.unpack(head)[0], socket.MSG_WAITALL)
+    except OSError:
+        return b""
+    return head + body if len(body) == _LENGTH.unpack(head)[0] else b""
