@@ -65,7 +65,7 @@ def _print_table(results: Results) -> None:
     table.add_column("zkmig.Reader", justify="right")
     rows = {
         "views of the registry": "views",
-        "  taken while a migration was open": "views_while_open",
+        "  wholly while a migration was open": "views_while_open",
         "  by processes started in that time": "views_started_midway",
         "torn views": "torn",
         "servers ordered to be terminated": "terminations_ordered",

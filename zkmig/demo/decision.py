@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 
-from zkmig.demo.registry import HOSTS
+from zkmig.demo.registry import HOSTS, POOL_SUFFIX
 
 Tree = Mapping[str, bytes | None]
 """Absolute path -> data, None for null."""
@@ -16,7 +16,7 @@ def surplus(registry: Tree, running: Collection[str]) -> list[str]:
     """Ids of running servers that no pool of the registry lists: they cost money and serve nobody, so they go."""
     listed = set()
     for path, data in registry.items():
-        if path.endswith("/pool"):
+        if path.endswith(POOL_SUFFIX):
             for name in json.loads(data or b"{}").get("hosts", ()):
                 host = registry.get(f"{HOSTS}/{name}")
                 if host:

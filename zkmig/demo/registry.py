@@ -17,6 +17,7 @@ from collections.abc import Iterator
 ROOT = "/registry"
 HOSTS = f"{ROOT}/hosts"
 SERVICES = f"{ROOT}/services"
+POOL_SUFFIX = "/pool"
 
 # From one image to the next. The site of 2016 moved to new names and new pools in one night.
 SHARE_MOVED = 0.4
@@ -69,7 +70,7 @@ def _nodes(homes: list[int], names: list[str], weights: list[int]) -> Iterator[t
         for number in members:
             instance = {"id": ids[number], "address": addresses[number], "weight": weights[number]}
             yield f"{top}/instances/{names[number]}", _json(instance)
-        yield f"{top}/pool", _json({"hosts": [names[number] for number in members]})
+        yield f"{top}{POOL_SUFFIX}", _json({"hosts": [names[number] for number in members]})
 
 
 def _json(value: object) -> bytes:

@@ -7,13 +7,14 @@ servers. Migrations are throttled, so that there is something to see.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from zkmig.api.migrate import apply, make_plan, rollback
 from zkmig.api.scopes import init, status
 from zkmig.api.trees import read
-from zkmig.apply.forward import Progress
+from zkmig.apply.forward import BATCH_DEPTH, Progress
 from zkmig.demo import registry
 from zkmig.demo.decision import digest, surplus
 from zkmig.demo.observations import Observation, Span, count
@@ -50,7 +51,7 @@ class Settings:
 class Throttle:
     """A `report` callback that spreads one phase of a migration over `seconds`, evenly over its batches.
 
-    tick is called at each batch; each of `milestones`, (share of the batches, what to call then), once, in order.
+    tick is called at each batch; each of `milestones`, (batches done, what to call then), once, in order.
     span: from the first report to the last; in all of it nodes of two images may be on the servers.
     """
 
@@ -59,7 +60,7 @@ class Throttle:
         phase: str,
         seconds: float,
         tick: Callable[[], None],
-        milestones: Sequence[tuple[float, Callable[[Progress], None]]] = (),
+        milestones: Sequence[tuple[int, Callable[[Progress], None]]] = (),
     ) -> None:
         self._phase = phase
         self._seconds = seconds
@@ -78,7 +79,7 @@ class Throttle:
         due_s = self._last[0] + self._seconds * (progress.done - self._last[1]) / progress.total
         time.sleep(max(0.0, due_s - time.monotonic()))
         self._tick()
-        while self._milestones and progress.done >= self._milestones[0][0] * progress.total:
+        while self._milestones and progress.done >= self._milestones[0][0]:
             _, reached = self._milestones.pop(0)
             reached(progress)
         self.ended_s = time.monotonic()
@@ -166,7 +167,7 @@ class Replay:
         pids = " and ".join(str(self._stage.pid(kind)) for kind in KINDS)
         self._say(f"The operator stops both autoscalers by hand (pids {pids}), and begins to migrate.")
         self._stage.stop_autoscalers_by_hand()
-        milestones = ((0.0, self._tell_open), (0.5, self._hold_at_half))
+        milestones = ((0, self._tell_open), (_batches_to_half_of_the_pools(plan), self._hold))
         throttle = Throttle("write", self._settings.write_s, self._stage.look, milestones)
         applied = apply(plan, epoch=1, single_shot="never", auth=(), report=throttle)
         committed_s = time.monotonic()
@@ -180,10 +181,10 @@ class Replay:
     def _tell_open(self, progress: Progress) -> None:
         self._say(f"The migration is open; a throttle spreads its {progress.total} batches over some time.")
 
-    def _hold_at_half(self, progress: Progress) -> None:
+    def _hold(self, progress: Progress) -> None:
         self._say(
-            f"Half of the batches are written, {progress.done} of {progress.total}. The throttle holds the rest until "
-            "both autoscalers are back."
+            f"After {progress.done} of {progress.total} batches about half of the pools are rewritten. Here the "
+            "throttle holds the rest until both autoscalers are back and have read the registry a few times."
         )
         self._stage.wait_for_views(self._settings.views_min, time.monotonic())
 
@@ -195,7 +196,7 @@ class Replay:
             "write",
             2 * self._settings.interrupted_s,
             self._stage.look,
-            [(0.5, lambda _: stop.request("the operator changes their mind", EXIT_SIGINT))],
+            [(len(plan.batch_ends) // 2, lambda _: stop.request("the operator changes their mind", EXIT_SIGINT))],
         )
         try:
             apply(plan, epoch=2, single_shot="never", auth=(), report=writing, stop=stop)
@@ -249,3 +250,12 @@ class Replay:
     def _tree_now(self) -> str:
         with connected(self._stage.target.hosts) as client:
             return digest(read_tree(client, registry.ROOT))
+
+
+def _batches_to_half_of_the_pools(plan: Plan) -> int:
+    """How many batches it takes to rewrite half of the pools: where an outage waits to happen.
+
+    A little less, since up to BATCH_DEPTH more are on their way when a batch is reported.
+    """
+    pools = [index for index, each in enumerate(plan.operations) if each.path.endswith(registry.POOL_SUFFIX)]
+    return max(1, bisect_right(plan.batch_ends, pools[len(pools) // 2]) + 1 - BATCH_DEPTH // 2)
