@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from zkmig.model.stat import Stat
     from zkmig.model.znode import Kind, Znode
     from zkmig.plan.plan import Limits, Plan
+    from zkmig.reader import Reader, Token, View
     from zkmig.stop import StopRequest
     from zkmig.wire.credential import Credential
 
@@ -77,6 +78,7 @@ _HOMES = {
     "zkmig.model.stat": ("Stat",),
     "zkmig.model.znode": ("Kind", "Znode"),
     "zkmig.plan.plan": ("Limits", "Plan"),
+    "zkmig.reader": ("Reader", "Token", "View"),
     "zkmig.stop": ("StopRequest",),
     "zkmig.wire.credential": ("Credential",),
 }
@@ -109,6 +111,7 @@ __all__ = [
     "Plan",
     "PlanImpossible",
     "Progress",
+    "Reader",
     "ReaderError",
     "Refused",
     "RolledBack",
@@ -119,10 +122,12 @@ __all__ = [
     "Status",
     "StopRequest",
     "Stopped",
+    "Token",
     "Unavailable",
     "UnknownFormat",
     "Unreachable",
     "Verification",
+    "View",
     "WrongEpoch",
     "ZkmigError",
     "Znode",
@@ -143,7 +148,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def _load(name: str) -> Any:
     if name == "__version__":
         value = _installed_version()
     elif name in _HOME_OF:
@@ -152,6 +157,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+if not TYPE_CHECKING:  # a type checker that saw it would take any name for one of ours
+    __getattr__ = _load
 
 
 def _installed_version() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from zkmig.epoch.control import ControlPaths, Registration, read_registry, valid_scope_name
@@ -20,6 +20,7 @@ from zkmig.wire.requests import FRAME_BYTES_MAX_DEFAULT
 
 _log = logging.getLogger("zkmig.api")
 
+Auth = Iterable[Credential | tuple[str, str]]  # as in ("digest", "user:password")
 Hosts = tuple[tuple[str, int], ...]
 
 
@@ -33,9 +34,11 @@ class Access:
     connect_timeout_s: float = 10.0
 
     @classmethod
-    def of(cls, auth: Sequence[Credential] | None = None, stop: StopRequest | None = None) -> Access:
+    def of(cls, auth: Auth | None = None, stop: StopRequest | None = None) -> Access:
         """auth None: what ZKMIG_AUTH in the environment holds. stop None: never."""
-        return cls(credentials.load(None, os.environ) if auth is None else tuple(auth), stop or StopRequest())
+        if auth is None:
+            return cls(credentials.load(None, os.environ), stop or StopRequest())
+        return cls(tuple(map(_credential, auth)), stop or StopRequest())
 
     def client(self, hosts: Hosts, frame_bytes_max: int = FRAME_BYTES_MAX_DEFAULT) -> Client:
         """A client of one ensemble, to be opened by `with`."""
@@ -48,6 +51,10 @@ class Access:
             check_stop=self.stop.check,
             frame_bytes_max=max(frame_bytes_max, FRAME_BYTES_MAX_DEFAULT),
         )
+
+
+def _credential(given: Credential | tuple[str, str]) -> Credential:
+    return given if isinstance(given, Credential) else Credential(given[0], given[1].encode())
 
 
 def ensemble(text: str) -> EnsembleLocation:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from zkmig.api.access import Access, Hosts, covering_scope, ensemble, scope_at
+from zkmig.api.access import Access, Auth, Hosts, covering_scope, ensemble, scope_at
 from zkmig.api.frames import fit_to_servers
 from zkmig.api.trees import ReadProgress, Tree, read_options, scan_target, split_excludes, take
 from zkmig.apply import engine
@@ -31,7 +31,6 @@ from zkmig.source import zks
 from zkmig.source.location import EnsembleLocation, parse, parse_hosts
 from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
-from zkmig.wire.credential import Credential
 
 SingleShot = Literal["auto", "never", "require"]
 AnyPlan = Plan | SealedPlan | str | os.PathLike[str]
@@ -58,7 +57,7 @@ def make_plan(
     excludes: Sequence[str] = (),
     control: str = CONTROL_ROOT,
     identities: Iterable[Identity] | None = None,
-    auth: Sequence[Credential] | None = None,
+    auth: Auth | None = None,
     stop: StopRequest | None = None,
     progress: ReadProgress | None = None,
     say: Say = _quiet,
@@ -191,7 +190,7 @@ def apply(
     steal: bool = False,
     dry_run: bool = False,
     control: str = CONTROL_ROOT,
-    auth: Sequence[Credential] | None = None,
+    auth: Auth | None = None,
     stop: StopRequest | None = None,
     report: Report = _quiet,
     say: Say = _quiet,
@@ -243,7 +242,7 @@ def resume(
     wait: bool = True,
     steal: bool = False,
     control: str = CONTROL_ROOT,
-    auth: Sequence[Credential] | None = None,
+    auth: Auth | None = None,
     stop: StopRequest | None = None,
     report: Report = _quiet,
     say: Say = _quiet,
@@ -275,7 +274,7 @@ def rollback(
     wait: bool = True,
     steal: bool = False,
     control: str = CONTROL_ROOT,
-    auth: Sequence[Credential] | None = None,
+    auth: Auth | None = None,
     stop: StopRequest | None = None,
     report: Report = _quiet,
     say: Say = _quiet,
@@ -304,7 +303,7 @@ def preview(
     *,
     scope: str | None = None,
     control: str = CONTROL_ROOT,
-    auth: Sequence[Credential] | None = None,
+    auth: Auth | None = None,
     stop: StopRequest | None = None,
     say: Say = _quiet,
 ) -> Preview:

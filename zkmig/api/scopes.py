@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zkmig.api.access import Access, ensemble, scope_at
+from zkmig.api.access import Access, Auth, ensemble, scope_at
 from zkmig.apply.status import Status, read_status
 from zkmig.epoch import control as planes
 from zkmig.epoch.control import ControlPaths, InitResult, Roles, default_roles, init_scope
@@ -30,7 +30,7 @@ def init(
     allow_empty: bool = False,
     control: str = CONTROL_ROOT,
     dry_run: bool = False,
-    auth: Sequence[Credential] | None = None,
+    auth: Auth | None = None,
     stop: StopRequest | None = None,
 ) -> InitResult:
     """Create a scope's record over the path of `location`: STABLE at epoch 0, EMPTY where there is no tree yet.
@@ -110,7 +110,7 @@ def status(
     scope: str | None = None,
     *,
     control: str = CONTROL_ROOT,
-    auth: Sequence[Credential] | None = None,
+    auth: Auth | None = None,
     stop: StopRequest | None = None,
 ) -> Status:
     """What a scope is doing. scope may be left out where only one lies at the path of `at`."""
@@ -149,7 +149,7 @@ def committed(
     scope: str | None = None,
     *,
     control: str = CONTROL_ROOT,
-    auth: Sequence[Credential] | None = None,
+    auth: Auth | None = None,
     stop: StopRequest | None = None,
 ) -> Committed:
     """The committed epoch, read from the record alone."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from zkmig.api.access import Access
+from zkmig.api.access import Access, Auth
 from zkmig.diff import DEFAULT_POLICY, ComparePolicy, Diff
 from zkmig.diff import diff as compare
 from zkmig.errors import BadInput
@@ -19,7 +19,6 @@ from zkmig.source import zks
 from zkmig.source.location import EnsembleLocation, Location, parse
 from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
-from zkmig.wire.credential import Credential
 
 _log = logging.getLogger("zkmig.api")
 
@@ -32,7 +31,7 @@ def read(
     *,
     excludes: Sequence[str] = (),
     control: str = CONTROL_ROOT,
-    auth: Sequence[Credential] | None = None,
+    auth: Auth | None = None,
     stop: StopRequest | None = None,
     progress: ReadProgress | None = None,
 ) -> Snapshot:
@@ -72,7 +71,7 @@ def diff(
     excludes: Sequence[str] = (),
     control: str = CONTROL_ROOT,
     hash_first: bool = False,
-    auth: Sequence[Credential] | None = None,
+    auth: Auth | None = None,
     stop: StopRequest | None = None,
     progress: ReadProgress | None = None,
 ) -> Diff:
@@ -109,7 +108,7 @@ def verify(
     policy: ComparePolicy | None = None,
     excludes: Sequence[str] = (),
     control: str = CONTROL_ROOT,
-    auth: Sequence[Credential] | None = None,
+    auth: Auth | None = None,
     stop: StopRequest | None = None,
     progress: ReadProgress | None = None,
 ) -> Verification:
