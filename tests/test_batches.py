@@ -64,7 +64,7 @@ def undo_frame(batch: UndoBatch) -> int:
 
 
 def manifest(limit: Limits, count: int) -> Manifest:
-    return Manifest("0" * 16, EPOCH, ATTEMPT, "/app", "", count, limit.batch_bytes_max, (), 0)
+    return Manifest("0" * 16, EPOCH, ATTEMPT, "/app", "", count, limit.batch_bytes_max, (), (), 0)
 
 
 @FEWER

@@ -2,7 +2,9 @@
 
 It is uploaded whole, before the scope leaves STABLE, below ``epochs/<n>-<attempt>/``: undo chunks (msgpack), then the
 manifest (JSON) that lists the hash of each. The record pins the manifest by its own hash. A chunk holds nodes of one
-READ set and carries that set, so that undo never publishes what an ACL protected.
+READ set and carries that set, so that undo never publishes what an ACL protected. Digest ids are among that: a server
+shows them only to whoever has ADMIN on the node, so full ACLs lie in private chunks for just those, and the others hold
+them masked as the server would.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -19,7 +21,7 @@ import msgpack
 
 from zkmig.epoch.control import AttemptPaths
 from zkmig.errors import NotPermitted, Refused, UnknownFormat
-from zkmig.model.acl import ALL, READ, WORLD, Acl, AclList, Identity
+from zkmig.model.acl import ADMIN, ALL, READ, WORLD, Acl, AclList, Identity, grants, masked
 from zkmig.model.stat import Stat
 from zkmig.model.znode import Kind, Znode
 from zkmig.wire.client import Client
@@ -96,7 +98,10 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What an attempt is about, and the hash of each undo chunk in order (BLAKE2b-256, hex)."""
+    """What an attempt is about, and the hash of each undo chunk in order (BLAKE2b-256, hex).
+
+    private: indexes of chunks that a reader may lack the permission to read; a migrator needs them all.
+    """
 
     incarnation: str
     epoch: int
@@ -106,6 +111,7 @@ class Manifest:
     batches: int
     frame_bytes: int
     chunks: tuple[str, ...]
+    private: tuple[int, ...]
     journal_bytes: int
     format: int = FORMAT
 
@@ -119,6 +125,7 @@ class Manifest:
             if fields["format"] != FORMAT:
                 raise UnknownFormat(f"journal of format {fields['format']}", path, "use the zkmig that wrote it")
             fields["chunks"] = tuple(fields["chunks"])
+            fields["private"] = tuple(fields["private"])
             return cls(**fields)
         except (ValueError, KeyError, TypeError) as error:
             raise UnknownFormat("this is not a journal's manifest", path, "run zkmig status") from error
@@ -138,6 +145,7 @@ class Chunk:
 
     payload: bytes
     acl: AclList
+    is_private: bool
 
 
 ReadSet = frozenset[Identity]
@@ -145,9 +153,11 @@ ReadSet = frozenset[Identity]
 
 def read_set(acl: AclList) -> ReadSet:
     """Who may READ a node with this ACL. An empty list lets everybody."""
-    if not acl:
-        return frozenset({WORLD})
-    return frozenset(Identity(a.scheme, a.id) for a in acl if a.perms & READ)
+    return _holders(acl, READ) if acl else frozenset({WORLD})
+
+
+def _holders(acl: AclList, perm: int) -> ReadSet:
+    return frozenset(Identity(a.scheme, a.id) for a in acl if a.perms & perm)
 
 
 def make_chunks(
@@ -157,22 +167,35 @@ def make_chunks(
     own: Sequence[Identity],
     payload_bytes_max: int = CHUNK_BYTES_MAX,
 ) -> Iterator[Chunk]:
-    """Cut the journal into chunks, each of one READ set.
+    """Cut the journal into chunks, each for one set of identities.
 
     read_sets: of every path in the journal (for a created path, that of its parent: its name is what there is to
     protect). own: identities of the migrator, which keep access where the admin is everybody.
     """
-    packed: dict[ReadSet, _ChunkPacker] = {}
+    packers: dict[tuple[ReadSet, bool], _ChunkPacker] = {}
+
+    def packer(group: ReadSet, is_private: bool) -> _ChunkPacker:
+        return packers.setdefault(
+            (group, is_private), _ChunkPacker(_chunk_acl(group, admins, own), is_private, payload_bytes_max)
+        )
+
     for position, entry in enumerate(journal.entries):
-        group = read_sets[entry.path]
-        packer = packed.setdefault(group, _ChunkPacker(_chunk_acl(group, admins, own), payload_bytes_max))
-        yield from packer.add(["e", position, *_pack_entry(entry)])
+        shown = _as_readers_see_it(entry)
+        yield from packer(read_sets[entry.path], False).add(["e", position, *_pack_entry(shown)])
+        if shown is not entry and entry.before is not None:
+            acl = entry.before.acl
+            yield from packer(_holders(acl, ADMIN), True).add(["f", position, [list(each) for each in acl]])
     for position, step in enumerate(journal.acls):
-        group = read_sets[step.path]
-        packer = packed.setdefault(group, _ChunkPacker(_chunk_acl(group, admins, own), payload_bytes_max))
-        yield from packer.add(["a", position, *_pack_acl_entry(step)])
-    for packer in packed.values():
-        yield from packer.flush()
+        yield from packer(frozenset(), True).add(["a", position, *_pack_acl_entry(step)])
+    for each in packers.values():
+        yield from each.flush()
+
+
+def _as_readers_see_it(entry: Entry) -> Entry:
+    """The entry with its ACL masked, unless everybody has ADMIN or there is nothing to mask."""
+    if entry.before is None or grants(entry.before.acl, ()) & ADMIN or masked(entry.before.acl) == entry.before.acl:
+        return entry
+    return dataclasses.replace(entry, before=entry.before._replace(acl=masked(entry.before.acl)))
 
 
 def _chunk_acl(group: ReadSet, admins: Sequence[Identity], own: Sequence[Identity]) -> AclList:
@@ -186,10 +209,11 @@ def _chunk_acl(group: ReadSet, admins: Sequence[Identity], own: Sequence[Identit
 
 
 class _ChunkPacker:
-    """Gathers the items of one READ set until the next would overflow the chunk."""
+    """Gathers the items of one set of identities until the next would overflow the chunk."""
 
-    def __init__(self, acl: AclList, payload_bytes_max: int) -> None:
+    def __init__(self, acl: AclList, is_private: bool, payload_bytes_max: int) -> None:
         self._acl = acl
+        self._is_private = is_private
         self._max = payload_bytes_max
         self._items: list[bytes] = []
         self._size = 0
@@ -203,7 +227,7 @@ class _ChunkPacker:
 
     def flush(self) -> Iterator[Chunk]:
         if self._items:
-            yield Chunk(b"".join(self._items), self._acl)
+            yield Chunk(b"".join(self._items), self._acl, self._is_private)
         self._items, self._size = [], 0
 
 
@@ -236,20 +260,29 @@ def _pack_acl_entry(step: AclEntry) -> list[Any]:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def load(client: Client, attempt: AttemptPaths, manifest_hash: str) -> tuple[Manifest, Journal]:
+def load(
+    client: Client, attempt: AttemptPaths, manifest_hash: str, for_reader: bool = False
+) -> tuple[Manifest, Journal]:
     """The attempt's manifest and journal, each byte checked against the hash that the record pins.
 
-    Raises JournalMissing when a node of it is gone (read the record again: the attempt may have ended meanwhile), and
-    NotPermitted when an undo chunk may not be read.
+    for_reader: private chunks that may not be read are done without: the ACLs in them stay masked, and there are no ACL
+    steps. Raises JournalMissing when a node of it is gone (read the record again: the attempt may have ended
+    meanwhile), and NotPermitted when an undo chunk may not be read.
     """
-    manifest_data = _read(client, [attempt.manifest])[0]
+    (manifest_data,) = _read(client, [attempt.manifest])
+    assert manifest_data is not None
     if digest(manifest_data) != manifest_hash:
         raise JournalMissing("the manifest is not the one that the record names", attempt.manifest)
     manifest = Manifest.decode(manifest_data, attempt.manifest)
-    payloads = _read(client, [attempt.chunk(index) for index in range(len(manifest.chunks))])
-    for index, (payload, expected) in enumerate(zip(payloads, manifest.chunks, strict=True)):
+    optional = {attempt.chunk(index) for index in manifest.private} if for_reader else set()
+    chunks = _read(client, [attempt.chunk(index) for index in range(len(manifest.chunks))], optional)
+    payloads = []
+    for index, (payload, expected) in enumerate(zip(chunks, manifest.chunks, strict=True)):
+        if payload is None:
+            continue
         if digest(payload) != expected:
             raise UnknownFormat("an undo chunk was altered", attempt.chunk(index), "do not go on; restore it")
+        payloads.append(payload)
     return manifest, unpack(payloads, attempt.undo)
 
 
@@ -257,13 +290,17 @@ class JournalMissing(Refused):
     """A journal node that the record promises is not there: the record has to be read again."""
 
 
-def _read(client: Client, journal_paths: list[str]) -> list[bytes]:
-    found: list[bytes] = []
+def _read(client: Client, journal_paths: list[str], optional: Set[str] = frozenset()) -> list[bytes | None]:
+    """Data of each node; None for one of `optional` that may not be read."""
+    found: list[bytes | None] = []
     for path, reply in zip(
         journal_paths, client.pipeline((GetData(path) for path in journal_paths), READ_DEPTH), strict=True
     ):
         if reply.error == Code.NO_NODE:
             raise JournalMissing("a part of the journal is missing", path)
+        if reply.error == Code.NO_AUTH and path in optional:
+            found.append(None)
+            continue
         if reply.error == Code.NO_AUTH:
             raise NotPermitted("not permitted to read undo", path, "its nodes are protected from this identity")
         if reply.error:
@@ -277,6 +314,7 @@ def unpack(payloads: Iterable[bytes], where: str) -> Journal:
     """The journal from its chunks, in any order of chunks."""
     entries: dict[int, Entry] = {}
     acls: dict[int, AclEntry] = {}
+    full: dict[int, AclList] = {}
     try:
         for payload in payloads:
             unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=0)
@@ -284,6 +322,8 @@ def unpack(payloads: Iterable[bytes], where: str) -> Journal:
             for tag, position, *fields in unpacker:
                 if tag == "e":
                     entries[position] = _unpack_entry(fields)
+                elif tag == "f":
+                    full[position] = _unpack_acl(fields[0])
                 elif tag == "a":
                     acls[position] = _unpack_acl_entry(fields)
                 else:
@@ -292,6 +332,10 @@ def unpack(payloads: Iterable[bytes], where: str) -> Journal:
         raise UnknownFormat(f"damaged undo: {error}", where, "do not go on; restore it") from error
     if sorted(entries) != list(range(len(entries))) or sorted(acls) != list(range(len(acls))):
         raise UnknownFormat("undo has gaps", where, "do not go on; restore it")
+    for position, acl in full.items():
+        entry = entries[position]
+        if entry.before is not None:
+            entries[position] = dataclasses.replace(entry, before=entry.before._replace(acl=acl))
     return Journal(
         tuple(entries[position] for position in range(len(entries))),
         tuple(acls[position] for position in range(len(acls))),

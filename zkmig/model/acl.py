@@ -71,7 +71,12 @@ def may_show_as(acl: AclList, shown: AclList) -> bool:
 
     To a session without ADMIN on the node it shows digest ids as "user:x" (FinalRequestProcessor).
     """
-    return shown in (acl, tuple(_masked(entry) for entry in acl))
+    return shown in (acl, masked(acl))
+
+
+def masked(acl: AclList) -> AclList:
+    """The ACL as a server shows it to a session without ADMIN on the node."""
+    return tuple(_masked(entry) for entry in acl)
 
 
 def _masked(entry: Acl) -> Acl:

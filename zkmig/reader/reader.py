@@ -243,7 +243,8 @@ class Reader:
         # By attempt, not by epoch: a number that was rolled back is tried again with another plan.
         key = (record.incarnation, record.target_epoch, record.attempt, record.manifest_hash, part)
         if key != self._overlay_key:
-            _, journal = load(client, self._names.attempt(record.target_epoch, record.attempt), record.manifest_hash)
+            attempt = self._names.attempt(record.target_epoch, record.attempt)
+            _, journal = load(client, attempt, record.manifest_hash, for_reader=True)
             self._overlay_kept = overlay_of(journal, part, client.identities)
             self._overlay_key = key
         return self._overlay_kept
