@@ -219,10 +219,10 @@ class History:
     "size", [pytest.param(QUICK, id="quick"), pytest.param(FULL, id="full", marks=pytest.mark.nightly)]
 )
 def test_every_view_is_one_of_the_two_images(
-    size: Size, zk: Server, kazoo_client: KazooClientFactory, tree_root: str, tmp_path: Path
+    size: Size, fresh_zk: Server, kazoo_client: KazooClientFactory, tree_root: str, tmp_path: Path
 ) -> None:
     """Goal: P1 for readers that run before, through and from the middle of a migration. Method: see the module."""
-    history = migrate(size, zk, kazoo_client(zk), tree_root, tmp_path)
+    history = migrate(size, fresh_zk, kazoo_client(fresh_zk), tree_root, tmp_path)
     assert history.before != history.after
     assert history.torn() == []
     assert history.older_than_before() == []
@@ -232,10 +232,10 @@ def test_every_view_is_one_of_the_two_images(
 
 
 def test_without_the_overlay_the_checker_finds_torn_views(
-    zk: Server, kazoo_client: KazooClientFactory, tree_root: str, tmp_path: Path
+    fresh_zk: Server, kazoo_client: KazooClientFactory, tree_root: str, tmp_path: Path
 ) -> None:
     """Goal: the test above can fail. Method: the same with readers that show live nodes whatever the record says."""
-    history = migrate(QUICK, zk, kazoo_client(zk), tree_root, tmp_path, "--no-overlay")
+    history = migrate(QUICK, fresh_zk, kazoo_client(fresh_zk), tree_root, tmp_path, "--no-overlay")
     torn = history.torn()
     assert torn
     assert {view["state"] for view in torn} == {"OPEN"}
