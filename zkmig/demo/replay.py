@@ -42,7 +42,7 @@ class Settings:
 
     servers: int = 1_500
     batch_bytes: int = 6 * 1024
-    write_s: float = 18.0
+    write_s: float = 15.0
     interrupted_s: float = 5.0
     patience_s: float = 6.0
     views_min: int = 2
