@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zkmig.api.migrate import apply, load_plan, make_plan, resume, rollback, save_plan
-    from zkmig.api.scopes import Committed, committed, init, status
+    from zkmig.api.scopes import Committed, committed, init
+    from zkmig.api.status import status
     from zkmig.api.trees import Verification, diff, read, save_snapshot, verify
     from zkmig.apply.engine import SealedPlan
     from zkmig.apply.forward import Applied, Progress
@@ -61,7 +62,8 @@ if TYPE_CHECKING:
 # fmt: off
 _HOMES = {
     "zkmig.api.migrate": ("apply", "load_plan", "make_plan", "resume", "rollback", "save_plan"),
-    "zkmig.api.scopes": ("Committed", "committed", "init", "status"),
+    "zkmig.api.scopes": ("Committed", "committed", "init"),
+    "zkmig.api.status": ("status",),
     "zkmig.api.trees": ("Verification", "diff", "read", "save_snapshot", "verify"),
     "zkmig.apply.engine": ("SealedPlan",),
     "zkmig.apply.forward": ("Applied", "Progress"),

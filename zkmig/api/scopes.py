@@ -1,4 +1,4 @@
-"""init, status and the committed epoch of a scope. Loads nothing that plans or applies."""
+"""init, and the committed epoch of a scope. Loads nothing that plans or applies: a script asks for it often."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zkmig.api.access import Access, Auth, ensemble, scope_at
-from zkmig.apply.status import Status, read_status
 from zkmig.epoch import control as planes
 from zkmig.epoch.control import ControlPaths, InitResult, Roles, default_roles, init_scope
 from zkmig.epoch.record import Record
@@ -103,21 +102,6 @@ def _check_is_admin(roles: Roles, identities: Sequence[Identity]) -> None:
         "--admin",
         "give that admin's credential with --auth-file",
     )
-
-
-def status(
-    at: str,
-    scope: str | None = None,
-    *,
-    control: str = CONTROL_ROOT,
-    auth: Auth | None = None,
-    stop: StopRequest | None = None,
-) -> Status:
-    """What a scope is doing. scope may be left out where only one lies at the path of `at`."""
-    access = Access.of(auth, stop)
-    place = ensemble(at)
-    with access.client(place.hosts) as client:
-        return read_status(client, scope_at(client, place.path, scope, control))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -11,11 +12,13 @@ from pathlib import Path
 import click
 
 from zkmig.cli.terminal import escape
-from zkmig.errors import EXIT_BAD_INPUT, EXIT_INTERNAL, ZkmigError
+from zkmig.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERNAL, ZkmigError
 from zkmig.stop import EXIT_SIGINT
 
 DEBUG_VARIABLE = "ZKMIG_DEBUG"
 
+# What writing to stdout can fail with; any other error of the system is unforeseen.
+_OF_OUTPUT = {errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT}
 _OF_CLICK = (click.ClickException, click.exceptions.Exit, click.Abort)
 
 
@@ -30,8 +33,7 @@ class Interrupted(BaseException):
 def exit_code_of(work: Callable[[], int | None]) -> int:
     """Run the program and return its exit code; every failure has had its line by then."""
     try:
-        code = work() or 0
-        sys.stdout.flush()
+        code = work() or EXIT_DONE
     except Exception as error:  # noqa: BLE001 - the rim: whatever comes, a line and a code
         code = _report(error)
     except Interrupted as interrupted:
@@ -39,8 +41,13 @@ def exit_code_of(work: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         code = _interrupted()
     except SystemExit:
-        code = 0  # click ends so when a pipe was closed
-    _let_go_of_stdout()
+        code = EXIT_DONE  # click ends so when the pipe it writes help to was closed
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        code = _report_output(error) or code
+        # What is still buffered would fail once more, aloud, while the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 
 
@@ -50,8 +57,7 @@ def _report(error: Exception) -> int:
     match error:
         case ZkmigError():
             _line(str(error))
-            for note in getattr(error, "__notes__", ()):
-                click.echo(escape(note), err=True)
+            _notes(error)
             return error.exit_code
         case click.exceptions.NoArgsIsHelpError():
             click.echo(error.ctx.get_help(), err=True)
@@ -70,15 +76,25 @@ def _report(error: Exception) -> int:
             return EXIT_BAD_INPUT
         case click.exceptions.Exit():
             return error.exit_code
-        case BrokenPipeError():
-            return 0  # whoever read our output has seen enough
-        case OSError() if error.filename is None:
-            _line(f"the output could not be written: {error.strerror}")
-            return EXIT_INTERNAL
+        case OSError() if error.filename is None and error.errno in _OF_OUTPUT:
+            return _report_output(error)
         case _:
             # The message of an unforeseen error may hold data, so only its kind and place are shown.
             _line(f"internal error: {type(error).__name__} at {_place(error)}; {DEBUG_VARIABLE}=1 shows the traceback")
+            _notes(error)
             return EXIT_INTERNAL
+
+
+def _report_output(error: OSError) -> int:
+    if isinstance(error, BrokenPipeError):
+        return EXIT_DONE  # whoever read our output has seen enough
+    _line(f"the output could not be written: {error.strerror}")
+    return EXIT_INTERNAL
+
+
+def _notes(error: Exception) -> None:
+    for note in getattr(error, "__notes__", ()):
+        click.echo(escape(note), err=True)
 
 
 def _interrupted() -> int:
@@ -94,11 +110,3 @@ def _place(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "zkmig" in Path(frame.filename).parts] or frames
     return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "an unknown place"
-
-
-def _let_go_of_stdout() -> None:
-    # What is still buffered for a pipe that nobody reads would fail once more, aloud, while the interpreter ends.
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

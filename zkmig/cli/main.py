@@ -25,7 +25,7 @@ _SECTIONS: dict[str, dict[str, _Lazy]] = {
         "snapshot": _Lazy("compare", "snapshot", "Save a tree into a snapshot file."),
         "diff": _Lazy("compare", "diff", "Name every difference between two trees."),
         "verify": _Lazy("compare", "verify", "Tell whether two trees are the same."),
-        "status": _Lazy("scope", "status", "What a scope is doing, and what can follow."),
+        "status": _Lazy("status", "status", "What a scope is doing, and what can follow."),
         "epoch": _Lazy("scope", "epoch", "Print the committed epoch of a scope."),
     },
     "Migrate": {

@@ -416,11 +416,11 @@ def _show_rolled_back(run: Run, result: RolledBack, scope: str | None) -> None:
 
 @contextmanager
 def _ways_on(plan_file: str | None, at: str | None, scope: str | None) -> Iterator[None]:
-    """Add to an error that leaves an epoch under way the commands that lead out."""
+    """Add to an error that leaves an epoch under way, or may do so, the commands that lead out."""
     try:
         yield
-    except ZkmigError as error:
-        if error.outcome is not Outcome.NOTHING_WRITTEN:
+    except Exception as error:
+        if not isinstance(error, ZkmigError) or error.outcome is not Outcome.NOTHING_WRITTEN:
             where = "".join(f" {option} {shlex.quote(value)}" for option, value in _place_options(at, scope))
             plan = f" {shlex.quote(plan_file)}" if plan_file is not None else ""
             error.add_note(f"  go on with:    zkmig resume{plan}{where} --yes")

@@ -20,7 +20,9 @@ from zkmig.cli.run import (
     exit_codes,
 )
 from zkmig.plan.plan import BATCH_FRAME_BYTES_MAX, JOURNAL_BYTES_MAX, SINGLE_SHOT_OPS_MAX, Limits, Plan
-from zkmig.source.location import parse
+from zkmig.source.location import EnsembleLocation, parse
+
+NOTES_SHOWN = 20
 
 
 @click.command(
@@ -147,7 +149,7 @@ def show_summary(run: Run, sealed: SealedPlan) -> None:
     made = sealed.plan
     where = f" in scope {made.target.scope} at epoch {made.target.epoch}" if made.target.scope else ""
     run.line(f"from      {made.source.location}{' (fuzzy)' if made.source.is_fuzzy else ''}")
-    run.line(f"to        {made.target.location or made.target.root}{where}")
+    run.line(f"to        {made.target.location or _place_of(made)}{where}")
     if made.is_empty:
         run.line("changes   none: there is nothing to do")
     else:
@@ -157,8 +159,10 @@ def show_summary(run: Run, sealed: SealedPlan) -> None:
         run.line(f"at once   {'possible: one transaction' if reason is None else f'no: {reason}'}")
     if made.ephemerals_source or made.ephemerals_target:
         run.line(f"left out  {made.ephemerals_source} ephemerals of the source, {made.ephemerals_target} of the target")
-    for note in made.notes:
+    for note in made.notes[:NOTES_SHOWN]:
         run.line(f"note      {note}")
+    if len(made.notes) > NOTES_SHOWN:
+        run.line(f"note      and {len(made.notes) - NOTES_SHOWN} more, which --json names")
     run.line(f"plan      {sealed.hash[:16]}")
 
 
@@ -174,6 +178,12 @@ _NAMES = {
 def counts_text(made: Plan) -> str:
     """As in "3 to create, 1 ACLs to set"."""
     return ", ".join(f"{count} {_NAMES[name]}" for name, count in made.counts.items() if count)
+
+
+def _place_of(made: Plan) -> str:
+    """Of a target that is not there yet."""
+    hosts = EnsembleLocation(made.target.hosts, made.target.root) if made.target.hosts else None
+    return str(hosts or made.target.root)
 
 
 def size_text(made: Plan) -> str:

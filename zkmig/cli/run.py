@@ -18,7 +18,7 @@ import click
 from zkmig.cli.failures import Interrupted
 from zkmig.cli.progress import Progress, open_progress
 from zkmig.cli.terminal import escape
-from zkmig.errors import Outcome
+from zkmig.errors import BadInput, Outcome
 from zkmig.model.path import CONTROL_ROOT
 from zkmig.source import credentials
 from zkmig.stop import EXIT_SIGINT, EXIT_SIGTERM, StopRequest
@@ -164,6 +164,13 @@ def scope_options(at_help: str = "The ensemble, and a path where it has several 
     """--at, --scope and --control, of commands that act on a scope."""
     at = click.option("--at", envvar="ZKMIG_AT", metavar="zk://HOSTS[/PATH]", help=f"{at_help} ZKMIG_AT.")
     return lambda function: at(_SCOPE(control_option(function)))
+
+
+def required_at(at: str | None) -> str:
+    """The value of --at, or BadInput."""
+    if not at:
+        raise BadInput("no ensemble is given", "", "say --at zk://HOST, or set ZKMIG_AT")
+    return at
 
 
 def command_options(function: Function) -> Function:

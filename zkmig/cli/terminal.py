@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import unicodedata
 
@@ -20,7 +21,11 @@ def _shown(char: str) -> str:
 
 
 def prepare_streams() -> None:
-    """A name that the terminal's encoding lacks is shown escaped instead of ending the program."""
+    """A name that the terminal's encoding lacks is shown escaped; a stream that was closed swallows what it gets."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the program runs
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as above
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

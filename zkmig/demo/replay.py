@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from zkmig.api.migrate import apply, make_plan, rollback
-from zkmig.api.scopes import init, status
+from zkmig.api.scopes import init
+from zkmig.api.status import status
 from zkmig.api.trees import read
 from zkmig.apply.forward import BATCH_DEPTH, Progress
 from zkmig.demo import registry
@@ -40,10 +41,10 @@ class Settings:
     service be down. views_min: what each autoscaler is given time for in each phase.
     """
 
-    servers: int = 1_500
-    batch_bytes: int = 6 * 1024
+    servers: int = 1_200
+    batch_bytes: int = 5 * 1024
     write_s: float = 15.0
-    interrupted_s: float = 5.0
+    interrupted_s: float = 4.0
     patience_s: float = 6.0
     views_min: int = 2
 
