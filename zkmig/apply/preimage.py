@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from zkmig.epoch.journal import NO_BATCH, AclEntry, Action, Entry, Journal, ReadSet, read_set
-from zkmig.errors import StalePlan
+from zkmig.errors import NotPermitted, StalePlan
 from zkmig.model import path as paths
-from zkmig.model.acl import AclList
+from zkmig.model.acl import AclList, is_masked
 from zkmig.model.znode import Kind, Znode
 from zkmig.plan.operations import CreateNode, DeleteNode, Pin, RaiseCounter, WriteData
 from zkmig.plan.plan import Plan
@@ -81,7 +81,15 @@ def _existing(client: Client, plan: Plan, stale: _Stale) -> dict[str, Znode]:
         if extra:
             stale.add(node.path, f"has gained a child: {paths.name(min(extra))}")
         found[node.path] = node
-    return _with_acls(client, found, stale)
+    nodes = _with_acls(client, found, stale)
+    for path in deleted & nodes.keys():
+        if is_masked(nodes[path].acl, client.identities):
+            raise NotPermitted(
+                "its ACL shows only masked ids to this session, so it could not be brought back as it is",
+                path,
+                "authenticate as somebody with ADMIN on it: --auth-file",
+            )
+    return nodes
 
 
 def _with_acls(client: Client, found: dict[str, NodeRead], stale: _Stale) -> dict[str, Znode]:

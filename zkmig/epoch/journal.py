@@ -201,8 +201,11 @@ def _as_readers_see_it(entry: Entry) -> Entry:
 def _chunk_acl(group: ReadSet, admins: Sequence[Identity], own: Sequence[Identity]) -> AclList:
     keepers = list(admins)
     if WORLD in keepers and WORLD not in group:
-        # Everybody is admin of this control plane, yet not everybody may read these nodes.
-        keepers = [identity for identity in own if identity != WORLD]
+        # Everybody is admin of this control plane, yet not everybody may read these nodes. The migrator may: as whom
+        # the nodes let in; else as whom it alone is, since an address is shared by all on its host.
+        selves = [identity for identity in own if identity != WORLD]
+        digests = [identity for identity in selves if identity.scheme == "digest"]
+        keepers = [identity for identity in selves if identity in group] or digests or selves or [WORLD]
     entries = [Acl(ALL, *identity) for identity in keepers]
     entries += [Acl(READ, *identity) for identity in sorted(group) if identity not in keepers]
     return tuple(entries)
@@ -333,8 +336,8 @@ def unpack(payloads: Iterable[bytes], where: str) -> Journal:
     if sorted(entries) != list(range(len(entries))) or sorted(acls) != list(range(len(acls))):
         raise UnknownFormat("undo has gaps", where, "do not go on; restore it")
     for position, acl in full.items():
-        entry = entries[position]
-        if entry.before is not None:
+        entry = entries.get(position)
+        if entry is not None and entry.before is not None:
             entries[position] = dataclasses.replace(entry, before=entry.before._replace(acl=acl))
     return Journal(
         tuple(entries[position] for position in range(len(entries))),

@@ -81,3 +81,9 @@ def masked(acl: AclList) -> AclList:
 
 def _masked(entry: Acl) -> Acl:
     return entry._replace(id=entry.id.partition(":")[0] + ":x") if entry.scheme == "digest" else entry
+
+
+def is_masked(shown: AclList, identities: Iterable[Identity]) -> bool:
+    """Whether getACL's answer to a session holding `identities` hides digest ids from it (see `masked`)."""
+    hidden = any(entry.scheme == "digest" and entry.id.endswith(":x") for entry in shown)
+    return hidden and not grants(shown, identities) & ADMIN

@@ -15,7 +15,7 @@ from typing import Final
 
 from zkmig.errors import BadInput, NotPermitted
 from zkmig.model import path as paths
-from zkmig.model.acl import ADMIN, AclList, Identity, grants
+from zkmig.model.acl import AclList, is_masked
 from zkmig.model.path import SYSTEM_ROOT
 from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Consistency, Provenance, Snapshot, SnapshotBuilder
@@ -283,7 +283,7 @@ class _Scan:
         """Refuse ACLs that are not the real ones; remember the others for the next scan."""
         for acl in {acl for _, acl in wholes} - self._acls_seen:
             self._acls_seen.add(acl)
-            if self._identities is not None and _is_masked(acl, self._identities):
+            if self._identities is not None and is_masked(acl, self._identities):
                 raise NotPermitted(
                     "its ACL shows only masked ids to a session without ADMIN",
                     next(node.path for node, shown in wholes if shown == acl),
@@ -316,13 +316,6 @@ class _Scan:
 def _has_odd_counter(path: str) -> bool:
     # These two are set up by the server itself, not by creates [34].
     return path == "/" or paths.contains(SYSTEM_ROOT, path)
-
-
-def _is_masked(acl: AclList, identities: Iterable[Identity]) -> bool:
-    # FinalRequestProcessor: without ADMIN, everything after the first colon of a digest id is shown as "x".
-    if not any(entry.scheme == "digest" and entry.id.endswith(":x") for entry in acl):
-        return False
-    return not grants(acl, identities) & ADMIN
 
 
 # -- vanished znodes --------------------------------------------------------------------------------------------------
