@@ -15,7 +15,7 @@ from zkmig.api.migrate import apply, make_plan, rollback
 from zkmig.api.scopes import init
 from zkmig.api.status import status
 from zkmig.api.trees import read
-from zkmig.apply.forward import BATCH_DEPTH, Progress
+from zkmig.apply.forward import Progress
 from zkmig.demo import registry
 from zkmig.demo.decision import digest, surplus
 from zkmig.demo.observations import Observation, Span, count
@@ -256,7 +256,7 @@ class Replay:
 def _batches_to_half_of_the_pools(plan: Plan) -> int:
     """How many batches it takes to rewrite half of the pools: where an outage waits to happen.
 
-    A little less, since up to BATCH_DEPTH more are on their way when a batch is reported.
+    Batches must be small against the pools: a few more are on their way when this one is reported.
     """
     pools = [index for index, each in enumerate(plan.operations) if each.path.endswith(registry.POOL_SUFFIX)]
-    return max(1, bisect_right(plan.batch_ends, pools[len(pools) // 2]) + 1 - BATCH_DEPTH // 2)
+    return bisect_right(plan.batch_ends, pools[len(pools) // 2]) + 1
