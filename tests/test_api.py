@@ -189,6 +189,32 @@ def test_a_single_shot_is_not_planned_above_what_the_servers_take(
         assert not zkmig.verify(source, target).differs()
 
 
+def test_what_fails_after_the_first_write_says_so(pools: tuple[str, str], tree_root: str) -> None:
+    """An error that by itself means that nothing was written, raised when the last batch is in, tells of the writes
+    before; resume goes on from there."""
+    source, target = pools
+    zkmig.init(target, tree_root[1:])
+    plan = zkmig.make_plan(source, target)
+
+    def fail_at(text: str) -> None:
+        if text == "verifying":
+            raise zkmig.Unreachable("the line is dead")
+
+    with pytest.raises(zkmig.Unreachable) as caught:
+        zkmig.apply(plan, epoch=1, single_shot="never", say=fail_at)
+    assert caught.value.outcome is zkmig.Outcome.PARTLY_WRITTEN
+    assert "run zkmig status" in str(caught.value)
+    assert zkmig.status(target).record.target_epoch == 1
+    with pytest.raises(zkmig.Refused):
+        zkmig.resume(at=target)  # the plan came from no file
+    result = zkmig.resume(plan)
+    assert result is not None
+    assert result.epoch == 1
+    assert zkmig.resume(plan) is None
+    with pytest.raises(zkmig.Refused):
+        zkmig.rollback(target)
+
+
 # -- the names --------------------------------------------------------------------------------------------------------
 
 

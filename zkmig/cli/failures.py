@@ -108,5 +108,5 @@ def _line(text: str) -> None:
 
 def _place(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "zkmig" in Path(frame.filename).parts] or frames
+    own = [frame for frame in frames if "zkmig" in Path(frame.filename).parts and frame.filename != __file__] or frames
     return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "an unknown place"

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -48,7 +48,9 @@ class Run:
 
     def say(self, text: str) -> None:
         """A sentence for the operator, on stderr."""
-        click.echo(escape(text), err=True)
+        with suppress(OSError):  # nobody listens there any more: no reason to stop
+            sys.stderr.write(escape(text) + "\n")  # not click.echo, which would write across a progress bar
+            sys.stderr.flush()
 
     def line(self, text: str) -> None:
         """A line of data on stdout, unless one JSON document is to stand there alone."""
