@@ -22,7 +22,7 @@ from zkmig.apply.verify import Deviation
 from zkmig.epoch.journal import Journal
 from zkmig.epoch.owner import Migrator, TakeOver, read_owner
 from zkmig.epoch.transitions import State
-from zkmig.errors import NotOwner, OtherIncarnation, Refused, ZkmigError
+from zkmig.errors import NotOwner, NotPermitted, OtherIncarnation, Refused, ZkmigError
 from zkmig.model.acl import OPEN_ACL
 from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
