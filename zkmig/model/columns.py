@@ -23,6 +23,7 @@ from zkmig.model.znode import Kind
 NODES_MAX = 2**31 - 2  # indices are 32 bits; the largest tree reported by users has 111 million nodes
 STAT_TYPECODES = "qqqqiiiqiiq"  # zookeeper.jute, class Stat: long or int
 
+KIND_PERSISTENT = Kind.PERSISTENT.value
 KIND_EPHEMERAL = Kind.EPHEMERAL.value
 KIND_TTL = Kind.TTL.value
 _KIND_BYTES = bytes(kind.value for kind in Kind)

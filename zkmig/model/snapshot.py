@@ -17,12 +17,13 @@ from typing import NamedTuple
 from zkmig.errors import BadInput
 from zkmig.model import path as paths
 from zkmig.model.acl import AclList
-from zkmig.model.columns import KIND_EPHEMERAL, Columns, StatColumns
+from zkmig.model.columns import KIND_EPHEMERAL, KIND_PERSISTENT, Columns, StatColumns
 from zkmig.model.scope import Scope
 from zkmig.model.stat import Stat
 from zkmig.model.znode import Kind, Znode
 
 _KINDS = tuple(Kind)  # by value
+_STATS_WAITING_MAX = 1_024  # Stats of new znodes that are put into columns together
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +268,7 @@ class SnapshotBuilder:
         self._kinds = bytearray()
         self._ttls: dict[int, int] = {}
         self._stats = StatColumns.empty()
+        self._stats_waiting: list[Stat] = []  # eleven appends a znode would cost more than all the rest of `add`
 
     def __len__(self) -> int:
         return len(self._kinds)
@@ -275,10 +277,6 @@ class SnapshotBuilder:
         self, path: str, data: bytes | None, acl: AclList, stat: Stat, kind: Kind | None = None, ttl_ms: int = 0
     ) -> None:
         """Add a znode, its path absolute. kind None: ephemeral or persistent, as stat.ephemeral_owner says."""
-        if kind is None:
-            kind = Kind.EPHEMERAL if stat.ephemeral_owner else Kind.PERSISTENT
-        if kind is Kind.TTL:
-            self._ttls[len(self._kinds)] = ttl_ms
         try:
             encoded = path.encode()
         except UnicodeEncodeError:
@@ -290,14 +288,26 @@ class SnapshotBuilder:
         self._data_offsets.append(self._data.tell())
         self._nulls.append(data is None)
         self._acl_ids.append(self._acl_table.setdefault(acl, len(self._acl_table)))
-        self._kinds.append(kind.value)
-        for column, value in zip(self._stats, stat, strict=True):
-            column.append(value)
+        if kind is None:
+            self._kinds.append(KIND_EPHEMERAL if stat.ephemeral_owner else KIND_PERSISTENT)
+        else:
+            if kind is Kind.TTL:
+                self._ttls[len(self._kinds)] = ttl_ms
+            self._kinds.append(kind.value)
+        self._stats_waiting.append(stat)
+        if len(self._stats_waiting) == _STATS_WAITING_MAX:
+            self._take_stats()
+
+    def _take_stats(self) -> None:
+        for column, values in zip(self._stats, zip(*self._stats_waiting, strict=True), strict=False):
+            column.extend(values)
+        self._stats_waiting.clear()
 
     def build(self, scope: Scope, provenance: Provenance, consistency: Consistency) -> Snapshot:
         """Sort, check and hand over. Raises BadInput naming an orphan, a duplicate or a path that cannot be."""
         if not self._kinds:
             raise BadInput("the tree has no root", scope.root)
+        self._take_stats()
         order = _tree_order(self._paths.getvalue(), self._path_offsets)
         # Column after column, each original dropped once it is reordered: the peak is one column above the snapshot.
         paths_blob, self._paths = self._paths.getvalue(), BytesIO()
