@@ -28,6 +28,7 @@ from zkmig.wire.session import Session, State, WatchEvent
 
 __all__ = ["Client", "Credential", "probe_frame_limit"]
 
+REFILL_PART: Final = 1 / 4  # of the depth at least is sent together: a packet for each request costs both sides
 CLOSE_TIMEOUT_S: Final = 2.0  # how long close() waits for the server to confirm
 
 
@@ -246,10 +247,10 @@ class Client:
     def pipeline(self, requests: Iterable[rq.Read | rq.Write], depth: int) -> Generator[rp.Reply, None, None]:
         """Replies in the order of the requests, with at most `depth` requests unanswered; error codes stay in them.
 
-        Requests are pulled as room appears, and before the replies that made the room are handed out: the server is
-        busy while the caller is. An error (a loss, a frame too large, one raised by `requests`) comes after the
-        replies to all that was answered. To leave the loop early abandons what is unanswered: it may still land.
-        Other calls may be made between two replies.
+        Requests are pulled as room appears (a quarter of the depth at least), and before the replies that made the
+        room are handed out: the server is busy while the caller is. An error (a loss, a frame too large, one raised by
+        `requests`) comes after the replies to all that was answered. To leave the loop early abandons what is
+        unanswered: it may still land. Other calls may be made between two replies.
         """
         if depth < 1:
             raise ValueError("depth is at least 1")
@@ -261,8 +262,10 @@ class Client:
         failure: Exception | None = None
         try:
             while True:
-                batch, failure = _pull(source, depth - len(waiting), failure)
-                failure = self._submit(batch, waiting) or failure
+                room = depth - len(waiting)
+                if room >= depth * REFILL_PART:
+                    batch, failure = _pull(source, room, failure)
+                    failure = self._submit(batch, waiting) or failure
                 yield from ready
                 if not waiting:
                     break

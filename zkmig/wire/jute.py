@@ -142,6 +142,17 @@ class Decoder:
         count = self.read_count("ACL entries", _ACL_BYTES_MIN)
         return tuple([Acl(self.read_int(), self.read_string(), self.read_string()) for _ in range(count)])
 
+    def read_acl_before(self, tail_bytes: int) -> AclList:
+        """A vector of ACL entries up to so many bytes before the end. Equal ones are decoded once and are one object:
+        a scan reads one for each znode, and a tree has few that differ."""
+        stop = self.end - tail_bytes
+        try:
+            acl = _decode_acl(self.buffer[self.offset : max(stop, 0)])
+        except JuteError:
+            return self.read_acl()  # its error tells the place, and the rest may make up for it
+        self.offset = stop
+        return acl
+
     def read_multi_header(self) -> tuple[int, bool, int]:
         """(type, done, error) in front of each part of a multi's reply."""
         offset = self.offset
@@ -175,6 +186,14 @@ def _decode_cesu8(raw: bytes, offset: int) -> str:
         return raw.decode("utf-8", "surrogatepass").encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     except UnicodeError:
         raise JuteError("string is not UTF-8", offset) from None
+
+
+@lru_cache(maxsize=_ACL_LISTS_KEPT)
+def _decode_acl(raw: bytes) -> AclList:
+    decoder = Decoder(raw)
+    acl = decoder.read_acl()
+    decoder.expect_end()
+    return acl
 
 
 def encode_int(value: int) -> bytes:

@@ -14,7 +14,7 @@ from zkmig.model.acl import AclList, Identity
 from zkmig.model.stat import Stat
 from zkmig.wire import requests as rq
 from zkmig.wire.codes import Code, ServerError, error_for
-from zkmig.wire.jute import Decoder, JuteError
+from zkmig.wire.jute import STAT_BYTES, Decoder, JuteError
 
 
 class DataResult(NamedTuple):
@@ -169,7 +169,7 @@ def _children2(_: rq.Request, decoder: Decoder) -> Children2Result:
 
 
 def _acl(_: rq.Request, decoder: Decoder) -> AclResult:
-    return AclResult(decoder.read_acl(), decoder.read_stat())
+    return AclResult(decoder.read_acl_before(STAT_BYTES), decoder.read_stat())
 
 
 def _stat(_: rq.Request, decoder: Decoder) -> StatResult:
