@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -14,6 +15,7 @@ from kazoo.client import KazooClient
 from tests.program import Program
 from tests.scopes import Site
 from zkmig.dev import Ensemble, Server
+from zkmig.epoch.control import REGISTRY_FORMAT
 
 # No time limit for a single example: on a machine that also runs servers, a pause says nothing about the code.
 settings.register_profile("zkmig", deadline=None)
@@ -35,10 +37,23 @@ class KazooClientFactory(Protocol):
     def __call__(self, where: Server | Ensemble | str, *, timeout: float = 10.0) -> KazooClient: ...
 
 
+def open_control_root(server: Server) -> None:
+    """A registry of scopes that every test may add to, whoever it authenticates as.
+
+    Otherwise the first test that runs init decides, for all later ones, who may.
+    """
+    client = KazooClient(server.hosts)
+    client.start()
+    client.create("/zkmig/scopes", json.dumps({"format": REGISTRY_FORMAT, "scopes": {}}).encode(), makepath=True)
+    client.stop()
+    client.close()
+
+
 @pytest.fixture(scope="session")
 def zk() -> Iterator[Server]:
-    """One server for the whole run: stay below `tree_root`. TTL nodes are admitted."""
+    """One server for the whole run: stay below `tree_root`. TTL nodes are admitted, and everybody's scopes."""
     with Server(extended_types=True) as server:
+        open_control_root(server)
         yield server
 
 
@@ -46,6 +61,8 @@ def zk() -> Iterator[Server]:
 def zk_pair() -> Iterator[ServerPair]:
     """A source and a target for the whole run, neither of them `zk`: stay below `tree_root`. TTL nodes are admitted."""
     with Server(extended_types=True) as source, Server(extended_types=True) as target:
+        open_control_root(source)
+        open_control_root(target)
         yield ServerPair(source, target)
 
 
