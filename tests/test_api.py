@@ -92,6 +92,16 @@ def test_a_plan_for_a_live_target_pins_its_scope(pools: tuple[str, str], tree_ro
         zkmig.apply(first, epoch=2)
 
 
+def test_a_root_without_a_parent_is_refused_where_nothing_creates_it(pools: tuple[str, str], tree_root: str) -> None:
+    """init creates what is missing above its own root; inside a scope nothing does."""
+    source, target = pools
+    early = zkmig.make_plan(source, f"{target}/far/away")
+    zkmig.init(target, tree_root[1:])
+    with pytest.raises(zkmig.BadInput, match="its parent does not exist"):
+        zkmig.make_plan(source, f"{target}/far/away")
+    assert early.counts["create"] == 4
+
+
 def test_the_plan_of_snapshots_asks_nobody(pools: tuple[str, str], zk_pair: ServerPair) -> None:
     """Planning between two snapshots moves no server's zxid: no session is opened."""
     source, target = map(zkmig.read, pools)

@@ -21,6 +21,7 @@ from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.owner import TakeOver, read_owner
 from zkmig.epoch.transitions import MIGRATING, State
 from zkmig.errors import BadInput, Refused
+from zkmig.model import path as paths
 from zkmig.model.acl import Identity
 from zkmig.model.path import CONTROL_ROOT
 from zkmig.model.snapshot import Snapshot
@@ -117,6 +118,8 @@ class _LiveTarget:
         with self._access.client(place.hosts) as client:
             scope = self._pin(client)  # before the tree: what changes in between makes the plan stale, not wrong
             target = scan_target(self._access, place, client, excludes, self._control, progress)
+            if target is None and scope is not None:
+                self._require_parent(client)
             who = tuple(client.identities if identities is None else identities)
 
         def with_limits(limits: Limits) -> Plan:
@@ -132,6 +135,12 @@ class _LiveTarget:
             )
 
         return fit_to_servers(with_limits, limits, place.hosts)
+
+    def _require_parent(self, client: Client) -> None:
+        # Where no scope covers the root yet, init creates what is missing above it.
+        path = self._place.path
+        if path != "/" and client.exists(paths.parent(path)) is None:
+            raise BadInput("its parent does not exist", path, "an epoch writes only below the root: create the parent")
 
     def _pin(self, client: Client) -> TargetScope | None:
         path = self._place.path

@@ -138,9 +138,10 @@ def apply(
             return
         _say_intent(run, sealed, epoch, foreseen)
         click.confirm("Apply it?", abort=True, err=True)
-    with _ways_on(plan_file, at, scope), run.gracefully():
-        applied = carry_out(False)
-    _show_applied(run, applied, scope or sealed.plan.target.scope)
+    with run.gracefully():  # to the last line: a signal that comes after the commit must not look like one before
+        with _ways_on(plan_file, at, scope):
+            applied = carry_out(False)
+        _show_applied(run, applied, scope or sealed.plan.target.scope)
 
 
 def _given(at: str | None, scope: str | None, sealed: SealedPlan | None) -> tuple[str | None, str | None]:
@@ -289,29 +290,30 @@ def resume(
     _require_yes(yes or dry_run)
     if (dry_run or not yes) and not _is_agreed(run, "resume", sealed, at, scope, control, dry_run):
         return
-    with _ways_on(plan_file, at, scope), run.gracefully(), run.progress() as progress:
-        result = migrate.resume(
-            sealed,
-            at,
-            scope=scope,
-            single_shot=single_shot,
-            drain_timeout_s=drain_timeout_s,
-            wait=wait,
-            steal=steal,
-            control=control,
-            auth=run.auth,
-            stop=run.stop,
-            report=progress.counted,
-            say=run.say,
-        )
-    match result:
-        case None:
-            run.line("nothing to go on with")
-            run.document({"outcome": "nothing to do", "scope": scope})
-        case RolledBack():
-            _show_rolled_back(run, result, scope)
-        case Applied():
-            _show_applied(run, result, scope, was_resumed=True)
+    with run.gracefully():
+        with _ways_on(plan_file, at, scope), run.progress() as progress:
+            result = migrate.resume(
+                sealed,
+                at,
+                scope=scope,
+                single_shot=single_shot,
+                drain_timeout_s=drain_timeout_s,
+                wait=wait,
+                steal=steal,
+                control=control,
+                auth=run.auth,
+                stop=run.stop,
+                report=progress.counted,
+                say=run.say,
+            )
+        match result:
+            case None:
+                run.line("nothing to go on with")
+                run.document({"outcome": "nothing to do", "scope": scope})
+            case RolledBack():
+                _show_rolled_back(run, result, scope)
+            case Applied():
+                _show_applied(run, result, scope, was_resumed=True)
 
 
 @click.command(
@@ -354,20 +356,21 @@ def rollback(
     _require_yes(yes or dry_run)
     if (dry_run or not yes) and not _is_agreed(run, "rollback", sealed, at, scope, control, dry_run):
         return
-    with _ways_on(plan_file, at, scope), run.gracefully(), run.progress() as progress:
-        result = migrate.rollback(
-            at,
-            plan=sealed,
-            scope=scope,
-            wait=wait,
-            steal=steal,
-            control=control,
-            auth=run.auth,
-            stop=run.stop,
-            report=progress.counted,
-            say=run.say,
-        )
-    _show_rolled_back(run, result, scope)
+    with run.gracefully():
+        with _ways_on(plan_file, at, scope), run.progress() as progress:
+            result = migrate.rollback(
+                at,
+                plan=sealed,
+                scope=scope,
+                wait=wait,
+                steal=steal,
+                control=control,
+                auth=run.auth,
+                stop=run.stop,
+                report=progress.counted,
+                say=run.say,
+            )
+        _show_rolled_back(run, result, scope)
 
 
 def _is_agreed(

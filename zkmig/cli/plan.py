@@ -107,6 +107,8 @@ def plan(
     sealed = migrate.save_plan(made, output, force)
     run.document({"plan": output, "plan_hash": sealed.hash, **summary_document(made)})
     show_summary(run, sealed)
+    if made.source.is_fuzzy:
+        remarks.append("others wrote the source while it was read: the plan leads to a mix of its states")
     for remark in remarks:
         run.say(f"note: {remark}")
     if made.target.epoch is not None and not made.is_empty:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import click
 
 from zkmig.api import scopes
@@ -122,7 +124,7 @@ def epoch(run: Run, require_stable: bool, at: str | None, scope: str | None, con
             "scope": found.scope,
             "epoch": found.epoch,
             "state": found.record.state.value,
-            "held": found.record.held is not None,
+            "held": None if found.record.held is None else dataclasses.asdict(found.record.held),
             "stable": found.is_stable,
         }
     )
