@@ -31,7 +31,7 @@ from zkmig.errors import NotPermitted, PlanImpossible
 from zkmig.model import path as paths
 from zkmig.model.acl import ADMIN, CREATE, DELETE, WRITE, Identity, grants
 from zkmig.model.snapshot import Snapshot
-from zkmig.model.znode import Znode
+from zkmig.model.znode import Kind, Znode
 from zkmig.plan.acls import AclPlanner
 from zkmig.plan.batches import NodeTooLarge, cut
 from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, Pin, RaiseCounter, WriteData
@@ -39,6 +39,7 @@ from zkmig.plan.plan import Limits, Plan, SourcePin, TargetPin
 from zkmig.wire.requests import Create, operation_size
 
 NAMED_MAX = 5  # paths named in one message
+PAIRS_NOTED = 100_000  # creates and deletes for counters, from which on the plan says what they cost
 CHUNK_OVERHEAD = 512  # head, name, ACL and packing of the largest undo chunk, beside its entry
 
 
@@ -120,6 +121,7 @@ class _Maker:
     journal_bytes: int = 0
     existing_parents: set[str] = field(default_factory=set)
     denied: list[str] = field(default_factory=list)
+    creates_to_take_back: int = 0  # that raise the counters of deleted nodes again, should the epoch be rolled back
 
     def plan(self, source: Snapshot, hosts: tuple[tuple[str, int], ...]) -> Plan:
         for change in self.changes:
@@ -138,6 +140,7 @@ class _Maker:
         operations += self.writes
         operations += [RaiseCounter(path, pairs, to) for path, (pairs, to) in sorted(raised.items(), key=_tree_order)]
         operations += reversed(self.deletes)  # a diff is in tree order: backwards, children come before parents
+        self._note_costs(sum(pairs for pairs, _ in raised.values()))
         touched = self._touched()
         steps += self._acl_steps(acls, works_below)
         self._refuse_denied()
@@ -184,6 +187,13 @@ class _Maker:
                 self.raises.append((paths.join(self.root, relative), was, wanted))
             case Delete(path=relative, before=before):
                 path = paths.join(self.root, relative)
+                if before.kind is not Kind.PERSISTENT:
+                    raise PlanImpossible(
+                        f"it is a {before.kind.name.lower()} node, which undo could not bring back as one",
+                        path,
+                        "delete it yourself, or leave it out with --exclude",
+                    )
+                self.creates_to_take_back += before.counter
                 size = operation_size(Create(path, before.data, before.acl))
                 self.deletes.append(DeleteNode(path, Pin.of(before.stat), size))
                 self._need_on_parent(path, CREATE | DELETE)  # CREATE: to bring it back
@@ -255,6 +265,15 @@ class _Maker:
                     f"{path}: its sequence counter is {note.target}, the source's {note.source}; it cannot be lowered"
                 )
         return found
+
+    def _note_costs(self, pairs: int) -> None:
+        """A counter goes up by a create and a delete for each number [zookeeper-facts 19]: a thousand take 0.1 s."""
+        if pairs > PAIRS_NOTED:
+            self.notes.append(f"raising sequence counters takes {pairs} creates and deletes")
+        if self.creates_to_take_back > PAIRS_NOTED:
+            self.notes.append(
+                f"a rollback would take {self.creates_to_take_back} creates to raise the counters of deleted nodes"
+            )
 
     def _raisable(self, path: str) -> None:
         if self.target is not None and path in self.target:
