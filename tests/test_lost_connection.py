@@ -73,7 +73,7 @@ def swinging(zk: Server, eyes: KazooClient) -> Iterator[Site]:
 
 
 LIMITS = Limits(batch_bytes_max=1_000)
-NUMBERS = range(20)  # of the writes, from the one that takes the token to the one that clears `pending`
+NUMBERS = range(22)  # of the writes, from the one that takes the token to the one that clears `pending`
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_write_that_is_lost_again_and_again_is_given_up(site: Site, proxy: Pro
     """No more than three sendings of one frame; the outcome is then unknown, and resume finds out."""
     site.init(BEFORE)
     sealed = site.plan(AFTER)
-    proxy.judge = lambda opcode, seen: Fate.UNANSWERED if opcode in WRITES and seen >= 9 else Fate.PASS
+    proxy.judge = lambda opcode, seen: Fate.UNANSWERED if opcode in WRITES and seen >= 14 else Fate.PASS
     with pytest.raises(OutcomeUnknown):
         site.apply(sealed, client=site.client(hosts=proxy.hosts))
     assert proxy.cuts == 3

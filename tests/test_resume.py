@@ -55,7 +55,8 @@ def test_after_any_number_of_batches(site: Site, batches: int) -> None:
 
 # -- every write, one after the other ---------------------------------------------------------------------------------
 
-# Small, but with everything that is written outside batches: journal chunks of three READ sets, ACLs before and after.
+# Small, but with everything that is written outside batches: journal chunks of three READ sets, private chunks, and
+# ACLs before and after.
 SMALL_BEFORE: Tree = settled(
     {
         "": Node(b""),
@@ -77,7 +78,7 @@ SMALL_AFTER: Tree = settled(
     }
 )
 LIMITS = Limits(batch_bytes_max=1_000)
-WRITES = 19  # guarded multis and setACLs of the way from SMALL_BEFORE to SMALL_AFTER, taking the token included
+WRITES = 21  # guarded multis and setACLs of the way from SMALL_BEFORE to SMALL_AFTER, taking the token included
 UNDO_WRITES = 9  # the same of the way back, once all batches are written
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from zkmig.apply.verify import Deviation
+from zkmig.apply.verify import Deviation, why
 from zkmig.epoch.journal import AclEntry
 from zkmig.epoch.owner import SENDS_MAX, Migrator
 from zkmig.errors import NotPermitted, OutcomeUnknown, Unreachable
@@ -17,16 +17,21 @@ from zkmig.wire.replies import AclResult
 from zkmig.wire.requests import GetAcl, SetAcl
 
 DEPTH = 64
+DELETED = "deleted by somebody else"
 FOREIGN_ACL = "its ACL was changed by somebody else"
 
 
 @dataclass(frozen=True, slots=True)
 class AclWrite:
-    """Set `acl` on `path` if its aversion is still `aversion`."""
+    """Set `acl` on `path` if its aversion is still `aversion`.
+
+    is_fence: `acl` is what the node has anyway; the write only moves the aversion, so that an older one fails.
+    """
 
     path: str
     acl: AclList
     aversion: int
+    is_fence: bool = False
 
 
 def tightenings(acls: Sequence[AclEntry]) -> list[AclWrite]:
@@ -42,10 +47,10 @@ def finals(acls: Sequence[AclEntry]) -> list[AclWrite]:
 def write_acls(
     migrator: Migrator, writes: Sequence[AclWrite], progress: Callable[[int], None] = lambda _: None
 ) -> list[Deviation]:
-    """Set each ACL. One that somebody else has changed is left as it is and returned.
+    """Set each ACL. One that somebody else has changed, or that the server will not store, is left and returned.
 
     A write whose condition fails is done already when the ACL reads as wanted: by an earlier run, or by the same
-    write sent before a connection was lost.
+    write sent before a connection was lost. NotPermitted: one was never done, and this identity may not.
     """
     series = _Series(migrator, writes, progress)
     losses = 0
@@ -61,20 +66,19 @@ def write_acls(
                 raise
         except Unreachable as error:
             raise OutcomeUnknown(error.what, error.where, "run zkmig resume") from error
-    deviations = series.deviations
-    deviations += [Deviation(w.path, FOREIGN_ACL) for w in series.doubtful if not _is_done(migrator.client, w)]
-    return deviations
+    judged = (_judge(migrator.client, write, code) for write, code in series.doubtful)
+    return [*series.deviations, *filter(None, judged)]
 
 
 class _Series:
-    """Writes on their way. doubtful: refused, but perhaps because they were done before."""
+    """Writes on their way. doubtful: refused by that code, but perhaps because they were done before."""
 
     def __init__(self, migrator: Migrator, writes: Sequence[AclWrite], progress: Callable[[int], None]) -> None:
         self._migrator = migrator
         self._writes = writes
         self._progress = progress
         self.answered = 0
-        self.doubtful: list[AclWrite] = []
+        self.doubtful: list[tuple[AclWrite, int]] = []
         self.deviations: list[Deviation] = []
 
     def send(self, depth: int) -> None:
@@ -88,21 +92,31 @@ class _Series:
 
     def _take(self, write: AclWrite, error: int) -> None:
         if error in (Code.BAD_VERSION, Code.NO_AUTH):
-            self.doubtful.append(write)  # set already? A final ACL may well shut this identity out
+            self.doubtful.append((write, error))  # set already? A final ACL may well shut this identity out
         elif error == Code.NO_NODE:
-            self.deviations.append(Deviation(write.path, "deleted by somebody else"))
+            self.deviations.append(Deviation(write.path, DELETED))
+        elif error == Code.INVALID_ACL:
+            # No later try would do better, and an epoch that waits for it forever could neither end nor go back.
+            self.deviations.append(Deviation(write.path, f"its ACL was left as it is, {why(error)}"))
         elif error:
             raise error_for(error, write.path, "setACL")
 
 
-def _is_done(client: Client, write: AclWrite) -> bool:
-    """Whether a write that was refused had been done before. NotPermitted when it never was, and may not be."""
+def _judge(client: Client, write: AclWrite, code: int) -> Deviation | None:
+    """What became of a write that was refused: None when it had been done before.
+
+    The aversion decides, not what the ACL looks like: to a session without ADMIN an old password looks like a new one.
+    """
     live = client.call_reply(GetAcl(write.path))
+    stat = live.result.stat if isinstance(live.result, AclResult) else client.exists(write.path)
+    if stat is None:
+        return Deviation(write.path, DELETED)
+    if code == Code.NO_AUTH and stat.aversion == write.aversion:
+        if write.is_fence:
+            return None
+        raise NotPermitted("not permitted to set its ACL", write.path, "go on as an identity with ADMIN on it")
     if isinstance(live.result, AclResult):
-        return may_show_as(write.acl, live.result.acl)
-    # Neither READ nor ADMIN: an ACL that shuts this identity out, as the final one may. The aversion, which exists
-    # shows to everybody, tells whether it was set once; what it is cannot be seen.
-    stat = client.exists(write.path)
-    if stat is not None and stat.aversion == write.aversion:
-        raise NotPermitted("not permitted to set its ACL", write.path, "resume as an identity with ADMIN on it")
-    return stat is not None and stat.aversion == write.aversion + 1
+        is_done = may_show_as(write.acl, live.result.acl)
+    else:
+        is_done = stat.aversion == write.aversion + 1  # it shuts this identity out, as the final one may
+    return None if is_done else Deviation(write.path, FOREIGN_ACL)

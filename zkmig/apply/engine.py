@@ -14,7 +14,18 @@ from zkmig.epoch.journal import load
 from zkmig.epoch.owner import Migrator, TakeOver
 from zkmig.epoch.record import Record
 from zkmig.epoch.transitions import MIGRATING, State
-from zkmig.errors import Held, NotPermitted, OtherIncarnation, Outcome, Refused, StalePlan, WrongEpoch, ZkmigError
+from zkmig.errors import (
+    EXIT_OUTCOME_UNKNOWN,
+    EXIT_UNREACHABLE,
+    Held,
+    NotPermitted,
+    OtherIncarnation,
+    Outcome,
+    Refused,
+    StalePlan,
+    WrongEpoch,
+    ZkmigError,
+)
 from zkmig.model import path as paths
 from zkmig.plan.plan import Plan
 from zkmig.stop import StopRequest
@@ -63,7 +74,7 @@ def apply_plan(
     if plan.is_empty and record.state is not State.EMPTY:
         return Applied(record.epoch, record.committed_attempt, 0, 0, False)
     if dry_run:
-        take_preimage(client, plan)
+        take_preimage(client, plan, record.root)
         return Applied(record.epoch, None, plan.writes, len(plan.batch_ends), plan.why_not_single_shot() is None)
 
     def admit(record: Record) -> None:
@@ -131,12 +142,15 @@ def _finish_pending(migrator: Migrator, options: Options) -> Applied | None:
 
 @contextmanager
 def _owning(migrator: Migrator) -> Iterator[None]:
-    """Give the lock back in the end; an error that leaves an epoch under way says that something was written."""
+    """Give the lock back in the end; an error that leaves work behind says that something was written."""
     try:
         yield
     except ZkmigError as error:
-        if error.outcome is Outcome.NOTHING_WRITTEN and migrator.record.state in MIGRATING:
+        is_unfinished = migrator.record.state in MIGRATING or migrator.record.pending is not None
+        if error.outcome is Outcome.NOTHING_WRITTEN and is_unfinished:
             error.outcome = Outcome.PARTLY_WRITTEN  # so it was raised while reading, but not before the first write
+        if error.outcome is not Outcome.NOTHING_WRITTEN and error.exit_code == EXIT_UNREACHABLE:
+            error.exit_code = EXIT_OUTCOME_UNKNOWN  # to a script, the code of Unreachable says: nothing was written
         raise
     finally:
         with suppress(ZkmigError):  # without it the lock goes with the session, and an error on its way says more
@@ -144,7 +158,9 @@ def _owning(migrator: Migrator) -> Iterator[None]:
 
 
 def _is_applied(record: Record, sealed: SealedPlan, epoch: int) -> bool:
-    return record.epoch == epoch and record.committed_plan_hash == sealed.hash and record.state is State.STABLE
+    is_committed = record.epoch == epoch and record.committed_plan_hash == sealed.hash
+    # With ACLs still pending it is not done: to say so would hide temporary ones that let the migrator in.
+    return is_committed and record.state is State.STABLE and record.pending is None
 
 
 def _check_admission(record: Record, names: ControlPaths, plan: Plan, epoch: int) -> None:

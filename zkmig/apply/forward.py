@@ -23,18 +23,20 @@ from zkmig.epoch.owner import HEAD_LENGTH, Migrator
 from zkmig.epoch.record import ConflictNote, LastOutcome, Pending, Record
 from zkmig.epoch.transitions import State
 from zkmig.errors import Conflict, NotPermitted, Outcome, PlanImpossible, Refused, Stopped
-from zkmig.model.acl import WORLD
+from zkmig.model.acl import READ, WORLD, Acl, Identity
 from zkmig.plan.operations import forward_size
 from zkmig.plan.plan import Plan
 from zkmig.source.bulk import NodeRead, read_nodes
 from zkmig.wire.client import probe_frame_limit
 from zkmig.wire.codes import Code, code_name
 from zkmig.wire.replies import MultiResult
-from zkmig.wire.requests import MULTI_OVERHEAD, Check, Create, Multi, WriteOp, frame_size, operation_size
+from zkmig.wire.requests import MULTI_OVERHEAD, Check, Create, Delete, Multi, WriteOp, frame_size, operation_size
 
 BATCH_DEPTH = 4  # batches in flight: enough to keep the server busy, few enough to leave room for others
 CHUNK_DEPTH = 4
 DRAIN_TIMEOUT_S = 60.0
+IDENTITIES_PROBED = 100  # in one ACL
+SCHEMES_EVERYWHERE = frozenset({"world", "digest", "ip"})  # compiled in (ProviderRegistry); others are configured
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,8 @@ class Forward:
     def run(self, epoch: int) -> Applied:
         """From STABLE or EMPTY to the commit of `epoch`."""
         single_shot = self._probe_frames(self.decide_single_shot())
-        preimage = take_preimage(self.migrator.client, self.plan)
+        self._probe_identities()
+        preimage = take_preimage(self.migrator.client, self.plan, self.migrator.record.root)
         attempt, manifest_hash = self._upload(preimage, epoch)
         self._prepare(epoch, attempt, manifest_hash)
         return self._from_preparing(preimage.journal, single_shot)
@@ -104,7 +107,7 @@ class Forward:
         try:
             self.options.say("draining")
             Drain(self.migrator, self.options.drain_timeout_s, self.options.say).wait()
-            recheck(self.migrator.client, self.plan)
+            recheck(self.migrator.client, self.plan, self.migrator.record.root)
         except (Refused, Stopped):
             abort(self.migrator)  # nothing was written yet: readers need not wait for a decision
             raise
@@ -155,6 +158,27 @@ class Forward:
         if frame_bytes <= self.plan.limits.batch_bytes_max:
             return True
         return probe_frame_limit([self.migrator.client.server], frame_bytes)
+
+    def _probe_identities(self) -> None:
+        """Have the server store, for the time of one multi, each identity of a scheme that not every server knows.
+
+        What it refuses would stop the migration midway, or after the commit wait for it in vain [zookeeper-facts 21].
+        """
+        unusual: dict[Identity, str] = {}
+        for path, acl in self.plan.acls():
+            unusual |= {Identity(a.scheme, a.id): path for a in acl if a.scheme not in SCHEMES_EVERYWHERE}
+        probe = f"{self.migrator.names.epochs}/identities-{secrets.token_hex(4)}"
+        wanted = list(unusual)
+        for start in range(0, len(wanted), IDENTITIES_PROBED):
+            probed = wanted[start : start + IDENTITIES_PROBED]
+            acl = tuple(Acl(READ, *identity) for identity in probed)
+            result = self.migrator.write([Create(probe, None, acl), Delete(probe, 0)])
+            if result.code == Code.INVALID_ACL:
+                raise PlanImpossible(
+                    f"the target knows no such ids in an ACL: {', '.join(sorted({each.scheme for each in probed}))}",
+                    unusual[probed[0]],
+                    "configure the scheme on every server of the target, or leave these nodes out with --exclude",
+                )
 
     def _upload(self, preimage: Preimage, epoch: int) -> tuple[str, str]:
         """Journal and manifest, before the scope leaves STABLE, so that services wait as little as possible.

@@ -26,13 +26,14 @@ class Preimage:
     read_sets: dict[str, ReadSet]
 
 
-def take_preimage(client: Client, plan: Plan) -> Preimage:
+def take_preimage(client: Client, plan: Plan, scope_root: str) -> Preimage:
     """Read every path of the plan; StalePlan, naming paths, when one is not what it was when the plan was made."""
     stale = _Stale()
-    nodes = _existing(client, plan, stale)
+    touched = (*_above(client, plan, scope_root, stale), *plan.touched)
+    nodes = _existing(client, plan, touched, stale)
     _must_be_absent(client, plan, stale)
     stale.raise_if_any()
-    entries = list(_entries(plan, nodes))
+    entries = list(_entries(plan, touched, nodes))
     acls = tuple(
         AclEntry(step.path, step.tighten, step.final, step.pin.aversion if step.pin else 0, step.pin is None)
         for step in plan.acl_steps
@@ -40,9 +41,9 @@ def take_preimage(client: Client, plan: Plan) -> Preimage:
     return Preimage(Journal(tuple(entries), acls), _read_sets(plan, nodes))
 
 
-def recheck(client: Client, plan: Plan) -> None:
+def recheck(client: Client, plan: Plan, scope_root: str) -> None:
     """The same test as `take_preimage` once more, after the drain and before the first write."""
-    take_preimage(client, plan)
+    take_preimage(client, plan, scope_root)
 
 
 class _Stale:
@@ -62,8 +63,20 @@ class _Stale:
         raise StalePlan(f"the target has changed since the plan was made: {named}{more}", hint="make the plan again")
 
 
-def _existing(client: Client, plan: Plan, stale: _Stale) -> dict[str, Znode]:
-    pins: dict[str, Pin | None] = dict.fromkeys(plan.touched)
+def _above(client: Client, plan: Plan, scope_root: str, stale: _Stale) -> tuple[str, ...]:
+    """The parent of a root that the plan creates: it gains a child, though no snapshot of the target has shown it."""
+    root = plan.target.root
+    if root == "/" or not any(isinstance(op, CreateNode) and op.path == root for op in plan.operations):
+        return ()
+    parent = paths.parent(root)
+    if client.exists(parent) is None:
+        stale.add(parent, "is not there")
+        return ()
+    return (parent,) if paths.contains(scope_root, parent) else ()
+
+
+def _existing(client: Client, plan: Plan, touched: Iterable[str], stale: _Stale) -> dict[str, Znode]:
+    pins: dict[str, Pin | None] = dict.fromkeys(touched)
     pins |= {op.path: op.pin for op in plan.operations if isinstance(op, WriteData | DeleteNode)}
     pins |= {step.path: step.pin for step in plan.acl_steps if step.pin}
     deleted = {op.path for op in plan.operations if isinstance(op, DeleteNode)}
@@ -111,7 +124,7 @@ def _must_be_absent(client: Client, plan: Plan, stale: _Stale) -> None:
             stale.add(node.path, "exists already")
 
 
-def _entries(plan: Plan, nodes: dict[str, Znode]) -> Iterable[Entry]:
+def _entries(plan: Plan, touched: Iterable[str], nodes: dict[str, Znode]) -> Iterable[Entry]:
     written: set[str] = set()
     for batch, operations in enumerate(plan.batches()):
         for operation in operations:
@@ -129,7 +142,7 @@ def _entries(plan: Plan, nodes: dict[str, Znode]) -> Iterable[Entry]:
         if step.pin is not None and step.path not in written:
             written.add(step.path)
             yield Entry(Action.ACL, step.path, NO_BATCH, nodes[step.path])
-    for path in plan.touched:
+    for path in touched:
         if path not in written:
             yield Entry(Action.TOUCHED, path, NO_BATCH, nodes[path])
 

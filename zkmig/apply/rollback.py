@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from zkmig.apply.aclsteps import FOREIGN_ACL, AclWrite, write_acls
+from zkmig.apply.aclsteps import DELETED, FOREIGN_ACL, AclWrite, write_acls
 from zkmig.apply.forward import Options, Progress, abort, attempt_of, cursor_version
 from zkmig.apply.verify import Deviation, why
 from zkmig.epoch.control import AttemptPaths
@@ -22,18 +22,21 @@ from zkmig.epoch.record import LastOutcome
 from zkmig.epoch.transitions import State
 from zkmig.errors import Conflict, NotPermitted, Outcome, Refused
 from zkmig.model import path as paths
-from zkmig.model.acl import may_show_as
+from zkmig.model.acl import CREATE, DELETE, AclList, Identity, grants, may_show_as
 from zkmig.model.znode import Znode
 from zkmig.plan.operations import CreateNode, RaiseCounter
 from zkmig.source.bulk import NodeRead, read_acls, read_nodes
 from zkmig.wire.client import Client
 from zkmig.wire.codes import Code, code_name
-from zkmig.wire.requests import Check, Create, Delete, GetChildren, SetData, WriteOp
+from zkmig.wire.replies import StatResult
+from zkmig.wire.requests import Check, Create, Delete, Exists, GetChildren, SetData, WriteOp
 
 CURSOR = 0  # the undo cursor's place among the operations of an undo batch
 DEPTH = 4
+EXISTS_DEPTH = 128
 ACL_ROUNDS = 2
 DEVIATION_PREFIX = "deviation-"
+REPLACED = "deleted and created again by somebody else"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +129,12 @@ class _Undo:
     journal: Journal
     cursor: int
     options: Options
+    replaced: frozenset[str] = frozenset()
 
     def run(self) -> RolledBack:
         attempt = attempt_of(self.migrator)
         batches = undo_batches(self.journal, self.manifest, self.cursor)
+        self.replaced = find_replaced(self.migrator.client, attempt, self.journal, self.cursor)
         self._undo(attempt, batches)
         deviations = read_deviations(self.migrator.client, attempt)
         known = {deviation.path for deviation in deviations}
@@ -140,7 +145,7 @@ class _Undo:
         done = cursor_version(self.migrator, attempt.rcursor)
         while done < len(batches):
             failure = self.migrator.write_series(
-                lambda index: [SetData(attempt.rcursor, None, index), *self._writes(batches[index])],
+                lambda index: self._operations(attempt, batches[index], index),
                 done,
                 len(batches),
                 witness=CURSOR,
@@ -152,10 +157,22 @@ class _Undo:
             self._pass(attempt, batches[failure.index], failure.index)
             done = failure.index + 1
 
+    def _operations(self, attempt: AttemptPaths, batch: UndoBatch, index: int) -> list[WriteOp]:
+        return [*self._head(attempt, index, self._passed_over(batch)), *self._writes(batch)]
+
+    def _head(self, attempt: AttemptPaths, index: int, left_out: Sequence[Deviation]) -> list[WriteOp]:
+        head: list[WriteOp] = [SetData(attempt.rcursor, None, index)]
+        if left_out:
+            head.append(_record_deviations(self.migrator, attempt, index, left_out))
+        return head
+
+    def _passed_over(self, batch: UndoBatch) -> list[Deviation]:
+        return [Deviation(entry.path, REPLACED) for entry in batch.entries if entry.path in self.replaced]
+
     def _writes(self, batch: UndoBatch) -> Iterator[WriteOp]:
         for entry in batch.entries:
             write = undo_write(entry)
-            if write is not None:
+            if write is not None and entry.path not in self.replaced:
                 yield write
         yield from self._raise_writes(batch.raises)
 
@@ -166,11 +183,9 @@ class _Undo:
     def _pass(self, attempt: AttemptPaths, batch: UndoBatch, index: int) -> None:
         """Undo one batch that somebody else's writes are in the way of: each of those is left out and recorded."""
         writes = list(self._writes(batch))
-        left_out: list[Deviation] = []
+        left_out = self._passed_over(batch)
         while True:
-            head: list[WriteOp] = [SetData(attempt.rcursor, None, index)]
-            if left_out:
-                head.append(_record_deviations(self.migrator, attempt, index, left_out))
+            head = self._head(attempt, index, left_out)
             result = self.migrator.write([*head, *writes], witness=CURSOR)
             if result.failed_index is None:
                 return
@@ -178,16 +193,23 @@ class _Undo:
             if position < 0:
                 raise Conflict("the undo cursor was moved by somebody else", attempt.rcursor, "run zkmig status")
             blocked = writes.pop(position)
-            if result.code == Code.NO_AUTH:
+            if batch.raises:
+                writes = []  # a counter that cannot be raised: its node is not ours any more, or lets nobody do it
+            if result.code == Code.NO_AUTH and not self._lets_nobody_raise(batch):
                 raise NotPermitted(
                     "not permitted to undo",
                     blocked.path,
                     "run zkmig rollback as an identity that may",
                     Outcome.PARTLY_WRITTEN,
                 )
-            left_out.append(Deviation(blocked.path, f"left as it is, {why(result.code)}"))
-            if batch.raises:
-                writes = []  # a counter that cannot be raised: its node is not ours any more
+            path = batch.raises[0].path if batch.raises else blocked.path
+            left_out.append(Deviation(path, f"left as it is, {why(result.code)}"))
+
+    def _lets_nobody_raise(self, batch: UndoBatch) -> bool:
+        """Whether a counter stays as it is because the ACL that came back with its node shuts everybody out."""
+        paths_raised = {operation.path for operation in batch.raises}
+        acls = (e.before.acl for e in self.journal.entries if e.path in paths_raised and e.before is not None)
+        return any(not _lets_raise(acl) for acl in acls)
 
     def _restore_acls(self) -> list[Deviation]:
         for _ in range(ACL_ROUNDS):
@@ -209,6 +231,24 @@ class _Undo:
         return RolledBack(record.epoch, self.cursor, tuple(deviations))
 
 
+def _lets_raise(acl: AclList) -> bool:
+    needed = CREATE | DELETE
+    return any(grants(acl, [Identity(entry.scheme, entry.id)]) & needed == needed for entry in acl)
+
+
+def find_replaced(client: Client, attempt: AttemptPaths, journal: Journal, cursor: int) -> frozenset[str]:
+    """Paths that the attempt has created or written and where by now another node stands, made after its last batch.
+
+    Such a node may have the very version that undoing expects, since versions repeat [zookeeper-facts 14]. The cursor
+    was written last by the last batch, so what is younger was never written by the attempt.
+    """
+    last_zxid = client.call(Exists(attempt.cursor)).stat.mzxid
+    at_stake = [e.path for e in journal.entries if NO_BATCH < e.batch < cursor and e.action is not Action.DELETED]
+    replies = client.pipeline(map(Exists, at_stake), EXISTS_DEPTH)  # exists asks for no permission
+    stats = ((path, reply.result) for path, reply in zip(at_stake, replies, strict=True))
+    return frozenset(path for path, found in stats if isinstance(found, StatResult) and found.stat.czxid > last_zxid)
+
+
 def _acl_restores(client: Client, journal: Journal) -> tuple[list[AclWrite], list[Deviation]]:
     """What brings back the ACLs that the attempt has tightened, and the paths whose ACL is foreign by now.
 
@@ -222,9 +262,9 @@ def _acl_restores(client: Client, journal: Journal) -> tuple[list[AclWrite], lis
     for path, live in zip(before, read_acls(client, list(before)), strict=True):
         step, node = steps[path], before[path]
         if live is None or live.stat.czxid != node.stat.czxid:
-            foreign.append(Deviation(path, "deleted by somebody else"))
+            foreign.append(Deviation(path, DELETED))
         elif live.stat.aversion == step.aversion:
-            writes.append(AclWrite(path, node.acl, step.aversion))
+            writes.append(AclWrite(path, node.acl, step.aversion, is_fence=True))
         elif live.stat.aversion == step.aversion + 1 and step.tighten and may_show_as(step.tighten, live.acl):
             writes.append(AclWrite(path, node.acl, step.aversion + 1))
         elif not may_show_as(node.acl, live.acl):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from zkmig.model.acl import Identity
+from zkmig.model.acl import AclList, Identity
 from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, RaiseCounter, WriteData, forward_size
 from zkmig.wire.requests import MULTI_OVERHEAD
 
@@ -84,6 +84,16 @@ class Plan:
         for end in self.batch_ends:
             yield self.operations[start:end]
             start = end
+
+    def acls(self) -> Iterator[tuple[str, AclList]]:
+        """Every ACL that the target will be asked to store, with its path."""
+        for operation in self.operations:
+            if isinstance(operation, CreateNode):
+                yield operation.path, operation.acl
+        for step in self.acl_steps:
+            yield step.path, step.final
+            if step.tighten is not None:
+                yield step.path, step.tighten
 
     @property
     def is_empty(self) -> bool:
