@@ -38,10 +38,11 @@ from zkmig.errors import (
 from zkmig.model.acl import ALL, OPEN_ACL, READ, WORLD, WRITE, Acl, Identity, digest_id
 from zkmig.plan import planfile
 from zkmig.plan.make import TargetScope, make_plan
+from zkmig.plan.plan import Limits
 from zkmig.reader import Reader
 from zkmig.wire.client import Client
 from zkmig.wire.credential import Credential
-from zkmig.wire.requests import Read, SetAcl, Write
+from zkmig.wire.requests import Multi, Read, SetAcl, Write
 
 NEW_ME = Credential("digest", b"me:new")
 MY_NEW_IDENTITY = Identity("digest", digest_id("me", "new"))
@@ -197,6 +198,20 @@ def test_nodes_replaced_after_the_last_batch_survive_a_rollback(site: Site) -> N
     }
     assert {path: seen.data for path, seen in site.look().items() if path} == dict.fromkeys(left, b"foreign")
     assert site.record().state is State.STABLE
+
+
+def test_a_subtree_that_somebody_removed_costs_a_rollback_no_multi_for_each_node(site: Site) -> None:
+    """A failed multi names one operation only; hundreds of thousands of nodes gone would be as many of them."""
+    site.init(settled({"": Node(), "/k": Node()}))
+    sealed = site.plan(settled({"": Node(), "/k": Node(), **MANY}), limits=Limits())
+    site.leave_open(sealed, len(sealed.plan.batch_ends))
+    for name in MANY:
+        site.kazoo.delete(site.path(name))
+    client = site.client()
+    sent: list[Read | Write] = []
+    client.before = lambda request: sent.extend([request] if isinstance(request, Multi) else [])
+    assert len(site.rollback(client=client).deviations) == len(MANY)
+    assert len(sent) <= 6  # token, into the rollback, the batch that fails, what is left of it, the end, the lock
 
 
 # -- a plan for a part of the scope -----------------------------------------------------------------------------------

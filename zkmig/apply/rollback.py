@@ -23,6 +23,7 @@ from zkmig.epoch.transitions import State
 from zkmig.errors import Conflict, NotPermitted, Outcome, Refused
 from zkmig.model import path as paths
 from zkmig.model.acl import CREATE, DELETE, AclList, Identity, grants, may_show_as
+from zkmig.model.stat import Stat
 from zkmig.model.znode import Znode
 from zkmig.plan.operations import CreateNode, RaiseCounter
 from zkmig.source.bulk import NodeRead, read_acls, read_nodes
@@ -184,6 +185,9 @@ class _Undo:
         """Undo one batch that somebody else's writes are in the way of: each of those is left out and recorded."""
         writes = list(self._writes(batch))
         left_out = self._passed_over(batch)
+        if not batch.raises:
+            writes, blocked_now = _without_blocked(self.migrator.client, writes)
+            left_out += blocked_now
         while True:
             head = self._head(attempt, index, left_out)
             result = self.migrator.write([*head, *writes], witness=CURSOR)
@@ -203,7 +207,7 @@ class _Undo:
                     Outcome.PARTLY_WRITTEN,
                 )
             path = batch.raises[0].path if batch.raises else blocked.path
-            left_out.append(Deviation(path, f"left as it is, {why(result.code)}"))
+            left_out.append(_left(path, result.code))
 
     def _lets_nobody_raise(self, batch: UndoBatch) -> bool:
         """Whether a counter stays as it is because the ACL that came back with its node shuts everybody out."""
@@ -234,6 +238,40 @@ class _Undo:
 def _lets_raise(acl: AclList) -> bool:
     needed = CREATE | DELETE
     return any(grants(acl, [Identity(entry.scheme, entry.id)]) & needed == needed for entry in acl)
+
+
+def _without_blocked(client: Client, writes: Sequence[WriteOp]) -> tuple[list[WriteOp], list[Deviation]]:
+    """The writes less those that are bound to fail by what stands at their own paths, and these as deviations.
+
+    A failed multi names but one operation: where somebody has removed thousands, each would cost a multi of its own.
+    """
+    free: list[WriteOp] = []
+    blocked: list[Deviation] = []
+    replies = client.pipeline((Exists(write.path) for write in writes), EXISTS_DEPTH)
+    for write, reply in zip(writes, replies, strict=True):
+        stat = reply.result.stat if isinstance(reply.result, StatResult) else None
+        code = _foreseen(write, stat)
+        if code is None:
+            free.append(write)
+        else:
+            blocked.append(_left(write.path, code))
+    return free, blocked
+
+
+def _foreseen(write: WriteOp, stat: Stat | None) -> Code | None:
+    match write:
+        case Delete() | SetData():
+            if stat is None:
+                return Code.NO_NODE
+            return None if stat.version == write.version else Code.BAD_VERSION
+        case Check():
+            return None
+        case _:
+            return None if stat is None else Code.NODE_EXISTS
+
+
+def _left(path: str, code: int) -> Deviation:
+    return Deviation(path, f"left as it is, {why(code)}")
 
 
 def find_replaced(client: Client, attempt: AttemptPaths, journal: Journal, cursor: int) -> frozenset[str]:
