@@ -40,12 +40,7 @@ def _is_refused(char: str) -> bool:
     # PathUtils.validatePath: NUL, C0 and C1 controls, surrogates and private use, and U+FFF0 to U+FFFF. Characters
     # beyond the BMP reach Java as surrogate pairs, so they are refused as well.
     code = ord(char)
-    return (
-        code <= 0x1F
-        or 0x7F <= code <= 0x9F
-        or 0xD800 <= code <= 0xF8FF
-        or 0xFFF0 <= code
-    )
+    return code <= 0x1F or 0x7F <= code <= 0x9F or 0xD800 <= code <= 0xF8FF or 0xFFF0 <= code
 
 
 def order_key(path: str) -> bytes:
