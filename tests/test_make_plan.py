@@ -30,7 +30,7 @@ BOB = Identity("digest", "bob:b")
 MINE: AclList = (Acl(ALL, *ME),)
 BOBS: AclList = (Acl(ALL, *BOB),)
 READ_ONLY: AclList = (Acl(READ, *WORLD),)
-FEWER = settings(max_examples=40)
+FEWER = settings(max_examples=25)
 
 
 def low(tree: Tree) -> Tree:

@@ -122,10 +122,9 @@ def refused(path: Path, content: bytes) -> DamagedFile:
 def test_every_flipped_byte_is_refused(small: Path) -> None:
     content = small.read_bytes()
     for offset in range(len(content)):
-        for bits in (0x01, 0x80):
-            altered = bytearray(content)
-            altered[offset] ^= bits
-            refused(small, bytes(altered))
+        altered = bytearray(content)
+        altered[offset] ^= 1 << offset % 8
+        refused(small, bytes(altered))
 
 
 def test_every_truncation_and_every_addition_is_refused(small: Path) -> None:
