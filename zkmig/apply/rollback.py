@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from zkmig.apply.aclsteps import DELETED, FOREIGN_ACL, AclWrite, write_acls
 from zkmig.apply.forward import Options, Progress, abort, attempt_of, cursor_version
-from zkmig.apply.verify import Deviation, why
+from zkmig.apply.verify import FOREIGN, Deviation, why
 from zkmig.epoch.control import AttemptPaths
 from zkmig.epoch.journal import NO_BATCH, AclEntry, Action, Entry, Journal, Manifest, load
 from zkmig.epoch.owner import HEAD_LENGTH, Migrator
@@ -207,6 +207,14 @@ class _Undo:
                     Outcome.PARTLY_WRITTEN,
                 )
             path = batch.raises[0].path if batch.raises else blocked.path
+            if result.code not in (*FOREIGN, Code.NO_AUTH):
+                # A quota, say: nobody has put another value there, so passing over it would lose ours.
+                raise Conflict(
+                    f"the server refuses to undo: {code_name(result.code)}",
+                    path,
+                    "remove the cause, then run zkmig rollback again",
+                    Outcome.PARTLY_WRITTEN,
+                )
             left_out.append(_left(path, result.code))
 
     def _lets_nobody_raise(self, batch: UndoBatch) -> bool:

@@ -13,9 +13,7 @@ from zkmig.wire.client import Client
 from zkmig.wire.codes import Code, code_name
 
 # What only another writer can have caused, when an operation was sound as the plan was made.
-_FOREIGN = frozenset(
-    {Code.NO_NODE, Code.BAD_VERSION, Code.NODE_EXISTS, Code.NOT_EMPTY, Code.NO_CHILDREN_FOR_EPHEMERALS}
-)
+FOREIGN = frozenset({Code.NO_NODE, Code.BAD_VERSION, Code.NODE_EXISTS, Code.NOT_EMPTY, Code.NO_CHILDREN_FOR_EPHEMERALS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class Deviation:
 
 def why(code: int) -> str:
     """The reason of a deviation, from the server's error code."""
-    return f"{'changed by somebody else' if code in _FOREIGN else 'refused by the server'}: {code_name(code)}"
+    return f"{'changed by somebody else' if code in FOREIGN else 'refused by the server'}: {code_name(code)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,10 @@ LEASE_MARGIN_MS = 2_000
 LEASE_MAX_MS = 15 * 60 * 1000  # no lease blocks for longer, whatever it says
 
 
+def _is_newer(version: object) -> bool:
+    return isinstance(version, int) and version > FORMAT
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """An admitted action. max_ms: longest time it may take, counted by its holder from sending the admission."""
@@ -31,9 +35,11 @@ class Lease:
 
     @classmethod
     def decode(cls, data: bytes | None) -> Lease | None:
-        """None for what is no lease: malformed entries never block."""
+        """None for what is no lease: malformed entries never block. One of a newer format does, as long as any may."""
         try:
             fields = json.loads(data or b"")
+            if _is_newer(fields["format"]):
+                return cls("of a newer zkmig", LEASE_MAX_MS)
             max_ms = fields["max_ms"]
             if fields["format"] != FORMAT or not isinstance(max_ms, int) or max_ms < 0:
                 return None
@@ -51,9 +57,11 @@ class GuardEntry:
 
     @classmethod
     def decode(cls, data: bytes | None) -> GuardEntry | None:
-        """None for what is no registration."""
+        """None for what is no registration. One of a newer format counts as running."""
         try:
             fields = json.loads(data or b"")
+            if _is_newer(fields["format"]):
+                return cls("of a newer zkmig", stopped=False)
             if fields["format"] != FORMAT:
                 return None
             return cls(str(fields["unit"]), fields["stopped"] is True)

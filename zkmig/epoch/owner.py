@@ -26,6 +26,7 @@ from zkmig.errors import (
     Outcome,
     OutcomeUnknown,
     PlanImpossible,
+    UnknownFormat,
     Unreachable,
     ZkmigError,
 )
@@ -180,6 +181,10 @@ class Migrator:
         while True:
             client.call(Sync(names.home))
             record, _ = read_record(client, names)
+            if record.format > records.FORMAT:
+                raise UnknownFormat(
+                    f"record format {record.format}: this zkmig may read it, not write it", names.record, "upgrade"
+                )
             seen = read_owner(client, names)
             if seen.alive and not how.steal and seen.token != idle_token:
                 idle_token = self._await_owner(seen, how, say)
