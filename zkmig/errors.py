@@ -37,9 +37,7 @@ class ZkmigError(Exception):
 
     exit_code = EXIT_INTERNAL
 
-    def __init__(
-        self, what: str, where: str = "", hint: str = "", outcome: Outcome = Outcome.NOTHING_WRITTEN
-    ) -> None:
+    def __init__(self, what: str, where: str = "", hint: str = "", outcome: Outcome = Outcome.NOTHING_WRITTEN) -> None:
         super().__init__(what, where, hint, outcome)
         self.what = what
         self.where = where

@@ -290,9 +290,7 @@ class _Scan:
                     "give credentials that hold ADMIN (--auth-file), or leave it out with --exclude",
                 )
         if self._acl_cache is not None:
-            self.known.update(
-                (node.path, (node.stat.czxid, node.stat.aversion, acl)) for node, acl in wholes
-            )
+            self.known.update((node.path, (node.stat.czxid, node.stat.aversion, acl)) for node, acl in wholes)
 
     # -- the verdict ---------------------------------------------------------------------------------------------------
 
