@@ -83,11 +83,21 @@ def test_past_its_deadline_it_aborts(site: Site, blocker: str, single_shot: str)
     assert site.record().epoch == 1
 
 
+@pytest.mark.parametrize("directory", ["acting", "guards"])
+def test_what_a_newer_zkmig_has_left_blocks(site: Site, directory: str) -> None:
+    """It may well be an action or a process, whatever else it says."""
+    site.init(BEFORE)
+    path = f"{site.names.home}/{directory}/newer"
+    site.kazoo.create(path, b'{"format": 9}')
+    with pytest.raises(DrainTimeout, match=path):
+        site.apply(site.plan(AFTER), options=Options("never", drain_timeout_s=0.2))
+
+
 def test_what_is_no_lease_does_not_block(site: Site) -> None:
     """Only direct, well-formed children count: junk must not hold up a migration for ever."""
     site.init(BEFORE)
     for number, data in enumerate(
-        (b"", b"junk", b"[]", b'{"format": 1}', b'{"format": 9, "max_ms": 5, "reader": "x"}')
+        (b"", b"junk", b"[]", b'{"format": 1}', b'{"format": 0, "max_ms": 5, "reader": "x"}')
     ):
         site.kazoo.create(f"{site.names.acting}/{number}", data)
         site.kazoo.create(f"{site.names.guards}/{number}", data)

@@ -121,8 +121,8 @@ def test_carried_out_it_gives_the_source(pair: tuple[Tree, Tree]) -> None:
 
 def unplannable(target: Tree, source: Tree) -> bool:
     """Whether the target has containers or TTL nodes to delete, which undo could not bring back as they were."""
-    kinds = (Kind.CONTAINER, Kind.TTL)
-    return any(node.kind in kinds and path not in source for path, node in target.items())
+    lasting = {path for path, node in source.items() if node.kind is not Kind.EPHEMERAL}
+    return any(node.kind in (Kind.CONTAINER, Kind.TTL) and path not in lasting for path, node in target.items())
 
 
 @FEWER
