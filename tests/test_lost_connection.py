@@ -13,13 +13,13 @@ from collections.abc import Iterator
 import pytest
 from kazoo.client import KazooClient
 
-from tests.interruptions import at
+from tests.interruptions import Interrupted, at, interrupt, when_said
 from tests.proxy import WRITES, Fate, Proxy, cut_at
 from tests.scopes import AFTER, BEFORE, MINE, MINE_BUT_READABLE, Site, assert_is, assert_went_back, settled
 from tests.trees import Node, Tree
 from zkmig.apply.batches import BatchWriter
 from zkmig.apply.engine import SealedPlan
-from zkmig.apply.forward import Options
+from zkmig.apply.forward import Applied, Options
 from zkmig.dev import Server
 from zkmig.epoch.owner import TakeOver
 from zkmig.epoch.transitions import State
@@ -237,7 +237,10 @@ def test_a_frame_that_the_server_does_not_take(narrow: Server) -> None:
         with pytest.raises(Refused, match="more than this server accepts"):
             site.apply(plan, options=Options(single_shot="require"))
         assert (site.record().state, site.record().last) == (State.STABLE, None)
-        result = site.apply(plan, options=Options())
+        with pytest.raises(Interrupted):
+            site.apply(plan, options=Options(say=when_said("draining", interrupt)))
+        result = site.resume(plan, options=Options())  # that looks again: it may be another server
+        assert isinstance(result, Applied)
         assert (result.single_shot, result.batches) == (False, len(plan.plan.batch_ends))
         assert_is(site.look(), settled({"": Node(b""), **many}))
 

@@ -100,7 +100,7 @@ class Forward:
         assert record.manifest_hash is not None
         _, journal = load(self.migrator.client, self._attempt(), record.manifest_hash)
         if record.state is State.PREPARING:
-            return self._from_preparing(journal, self.decide_single_shot())
+            return self._from_preparing(journal, self._probe_frames(self.decide_single_shot()))
         return self._from_open(journal)
 
     def _from_preparing(self, journal: Journal, single_shot: bool) -> Applied:
