@@ -241,7 +241,8 @@ def test_no_terminal_and_no_yes(program: Program, target: str) -> None:
 
 
 def test_nothing_to_go_on_with_and_nothing_to_take_back(program: Program, target: str) -> None:
-    program("resume", "p.zkplan", "--yes").succeeded()
+    program("resume", "--at", target, "--yes").succeeded()
+    program("resume", "p.zkplan", "--yes").failed(3, "neither begun nor committed", "zkmig apply --epoch 1")
     program("rollback", "--at", target, "--yes").failed(3, "nothing to roll back")
     program("rollback", "p.zkplan", "--dry-run").failed(3, "nothing to roll back")
 

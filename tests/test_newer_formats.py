@@ -29,6 +29,7 @@ def test_a_record_that_may_be_read_but_not_written_is_not_written(site: Site) ->
     site.init(BEFORE)
     sealed = site.plan(AFTER)
     data, _ = site.kazoo.get(site.names.record)
+    assert data is not None
     newer = json.dumps({**json.loads(data), "format": 2}).encode()
     site.kazoo.set(site.names.record, newer)
     with pytest.raises(UnknownFormat, match="upgrade"):

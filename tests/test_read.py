@@ -49,9 +49,7 @@ def test_an_ensemble_and_a_file_made_of_it_read_the_same(zk: Server, tree: str, 
     assert stored.tree_hash == live.tree_hash
 
 
-def test_a_location_is_where_a_chrooted_client_works(
-    zk: Server, tree: str, kazoo_client: KazooClientFactory
-) -> None:
+def test_a_location_is_where_a_chrooted_client_works(zk: Server, tree: str, kazoo_client: KazooClientFactory) -> None:
     """Paths in a snapshot are absolute on the server, whatever chroot the services below it use."""
     kazoo_client(f"{zk.hosts}{tree}/a").create("/mine", b"by a chrooted client")
     snapshot = read(EnsembleLocation(((zk.hosts.partition(":")[0], zk.port),), tree + "/a"))

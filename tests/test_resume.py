@@ -253,3 +253,13 @@ def test_pending_acls_are_finished_without_the_plan(site: Site) -> None:
     site.resume(None)
     assert site.record().pending is None
     assert_is(site.look(), AFTER)
+
+
+def test_a_plan_that_was_never_begun_is_not_taken_for_done(site: Site) -> None:
+    """Goal: `apply || resume` must not end well without the plan applied. Method: resume one that is not under way."""
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    with pytest.raises(Refused, match="neither begun nor committed"):
+        site.resume(sealed)
+    site.apply(sealed)
+    assert site.resume(sealed) is None

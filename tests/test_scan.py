@@ -638,9 +638,7 @@ def test_counters_foretell_the_next_sequential_name(
         assert kazoo.create(f"{path}/next-", sequence=True) == f"{path}/next-{snapshot[path].counter:010d}"
 
 
-def test_large_siblings_are_asked_for_a_few_at_a_time(
-    fresh_zk: Server, kazoo_client: KazooClientFactory
-) -> None:
+def test_large_siblings_are_asked_for_a_few_at_a_time(fresh_zk: Server, kazoo_client: KazooClientFactory) -> None:
     """100 siblings of 200 kB after 3,000 small nodes: only a sample of them is asked for unawares."""
     kazoo = kazoo_client(fresh_zk)
     kazoo.create("/large")

@@ -97,12 +97,13 @@ def resume(
 ) -> Applied | RolledBack | None:
     """Go on from wherever the last migrator stopped. None when there is nothing to go on with.
 
-    sealed: needed in PREPARING and OPEN; a rollback and pending ACLs go on without it.
+    sealed: needed in PREPARING and OPEN; a rollback and pending ACLs go on without it. Refused when it is given and is
+    neither under way nor the plan committed last.
     """
     record, _ = read_record(client, names)
+    check_plan_given(record, names, sealed)
     if record.state not in MIGRATING and record.pending is None:
         return None
-    check_plan_given(record, names, sealed)
     migrator = Migrator.take(client, names, take_over, stop, options.say)
     with _owning(migrator):
         record = migrator.record
@@ -209,8 +210,17 @@ def _check_identity(client: Client, plan: Plan) -> None:
 
 
 def check_plan_given(record: Record, names: ControlPaths, sealed: SealedPlan | None) -> None:
-    """Refused unless `sealed` is the plan of the epoch under way; in a rollback and without an epoch none is needed."""
+    """Refused unless `sealed` is the plan of the epoch under way; in a rollback and without an epoch none is needed.
+
+    A plan that is given where nothing is under way must be the one committed last: who names a plan wants it done.
+    """
     if record.state not in (State.PREPARING, State.OPEN):
+        if sealed is not None and record.state not in MIGRATING and sealed.hash != record.committed_plan_hash:
+            raise Refused(
+                f"this plan was neither begun nor committed: the scope is {record.state.value} at epoch {record.epoch}",
+                names.record,
+                f"begin it with zkmig apply --epoch {record.epoch + 1}",
+            )
         return
     if sealed is None:
         raise Refused(

@@ -131,7 +131,9 @@ def make_scope(root: str, excludes: Iterable[str] = (), control: str = CONTROL_R
 def _read_file(path: Path, excludes: Iterable[str], control: str) -> Snapshot:
     start = _start_of(path)
     if start.startswith(PLAN_MAGIC):
-        raise BadInput("this is a plan file, and a snapshot is wanted", str(path), "zkmig show tells what a plan does")
+        raise BadInput(
+            "this is a plan file, and a snapshot is wanted", str(path), "zkmig apply --dry-run tells what a plan does"
+        )
     snapshot = zks.read(path)
     wanted = make_scope(snapshot.root, excludes, control)
     return narrow(snapshot, tuple(dict.fromkeys((*snapshot.scope.excludes, *wanted.excludes))))
