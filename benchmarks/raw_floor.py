@@ -79,7 +79,7 @@ class Floor:
         """Seconds from the first request to the last reply, on fresh connections. AssertionError for an error code."""
         with ExitStack() as stack:
             replays = [
-                _Replay(stack.enter_context(self._connect()), frames, self._depth) for frames in self._shares if frames
+                Replay(stack.enter_context(self._connect()), frames, self._depth) for frames in self._shares if frames
             ]
             start = time.perf_counter()
             _drive(replays)
@@ -114,7 +114,7 @@ def _receive_exactly(sock: socket.socket, size: int) -> bytes:
     return received
 
 
-class _Replay:
+class Replay:
     """Frames over one socket. answered: replies that have arrived whole."""
 
     def __init__(self, sock: socket.socket, frames: list[bytes], depth: int) -> None:
@@ -148,12 +148,12 @@ class _Replay:
         position = 0
         while position < size:
             if not self._body_left:
-                head = self._head + self._input[position : position + _HEAD.size - len(self._head)]
-                position += len(head) - len(self._head)
-                self._head = head
-                if len(head) < _HEAD.size:
+                stop = min(size, position + _HEAD.size - len(self._head))
+                self._head += self._input[position:stop]
+                position = stop
+                if len(self._head) < _HEAD.size:
                     return
-                length, _, _, error = _HEAD.unpack(head)
+                length, _, _, error = _HEAD.unpack(self._head)
                 assert not error, f"request {self.answered} of the floor failed with {error}"
                 self._head = b""
                 self._body_left = length - _HEAD.size + 4
@@ -169,7 +169,7 @@ class _Replay:
         _receive_frame(self.sock)
 
 
-def _drive(replays: Iterable[_Replay]) -> None:
+def _drive(replays: Iterable[Replay]) -> None:
     poll = select.poll()
     busy = {replay.sock.fileno(): replay for replay in replays}
     for number, replay in busy.items():
@@ -188,5 +188,5 @@ def _drive(replays: Iterable[_Replay]) -> None:
                 poll.modify(number, _events(replay))
 
 
-def _events(replay: _Replay) -> int:
+def _events(replay: Replay) -> int:
     return select.POLLIN | select.POLLOUT if replay.send() else select.POLLIN
