@@ -206,6 +206,9 @@ def start_owner(body: str) -> tuple[subprocess.Popen[str], list[int], list[Path]
         import os, signal, sys, threading
         from zkmig.dev import Ensemble, Server
 
+        # A run that was started in the background has SIGINT ignored, and its children inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
         def report(*servers):
             print(*(server.pid for server in servers))
             print(*(server.log_path.parent for server in servers), flush=True)
