@@ -129,7 +129,8 @@ def test_stopped_before_any_write_it_can_be_taken_back_and_finished(site: Site, 
             site.resume(None)  # committed: what is left needs no plan
             break
         if record.state is State.STABLE:
-            assert site.resume(sealed) is None  # not begun
+            with pytest.raises(Refused, match="neither begun"):
+                site.resume(sealed)
             assert_went_back(before, site.look())
             site.apply(sealed)
             break
