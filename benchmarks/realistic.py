@@ -13,7 +13,8 @@ from typing import Final
 
 from zkmig.model.acl import ALL, OPEN_ACL, READ, WORLD, Acl, AclList, Identity, digest_id
 from zkmig.model.scope import Scope
-from zkmig.model.snapshot import Consistency, Provenance, Snapshot, SnapshotBuilder
+from zkmig.model.snapshot import Consistency, Provenance, Snapshot
+from zkmig.model.staging import SnapshotBuilder
 from zkmig.model.stat import Stat
 from zkmig.model.znode import Kind, Znode
 from zkmig.wire.client import Client

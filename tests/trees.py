@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from zkmig.model import path as paths
 from zkmig.model.acl import ALL, OPEN_ACL, READ, Acl, AclList
 from zkmig.model.scope import Scope
-from zkmig.model.snapshot import Consistency, Provenance, Snapshot, SnapshotBuilder
+from zkmig.model.snapshot import Consistency, Provenance, Snapshot
+from zkmig.model.staging import SnapshotBuilder
 from zkmig.model.stat import Stat
 from zkmig.model.znode import Kind
 

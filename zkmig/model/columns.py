@@ -7,15 +7,13 @@ everything after trusts it.
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from operator import gt
 from typing import NamedTuple
 
 from zkmig.errors import BadInput
+from zkmig.model import order_plain
 from zkmig.model import path as paths
 from zkmig.model.acl import AclList
 from zkmig.model.znode import Kind
@@ -26,7 +24,6 @@ STAT_TYPECODES = "qqqqiiiqiiq"  # zookeeper.jute, class Stat: long or int
 KIND_PERSISTENT = Kind.PERSISTENT.value
 KIND_EPHEMERAL = Kind.EPHEMERAL.value
 KIND_TTL = Kind.TTL.value
-_KIND_BYTES = bytes(kind.value for kind in Kind)
 
 
 class StatColumns(NamedTuple):
@@ -151,112 +148,55 @@ class Columns:
         )
 
     def _check_values(self) -> None:
-        if max(self.acl_ids) >= len(self.acl_table):
-            raise BadInput("an ACL id points outside the ACL table")
-        if self.kinds.translate(None, _KIND_BYTES) or self.nulls.translate(None, b"\0\1"):
-            raise BadInput("a kind or null marker has a value of no meaning")
-        if any(self.kinds[i] != KIND_TTL for i in self.ttls) or self.kinds.count(KIND_TTL) != len(self.ttls):
-            raise BadInput("times to live are not those of the TTL nodes")
-        owners = self.stats.ephemeral_owner
-        for index, (kind, owner) in enumerate(zip(self.kinds, owners, strict=True)):
-            if (kind == KIND_EPHEMERAL) != (owner != 0):
-                raise BadInput("a node is ephemeral exactly if a session owns it", self._where(index))
-            if owner and self.ends[index] != index + 1:
-                # Seen only when a node was deleted and created anew as an ephemeral while its children were read.
-                raise BadInput("an ephemeral with children: the tree moved while being read", self._where(index))
-        index = self.nulls.find(1)
-        while index >= 0:
-            if self.data_offsets[index] != self.data_offsets[index + 1]:
-                raise BadInput("data of a null node is not empty", self._where(index))
-            index = self.nulls.find(1, index + 1)
+        fault, node = order_plain.first_unsound(
+            self.acl_ids,
+            len(self.acl_table),
+            self.kinds,
+            self.nulls,
+            self.data_offsets,
+            array("q", sorted(self.ttls)),
+            self.stats.ephemeral_owner,
+            self.ends,
+        )
+        if fault:
+            raise BadInput(_REASONS[fault], self.path_bytes(node).decode() if node >= 0 else "")
 
-    def _where(self, index: int) -> str:
-        return self.path_bytes(index).decode()
+
+_REASONS = {
+    order_plain.NOT_A_PATH: "not a znode path, or a second root",
+    order_plain.ORPHAN: "its parent is missing, or nodes are not in tree order",
+    order_plain.TWICE: "it is there twice",
+    order_plain.UNSORTED: "nodes are not in tree order",
+    order_plain.ACL_UNKNOWN: "an ACL id points outside the ACL table",
+    order_plain.MARKER_UNKNOWN: "a kind or null marker has a value of no meaning",
+    order_plain.TTL_MISPLACED: "times to live are not those of the TTL nodes",
+    order_plain.OWNER_MISPLACED: "a node is ephemeral exactly if a session owns it",
+    # Seen only when a node was deleted and created anew as an ephemeral while its children were read.
+    order_plain.EPHEMERAL_PARENT: "an ephemeral with children: the tree moved while being read",
+    order_plain.NULL_WITH_DATA: "data of a null node is not empty",
+}
 
 
 def _check_offsets(what: str, offsets: array[int], blob_bytes: int) -> None:
-    if not offsets or offsets[0] != 0 or offsets[-1] != blob_bytes or any(map(gt, offsets, islice(offsets, 1, None))):
+    if not order_plain.divides(offsets, blob_bytes):
         raise BadInput(f"{what} offsets do not divide their bytes")
 
 
-# -- paths ------------------------------------------------------------------------------------------------------------
-
-_PLAIN_BYTES = bytes(range(0x20, 0x7F))
-# path.validate on UTF-8: controls, C1 controls, surrogates and private use, U+FFF0 to U+FFFF, beyond the BMP.
-_REFUSED = re.compile(
-    rb"[\x00-\x1f\x7f\xf0-\xff]|\xc2[\x80-\x9f]|\xed[\xa0-\xbf]|\xee|\xef[\x80-\xa3]|\xef\xbf[\xb0-\xbf]"
-)
-_CHECK_NODES = 4096  # nodes whose paths are decoded at a time, to bound the memory of the check
-
-
 def _check_characters(blob: bytes, offsets: array[int]) -> None:
-    """Every path is one that ZooKeeper accepts, as `path.validate` says; empty components are left to `_shape`.
-
-    Whole stretches are looked at with C-speed scans; a path at fault is then put through `path.validate` for the
-    reason. Every path begins with "/", so "/./" in a stretch is a relative component of some path in it.
-    """
-    count = len(offsets) - 1
-    for first in range(0, count, _CHECK_NODES):
-        last = min(first + _CHECK_NODES, count)
-        stretch = blob[offsets[first] : offsets[last]]
-        if not _is_legal(stretch):
-            for index in range(first, last):
-                try:
-                    paths.validate(blob[offsets[index] : offsets[index + 1]].decode())
-                except UnicodeDecodeError:
-                    raise BadInput(f"path of node {index} is not UTF-8") from None
-
-
-def _is_legal(stretch: bytes) -> bool:
-    fenced = stretch + b"/"
-    if b"/./" in fenced or b"/../" in fenced:
-        return False
-    if not stretch.translate(None, _PLAIN_BYTES):
-        return True
+    node = order_plain.first_refused(blob, offsets)
+    if node < 0:
+        return
     try:
-        stretch.decode()
+        path = blob[offsets[node] : offsets[node + 1]].decode()
     except UnicodeDecodeError:
-        return False
-    return _REFUSED.search(stretch) is None
+        raise BadInput(f"path of node {node} is not UTF-8") from None
+    paths.validate(path)
+    raise AssertionError(f"{path!r} is valid after all")
 
 
 def _shape(blob: bytes, offsets: array[int]) -> tuple[array[int], array[int]]:
-    """(parents, ends) of paths in tree order; raises BadInput for an orphan, a duplicate or a node out of order.
-
-    The open nodes are the ancestors of the node before, so a parent that exists is among them; names that ascend
-    under each parent are then the same as tree order.
-    """
-    count = len(offsets) - 1
-    parents = array("i", bytes(4 * count))
-    ends = array("i", bytes(4 * count))
-    open_paths: list[bytes] = []
-    open_nodes: list[int] = []
-    last_names: list[bytes] = []
-    for index in range(count):
-        path = blob[offsets[index] : offsets[index + 1]]
-        head, slash, name = path.rpartition(b"/")
-        if not slash or (not name and path != b"/") or (not name and index):
-            raise BadInput("not a znode path, or a second root", _shown(path, index))
-        head = head or b"/"
-        if index:
-            while open_paths and open_paths[-1] != head:
-                ends[open_nodes.pop()] = index
-                open_paths.pop()
-                last_names.pop()
-            if not open_paths:
-                raise BadInput("its parent is missing, or nodes are not in tree order", _shown(path, index))
-            if name <= last_names[-1]:
-                reason = "it is there twice" if name == last_names[-1] else "nodes are not in tree order"
-                raise BadInput(reason, _shown(path, index))
-            last_names[-1] = name
-        parents[index] = open_nodes[-1] if index else -1
-        open_paths.append(path)
-        open_nodes.append(index)
-        last_names.append(b"")
-    for node in open_nodes:
-        ends[node] = count
+    parents, ends, fault, node = order_plain.shape(blob, offsets)
+    if fault:
+        path = blob[offsets[node] : offsets[node + 1]]
+        raise BadInput(_REASONS[fault], path.decode(errors="replace") or f"node {node}")
     return parents, ends
-
-
-def _shown(path: bytes, index: int) -> str:
-    return path.decode(errors="replace") or f"node {index}"

@@ -1,29 +1,26 @@
 """Snapshot: an immutable tree of znodes, a mapping from absolute path to Znode in tree order, backed by columns.
 
 The invariant (tree order, each path once, parents before children, one root) is checked by `Columns.checked`, where
-data enters: by `SnapshotBuilder.build` and by the reader of snapshot files.
+data enters: by `staging.Staging.build` and by the reader of snapshot files.
 """
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass
-from heapq import merge
-from io import BytesIO
 from typing import NamedTuple
 
 from zkmig.errors import BadInput
 from zkmig.model import path as paths
 from zkmig.model.acl import AclList
-from zkmig.model.columns import KIND_EPHEMERAL, KIND_PERSISTENT, Columns, StatColumns
+from zkmig.model.columns import KIND_EPHEMERAL, Columns
+from zkmig.model.order_plain import sort_key
 from zkmig.model.scope import Scope
 from zkmig.model.stat import Stat
 from zkmig.model.znode import Kind, Znode
 
 _KINDS = tuple(Kind)  # by value
-_STATS_WAITING_MAX = 1_024  # Stats of new znodes that are put into columns together
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,7 @@ class Snapshot(Mapping[str, Znode]):
     __slots__ = ("columns", "consistency", "hashes", "provenance", "scope")
 
     def __init__(self, columns: Columns, scope: Scope, provenance: Provenance, consistency: Consistency) -> None:
-        """`columns` come from `Columns.checked` or are a slice of such. SnapshotBuilder is the usual way here."""
+        """`columns` come from `Columns.checked` or are a slice of such. `staging.Staging` is the usual way here."""
         root = columns.path_bytes(0).decode()
         if root != scope.root:
             raise BadInput(f"the first node is {root}, not the root of the scope", scope.root)
@@ -232,11 +229,11 @@ class Snapshot(Mapping[str, Znode]):
             encoded = path.encode()
         except UnicodeEncodeError:
             return None
-        index = bisect_left(range(len(self)), _sort_key(encoded), key=self._key_at)
+        index = bisect_left(range(len(self)), sort_key(encoded), key=self._key_at)
         return index if index < len(self) and self.columns.path_bytes(index) == encoded else None
 
     def _key_at(self, index: int) -> bytes:
-        return _sort_key(self.columns.path_bytes(index))
+        return sort_key(self.columns.path_bytes(index))
 
 
 class _Items(ItemsView[str, Znode]):
@@ -252,133 +249,3 @@ class _Values(ValuesView[Znode]):
 
     def __iter__(self) -> Iterator[Znode]:
         return map(self._mapping.znode_at, range(len(self._mapping)))
-
-
-class SnapshotBuilder:
-    """Collects znodes in any order and builds one Snapshot of them. Good for one build."""
-
-    def __init__(self) -> None:
-        self._paths = BytesIO()
-        self._path_offsets = array("Q", (0,))
-        self._data = BytesIO()
-        self._data_offsets = array("Q", (0,))
-        self._nulls = bytearray()
-        self._acl_ids = array("I")
-        self._acl_table: dict[AclList, int] = {}
-        self._kinds = bytearray()
-        self._ttls: dict[int, int] = {}
-        self._stats = StatColumns.empty()
-        self._stats_waiting: list[Stat] = []  # eleven appends a znode would cost more than all the rest of `add`
-
-    def __len__(self) -> int:
-        return len(self._kinds)
-
-    def add(
-        self, path: str, data: bytes | None, acl: AclList, stat: Stat, kind: Kind | None = None, ttl_ms: int = 0
-    ) -> None:
-        """Add a znode, its path absolute. kind None: ephemeral or persistent, as stat.ephemeral_owner says."""
-        try:
-            encoded = path.encode()
-        except UnicodeEncodeError:
-            raise BadInput("not a znode path: it cannot be encoded", repr(path)) from None
-        self._paths.write(encoded)
-        self._path_offsets.append(self._paths.tell())
-        if data:
-            self._data.write(data)
-        self._data_offsets.append(self._data.tell())
-        self._nulls.append(data is None)
-        self._acl_ids.append(self._acl_table.setdefault(acl, len(self._acl_table)))
-        if kind is None:
-            self._kinds.append(KIND_EPHEMERAL if stat.ephemeral_owner else KIND_PERSISTENT)
-        else:
-            if kind is Kind.TTL:
-                self._ttls[len(self._kinds)] = ttl_ms
-            self._kinds.append(kind.value)
-        self._stats_waiting.append(stat)
-        if len(self._stats_waiting) == _STATS_WAITING_MAX:
-            self._take_stats()
-
-    def _take_stats(self) -> None:
-        for column, values in zip(self._stats, zip(*self._stats_waiting, strict=True), strict=False):
-            column.extend(values)
-        self._stats_waiting.clear()
-
-    def build(self, scope: Scope, provenance: Provenance, consistency: Consistency) -> Snapshot:
-        """Sort, check and hand over. Raises BadInput naming an orphan, a duplicate or a path that cannot be."""
-        if not self._kinds:
-            raise BadInput("the tree has no root", scope.root)
-        self._take_stats()
-        order = _tree_order(self._paths.getvalue(), self._path_offsets)
-        # Column after column, each original dropped once it is reordered: the peak is one column above the snapshot.
-        paths_blob, self._paths = self._paths.getvalue(), BytesIO()
-        data_blob, self._data = self._data.getvalue(), BytesIO()
-        if order is not None:
-            paths_blob, self._path_offsets = _reorder_blob(paths_blob, self._path_offsets, order)
-            data_blob, self._data_offsets = _reorder_blob(data_blob, self._data_offsets, order)
-            self._nulls = bytearray(map(self._nulls.__getitem__, order))
-            self._kinds = bytearray(map(self._kinds.__getitem__, order))
-            self._acl_ids = _reorder(self._acl_ids, order)
-            for position, name in enumerate(StatColumns._fields):
-                self._stats = self._stats._replace(**{name: _reorder(self._stats[position], order)})
-            if self._ttls:
-                self._ttls = {new: self._ttls[old] for new, old in enumerate(order) if old in self._ttls}
-        columns = Columns.checked(
-            paths_blob=paths_blob,
-            path_offsets=self._path_offsets,
-            data_blob=data_blob,
-            data_offsets=self._data_offsets,
-            nulls=bytes(self._nulls),
-            acl_ids=self._acl_ids,
-            acl_table=tuple(self._acl_table),
-            kinds=bytes(self._kinds),
-            ttls=self._ttls,
-            stats=self._stats,
-        )
-        return Snapshot(columns, scope, provenance, consistency)
-
-
-# -- sorting ----------------------------------------------------------------------------------------------------------
-
-_SORT_RUN_NODES = 1 << 18  # sort keys held at a time: some 45 MiB, however large the tree
-_COPY_NODES = 1 << 14  # slices of a blob held at a time while it is reordered
-
-
-def _sort_key(path: bytes) -> bytes:
-    # path.order_key on bytes; "/" becomes NUL instead of nothing, which sorts the same.
-    return path.replace(b"/", b"\0")
-
-
-def _tree_order(blob: bytes, offsets: array[int]) -> array[int] | None:
-    """Indices in tree order; None if that is the order they are in."""
-
-    def key(index: int) -> bytes:
-        return _sort_key(blob[offsets[index] : offsets[index + 1]])
-
-    count = len(offsets) - 1
-    runs: list[array[int]] = []
-    is_sorted = True
-    for first in range(0, count, _SORT_RUN_NODES):
-        nodes = range(first, min(first + _SORT_RUN_NODES, count))
-        run = array("i", sorted(nodes, key=key))
-        is_sorted = is_sorted and run == array("i", nodes) and (first == 0 or key(first - 1) < key(first))
-        runs.append(run)
-    if is_sorted:
-        return None
-    return runs[0] if len(runs) == 1 else array("i", merge(*runs, key=key))
-
-
-def _reorder(column: array[int], order: array[int]) -> array[int]:
-    return array(column.typecode, map(column.__getitem__, order))
-
-
-def _reorder_blob(blob: bytes, offsets: array[int], order: array[int]) -> tuple[bytes, array[int]]:
-    out = BytesIO()
-    out_offsets = array("Q", (0,))
-    position = 0
-    for first in range(0, len(order), _COPY_NODES):
-        pieces = [blob[offsets[index] : offsets[index + 1]] for index in order[first : first + _COPY_NODES]]
-        out.write(b"".join(pieces))
-        for piece in pieces:
-            position += len(piece)
-            out_offsets.append(position)
-    return out.getvalue(), out_offsets

@@ -18,7 +18,8 @@ from zkmig.model import path as paths
 from zkmig.model.acl import AclList, is_masked
 from zkmig.model.path import SYSTEM_ROOT
 from zkmig.model.scope import Scope
-from zkmig.model.snapshot import Consistency, Provenance, Snapshot, SnapshotBuilder
+from zkmig.model.snapshot import Consistency, Provenance, Snapshot
+from zkmig.model.staging import SnapshotBuilder
 from zkmig.model.stat import Stat
 from zkmig.source.bulk import NodeAbsent, NodeRead, Pace, read_acls, read_nodes
 from zkmig.source.frontier import Frontier

@@ -13,7 +13,8 @@ from zkmig.errors import BadInput
 from zkmig.model import path as paths
 from zkmig.model.path import CONTROL_ROOT, SYSTEM_ROOT
 from zkmig.model.scope import Scope
-from zkmig.model.snapshot import Provenance, Snapshot, SnapshotBuilder
+from zkmig.model.snapshot import Provenance, Snapshot
+from zkmig.model.staging import SnapshotBuilder
 from zkmig.source import ensemble, zks
 from zkmig.source.ensemble import AclCache
 from zkmig.source.location import EnsembleLocation, FileLocation, Location, parse
