@@ -76,7 +76,6 @@ def test_everything_else_is_a_file_whatever_its_suffix(text: str) -> None:
         ("zk://a/app\n", "not allowed"),
         ("zk://a/\U0001f600", "not allowed"),
         ("http://a/app", "http://"),
-        ("zks://a:2281/app", "TLS"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(text: str, says: str) -> None:

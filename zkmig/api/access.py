@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 from zkmig.epoch.control import ControlPaths, Registration, read_registry, valid_scope_name
 from zkmig.errors import BadInput, Refused
@@ -17,6 +18,7 @@ from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
 from zkmig.wire.credential import Credential
 from zkmig.wire.requests import FRAME_BYTES_MAX_DEFAULT
+from zkmig.wire.tls import Tls
 
 _log = logging.getLogger("zkmig.api")
 
@@ -24,33 +26,71 @@ Auth = Iterable[Credential | tuple[str, str]]  # as in ("digest", "user:password
 Hosts = tuple[tuple[str, int], ...]
 
 
+SESSION_TIMEOUT_S = 30.0
+
+
+class SessionOptions(TypedDict, total=False):
+    """As whom, how, and until when: what every function that opens sessions takes.
+
+    auth: credentials for every location, also as ("digest", "user:password"); None or left out: what ZKMIG_AUTH holds.
+    tls: for zks:// locations; None or left out: what ZKMIG_TLS_CA, ZKMIG_TLS_CERT and ZKMIG_TLS_KEY name, else the
+    authorities that the system trusts, and no client certificate. session_timeout_s: asked of the servers (30).
+    stop: ends what is under way.
+    """
+
+    auth: Auth | None
+    tls: Tls | None
+    session_timeout_s: float | None
+    stop: StopRequest | None
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
-    """auth: who to be. stop: ends what is under way. connect_timeout_s: for all members of an ensemble together."""
+    """auth: who to be. tls: how, where a location says zks://. stop: ends what is under way.
+
+    connect_timeout_s: for all members of an ensemble together.
+    """
 
     auth: tuple[Credential, ...] = ()
     stop: StopRequest = field(default_factory=StopRequest)
-    session_timeout_ms: int = 30_000
+    session_timeout_ms: int = round(SESSION_TIMEOUT_S * 1000)
     connect_timeout_s: float = 10.0
+    tls: Tls = field(default_factory=Tls)
 
     @classmethod
-    def of(cls, auth: Auth | None = None, stop: StopRequest | None = None) -> Access:
-        """auth None: what ZKMIG_AUTH in the environment holds. stop None: never."""
-        if auth is None:
-            return cls(credentials.load(None, os.environ), stop or StopRequest())
-        return cls(tuple(map(_credential, auth)), stop or StopRequest())
+    def of(
+        cls,
+        auth: Auth | None = None,
+        stop: StopRequest | None = None,
+        tls: Tls | None = None,
+        session_timeout_s: float | None = None,
+    ) -> Access:
+        """As SessionOptions says. stop None: never."""
+        if session_timeout_s is not None and session_timeout_s <= 0:
+            raise BadInput("a session cannot end before it begins", f"{session_timeout_s:g} s", "give more time")
+        return cls(
+            credentials.load(None, os.environ) if auth is None else tuple(map(_credential, auth)),
+            stop or StopRequest(),
+            round((session_timeout_s or SESSION_TIMEOUT_S) * 1000),
+            tls=credentials.tls_of(os.environ) if tls is None else tls,
+        )
 
-    def client(self, hosts: Hosts, frame_bytes_max: int = FRAME_BYTES_MAX_DEFAULT) -> Client:
-        """A client of one ensemble, to be opened by `with`."""
-        _log.info("connecting to %s", ",".join(f"{host}:{port}" for host, port in hosts))
+    def client(self, place: EnsembleLocation, frame_bytes_max: int = FRAME_BYTES_MAX_DEFAULT) -> Client:
+        """A client of the ensemble of a location, to be opened by `with`."""
+        _log.info("connecting to %s", place.hosts_text)
         return Client(
-            hosts,
+            place.hosts,
             auth=self.auth,
             session_timeout_ms=self.session_timeout_ms,
             connect_timeout_s=self.connect_timeout_s,
             check_stop=self.stop.check,
             frame_bytes_max=max(frame_bytes_max, FRAME_BYTES_MAX_DEFAULT),
+            tls=self.tls_for(place),
         )
+
+    def tls_for(self, place: EnsembleLocation) -> Tls | None:
+        """None where the location says zk://."""
+        return self.tls if place.tls else None
 
 
 def _credential(given: Credential | tuple[str, str]) -> Credential:
@@ -67,7 +107,7 @@ def ensemble(text: str) -> EnsembleLocation:
 
 def address(location: EnsembleLocation) -> str:
     """The location without its path: zk://zk1:2181,zk2:2181."""
-    return f"zk://{location.hosts_text}"
+    return f"{'zks' if location.tls else 'zk'}://{location.hosts_text}"
 
 
 def covering_scope(client: Client, path: str, scope: str | None, control: str = CONTROL_ROOT) -> Registration | None:

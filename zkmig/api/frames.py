@@ -16,9 +16,10 @@ from zkmig.plan.operations import Operation, forward_size
 from zkmig.plan.plan import Limits, Plan
 from zkmig.wire.client import probe_frame_limit
 from zkmig.wire.requests import MULTI_OVERHEAD
+from zkmig.wire.tls import Tls
 
 
-def fit_to_servers(make: Callable[[Limits], Plan], limits: Limits, hosts: Hosts) -> Plan:
+def fit_to_servers(make: Callable[[Limits], Plan], limits: Limits, hosts: Hosts, tls: Tls | None = None) -> Plan:
     """The plan that `make` gives within what every member of `hosts` takes.
 
     A node over `limits.frame_bytes_max` is admitted where the members take it all the same (jute.maxbuffer was
@@ -29,31 +30,31 @@ def fit_to_servers(make: Callable[[Limits], Plan], limits: Limits, hosts: Hosts)
             plan = make(limits)
             break
         except NodeTooLarge as error:
-            if not all_take(hosts, error.frame_bytes):
+            if not all_take(hosts, error.frame_bytes, tls):
                 raise
             limits = dataclasses.replace(limits, frame_bytes_max=error.frame_bytes)
     largest, path = _largest_batch(plan)
     usual = limits.batch_bytes_max
-    if largest > usual and not all_take(hosts, largest):
+    if largest > usual and not all_take(hosts, largest, tls):
         raise PlanImpossible(
             f"this node needs a guarded transaction of {largest} bytes, more than a member of the target takes",
             path,
             "make the node smaller, or raise jute.maxbuffer on every server of the target",
         )
     single = plan.single_shot_bytes
-    if plan.why_not_single_shot() is None and single > max(usual, largest) and not all_take(hosts, single):
+    if plan.why_not_single_shot() is None and single > max(usual, largest) and not all_take(hosts, single, tls):
         narrow = dataclasses.replace(limits, frame_bytes_max=max(usual, largest))
         return dataclasses.replace(plan, limits=narrow)
     return plan
 
 
-def all_take(hosts: Hosts, frame_bytes: int) -> bool:
+def all_take(hosts: Hosts, frame_bytes: int, tls: Tls | None = None) -> bool:
     """Whether every member that can be reached takes a frame of that size. Unreachable if none can be."""
     unreachable: Unreachable | None = None
     answers: list[bool] = []
     for host in hosts:
         try:
-            answers.append(probe_frame_limit([host], frame_bytes))
+            answers.append(probe_frame_limit([host], frame_bytes, tls))
         except Unreachable as error:
             unreachable = error
     if not answers and unreachable is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Unpack
 
-from zkmig.api.access import Access, Auth, Hosts, covering_scope, ensemble, scope_at
+from zkmig.api.access import Access, Hosts, SessionOptions, covering_scope, ensemble, scope_at
 from zkmig.api.frames import fit_to_servers
 from zkmig.api.trees import ReadProgress, Tree, read_options, scan_target, split_excludes, take
 from zkmig.apply import engine
@@ -30,7 +31,6 @@ from zkmig.plan.make import TargetScope
 from zkmig.plan.plan import Limits, Plan
 from zkmig.source import zks
 from zkmig.source.location import EnsembleLocation, parse, parse_hosts
-from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
 
 SingleShot = Literal["auto", "never", "require"]
@@ -58,10 +58,9 @@ def make_plan(
     excludes: Sequence[str] = (),
     control: str = CONTROL_ROOT,
     identities: Iterable[Identity] | None = None,
-    auth: Auth | None = None,
-    stop: StopRequest | None = None,
     progress: ReadProgress | None = None,
     say: Say = _quiet,
+    **session: Unpack[SessionOptions],
 ) -> Plan:
     """The plan that makes `target` equal to `source`.
 
@@ -74,7 +73,7 @@ def make_plan(
     Raises PlanImpossible (an ephemeral in the way, a node over the frame limit, an ACL that would shut the migrator
     out), NotPermitted, and what `read` raises. Nothing is written.
     """
-    access = Access.of(auth, stop)
+    access = Access.of(**session)
     limits = limits or Limits()
     for_source, for_target = split_excludes(excludes, source, target)
     place = parse(target) if isinstance(target, str) else None
@@ -115,7 +114,7 @@ class _LiveTarget:
         progress: ReadProgress | None,
     ) -> Plan:
         place = self._place
-        with self._access.client(place.hosts) as client:
+        with self._access.client(place) as client:
             scope = self._pin(client)  # before the tree: what changes in between makes the plan stale, not wrong
             target = scan_target(self._access, place, client, excludes, self._control, progress)
             if target is None and scope is not None:
@@ -123,7 +122,7 @@ class _LiveTarget:
             who = tuple(client.identities if identities is None else identities)
 
         def with_limits(limits: Limits) -> Plan:
-            return make.make_plan(
+            made = make.make_plan(
                 source,
                 target,
                 policy=policy,
@@ -133,8 +132,9 @@ class _LiveTarget:
                 scope=scope,
                 identities=who,
             )
+            return dataclasses.replace(made, target=dataclasses.replace(made.target, tls=place.tls))
 
-        return fit_to_servers(with_limits, limits, place.hosts)
+        return fit_to_servers(with_limits, limits, place.hosts, self._access.tls_for(place))
 
     def _require_parent(self, client: Client) -> None:
         # Where no scope covers the root yet, init creates what is missing above it.
@@ -199,10 +199,9 @@ def apply(
     steal: bool = False,
     dry_run: bool = False,
     control: str = CONTROL_ROOT,
-    auth: Auth | None = None,
-    stop: StopRequest | None = None,
     report: Report = _quiet,
     say: Say = _quiet,
+    **session: Unpack[SessionOptions],
 ) -> Applied:
     """Carry a plan out as migration epoch `epoch`, which must be the committed one plus 1.
 
@@ -215,9 +214,9 @@ def apply(
     (StalePlan, WrongEpoch, Held, NotOwner, OtherIncarnation) before the first write; Conflict, OutcomeUnknown, Stopped
     afterwards, the state being recorded (`outcome` of the error tells): go on with `resume` or `rollback`.
     """
-    access = Access.of(auth, stop)
+    access = Access.of(**session)
     sealed = _sealed(plan)
-    with access.client(_plan_hosts(sealed.plan, target), sealed.plan.limits.frame_bytes_max) as client:
+    with access.client(_plan_place(sealed.plan, target), sealed.plan.limits.frame_bytes_max) as client:
         return engine.apply_plan(
             client,
             scope_of(client, sealed.plan, scope, control),
@@ -230,15 +229,15 @@ def apply(
         )
 
 
-def _plan_hosts(plan: Plan, at: str | None) -> Hosts:
+def _plan_place(plan: Plan, at: str | None) -> EnsembleLocation:
     if at is None:
         if not plan.target.hosts:
             raise BadInput("the plan names no servers", plan.target.root, "say where to apply it: --at zk://HOST")
-        return plan.target.hosts
+        return EnsembleLocation(plan.target.hosts, plan.target.root, plan.target.tls)
     place = ensemble(at)
     if place.path not in ("/", plan.target.root):
         raise BadInput(f"the plan is for {plan.target.root}, not {place.path}", at, "check the plan and --at")
-    return place.hosts
+    return place
 
 
 def resume(
@@ -251,10 +250,9 @@ def resume(
     wait: bool = True,
     steal: bool = False,
     control: str = CONTROL_ROOT,
-    auth: Auth | None = None,
-    stop: StopRequest | None = None,
     report: Report = _quiet,
     say: Say = _quiet,
+    **session: Unpack[SessionOptions],
 ) -> Applied | RolledBack | None:
     """Go on from wherever the last migrator stopped: to the commit, or to the end of a rollback it had begun.
 
@@ -262,7 +260,7 @@ def resume(
     at: zk://... of the ensemble; None: the servers that the plan names. The rest, and errors, as for `apply`; a
     living owner is waited for, and taken over when it makes no progress for as long as its session lasts.
     """
-    access = Access.of(auth, stop)
+    access = Access.of(**session)
     with _Begun.open(access, plan, at, scope, control) as begun:
         begun.find_plan(say)
         return engine.resume(
@@ -283,10 +281,9 @@ def rollback(
     wait: bool = True,
     steal: bool = False,
     control: str = CONTROL_ROOT,
-    auth: Auth | None = None,
-    stop: StopRequest | None = None,
     report: Report = _quiet,
     say: Say = _quiet,
+    **session: Unpack[SessionOptions],
 ) -> RolledBack:
     """Take an epoch back that is not committed, from what its journal holds.
 
@@ -294,7 +291,7 @@ def rollback(
     else has written meanwhile keep their value and are named in the result's deviations. Refused when no epoch is
     under way; other errors as for `apply`.
     """
-    access = Access.of(auth, stop)
+    access = Access.of(**session)
     with _Begun.open(access, plan, at, scope, control) as begun:
         return engine.rollback(
             begun.client,
@@ -312,12 +309,11 @@ def preview(
     *,
     scope: str | None = None,
     control: str = CONTROL_ROOT,
-    auth: Auth | None = None,
-    stop: StopRequest | None = None,
     say: Say = _quiet,
+    **session: Unpack[SessionOptions],
 ) -> Preview:
     """What `resume` or `rollback` would do now. Refused as they would be; a living owner is not looked for."""
-    with _Begun.open(Access.of(auth, stop), plan, at, scope, control) as begun:
+    with _Begun.open(Access.of(**session), plan, at, scope, control) as begun:
         if action == "rollback":
             return preview_rollback(begun.client, begun.names)
         begun.find_plan(say)
@@ -339,13 +335,13 @@ class _Begun:
     ) -> Iterator[_Begun]:
         if plan is not None:
             sealed = _sealed(plan)
-            with access.client(_plan_hosts(sealed.plan, at), FRAME_BYTES_ANY) as client:
+            with access.client(_plan_place(sealed.plan, at), FRAME_BYTES_ANY) as client:
                 yield cls(client, scope_of(client, sealed.plan, scope, control), sealed)
             return
         if at is None:
             raise BadInput("no ensemble is given", "", "say --at zk://HOST, set ZKMIG_AT, or name the plan file")
         place = ensemble(at)
-        with access.client(place.hosts, FRAME_BYTES_ANY) as client:
+        with access.client(place, FRAME_BYTES_ANY) as client:
             yield cls(client, scope_at(client, place.path, scope, control))
 
     @property

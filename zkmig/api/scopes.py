@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
-from zkmig.api.access import Access, Auth, ensemble, scope_at
+from zkmig.api.access import Access, SessionOptions, ensemble, scope_at
 from zkmig.epoch import control as planes
 from zkmig.epoch.control import ControlPaths, InitResult, Roles, default_roles, init_scope
 from zkmig.epoch.record import Record
@@ -14,7 +15,6 @@ from zkmig.epoch.transitions import State
 from zkmig.errors import BadInput, NotStable
 from zkmig.model.acl import WORLD, Identity
 from zkmig.model.path import CONTROL_ROOT, validate
-from zkmig.stop import StopRequest
 from zkmig.wire.credential import Credential
 
 _DIGEST_HASH = re.compile(r"[A-Za-z0-9+/]{27}=")  # base64 of a SHA-1
@@ -29,8 +29,7 @@ def init(
     allow_empty: bool = False,
     control: str = CONTROL_ROOT,
     dry_run: bool = False,
-    auth: Auth | None = None,
-    stop: StopRequest | None = None,
+    **session: Unpack[SessionOptions],
 ) -> InitResult:
     """Create a scope's record over the path of `location`: STABLE at epoch 0, EMPTY where there is no tree yet.
 
@@ -39,12 +38,12 @@ def init(
     root, or one that overlaps another scope, Refused. BadInput if none of the admins is this session, which then could
     not write what it begins.
     """
-    access = Access.of(auth, stop)
+    access = Access.of(**session)
     place = ensemble(location)
     names = ControlPaths(planes.valid_scope_name(scope), validate(control))
     admin_ids = tuple(_identity(one, access.auth) for one in admins)
     reader_ids = tuple(_identity(one, access.auth) for one in readers)
-    with access.client(place.hosts) as client:
+    with access.client(place) as client:
         roles = default_roles(client.identities)
         roles = Roles(admin_ids or roles.admin, reader_ids or roles.reader)
         _check_is_admin(roles, client.identities)
@@ -133,13 +132,12 @@ def committed(
     scope: str | None = None,
     *,
     control: str = CONTROL_ROOT,
-    auth: Auth | None = None,
-    stop: StopRequest | None = None,
+    **session: Unpack[SessionOptions],
 ) -> Committed:
     """The committed epoch, read from the record alone."""
-    access = Access.of(auth, stop)
+    access = Access.of(**session)
     place = ensemble(at)
-    with access.client(place.hosts) as client:
+    with access.client(place) as client:
         names = scope_at(client, place.path, scope, control)
         record, _ = planes.read_record(client, names)
         return Committed(names.scope, record)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
-from zkmig.api.access import Access, Auth
+from zkmig.api.access import Access, SessionOptions
 from zkmig.diff import DEFAULT_POLICY, ComparePolicy, Diff
 from zkmig.diff import diff as compare
 from zkmig.errors import BadInput
@@ -17,7 +18,6 @@ from zkmig.source import ensemble as live
 from zkmig.source import read as sources
 from zkmig.source import zks
 from zkmig.source.location import EnsembleLocation, Location, parse
-from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
 
 _log = logging.getLogger("zkmig.api")
@@ -31,16 +31,15 @@ def read(
     *,
     excludes: Sequence[str] = (),
     control: str = CONTROL_ROOT,
-    auth: Auth | None = None,
-    stop: StopRequest | None = None,
     progress: ReadProgress | None = None,
+    **session: Unpack[SessionOptions],
 ) -> Snapshot:
     """The tree at `location`: an ensemble is scanned, a snapshot file is read. Nothing is written.
 
-    excludes: absolute paths left out with all below them. auth: None takes what ZKMIG_AUTH holds. Raises BadInput
-    (no such root or file, DamagedFile), Unreachable, NotPermitted (no znode is left out for want of permission).
+    excludes: absolute paths left out with all below them. session: see `SessionOptions`. Raises BadInput (no such root
+    or file, DamagedFile), Unreachable, NotPermitted (no znode is left out for want of permission).
     """
-    return take(location, read_options(Access.of(auth, stop), excludes, control, progress))
+    return take(location, read_options(Access.of(**session), excludes, control, progress))
 
 
 def save_snapshot(snapshot: Snapshot, path: str, force: bool = False) -> None:
@@ -54,6 +53,7 @@ def read_options(
     """The same, as `zkmig.source.read` takes it."""
     return {
         "auth": access.auth,
+        "tls": access.tls,
         "excludes": excludes,
         "control": control,
         "progress": progress,
@@ -71,9 +71,8 @@ def diff(
     excludes: Sequence[str] = (),
     control: str = CONTROL_ROOT,
     hash_first: bool = False,
-    auth: Auth | None = None,
-    stop: StopRequest | None = None,
     progress: ReadProgress | None = None,
+    **session: Unpack[SessionOptions],
 ) -> Diff:
     """What to change on `target` so that it equals `source`; paths are relative to the roots.
 
@@ -81,7 +80,7 @@ def diff(
     BadInput. excludes: absolute paths, below either root; what one side leaves out counts on neither.
     hash_first: compute hashes and pass over equal subtrees.
     """
-    access = Access.of(auth, stop)
+    access = Access.of(**session)
     for_source, for_target = split_excludes(excludes, source, target)
     ours = take(source, read_options(access, for_source, control, progress))
     theirs = None if target is None else take_or_none(target, read_options(access, for_target, control, progress))
@@ -108,12 +107,11 @@ def verify(
     policy: ComparePolicy | None = None,
     excludes: Sequence[str] = (),
     control: str = CONTROL_ROOT,
-    auth: Auth | None = None,
-    stop: StopRequest | None = None,
     progress: ReadProgress | None = None,
+    **session: Unpack[SessionOptions],
 ) -> Verification:
     """Compare two trees by hash, and node by node where the hashes differ. Arguments and errors as for `diff`."""
-    access = Access.of(auth, stop)
+    access = Access.of(**session)
     for_source, for_target = split_excludes(excludes, source, target)
     ours = take(source, read_options(access, for_source, control, progress))
     theirs = take_or_none(target, read_options(access, for_target, control, progress))

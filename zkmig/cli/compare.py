@@ -59,9 +59,7 @@ def snapshot(run: Run, location: str, output: str, force: bool, excludes: tuple[
     parse(location)
     check_output(output, force)
     with run.progress() as progress:
-        tree = trees.read(
-            location, excludes=excludes, control=control, auth=run.auth, stop=run.stop, progress=progress.read
-        )
+        tree = trees.read(location, excludes=excludes, control=control, progress=progress.read, **run.session)
     trees.save_snapshot(tree, output, force)
     run.document({"file": output, **tree_document(tree, hashes=True), "reason": tree.consistency.reason})
     run.line(f"{output}: {len(tree)} znodes of {tree.provenance.location}")
@@ -107,9 +105,7 @@ def diff(run: Run, a: str, b: str, exact_counters: bool, excludes: tuple[str, ..
     """
     parse(a), parse(b)
     with run.progress() as progress:
-        found = trees.diff(
-            a, b, excludes=excludes, control=control, auth=run.auth, stop=run.stop, progress=progress.read
-        )
+        found = trees.diff(a, b, excludes=excludes, control=control, progress=progress.read, **run.session)
     differs = found.differs(exact_counters)
     items: Iterator[Change | CounterHigher] = chain(found, found.notes if exact_counters else ())
     if run.as_json:
@@ -200,9 +196,7 @@ def verify(run: Run, a: str, b: str, exact_counters: bool, excludes: tuple[str, 
     """
     parse(a), parse(b)
     with run.progress() as progress:
-        found = trees.verify(
-            a, b, excludes=excludes, control=control, auth=run.auth, stop=run.stop, progress=progress.read
-        )
+        found = trees.verify(a, b, excludes=excludes, control=control, progress=progress.read, **run.session)
     differs = found.differs(exact_counters)
     run.document(
         {

@@ -122,10 +122,9 @@ def apply(
                 steal=steal,
                 dry_run=dry_run,
                 control=control,
-                auth=run.auth,
-                stop=run.stop,
                 report=progress.counted,
                 say=run.say,
+                **run.session,
             )
 
     if dry_run:
@@ -301,10 +300,9 @@ def resume(
                 wait=wait,
                 steal=steal,
                 control=control,
-                auth=run.auth,
-                stop=run.stop,
                 report=progress.counted,
                 say=run.say,
+                **run.session,
             )
         match result:
             case None:
@@ -365,10 +363,9 @@ def rollback(
                 wait=wait,
                 steal=steal,
                 control=control,
-                auth=run.auth,
-                stop=run.stop,
                 report=progress.counted,
                 say=run.say,
+                **run.session,
             )
         _show_rolled_back(run, result, scope)
 
@@ -383,7 +380,7 @@ def _is_agreed(
     dry_run: bool,
 ) -> bool:
     """Show what would be done; ask, unless that was all that was wanted. click.Abort for a no."""
-    found = migrate.preview(action, sealed, at, scope=scope, control=control, auth=run.auth, stop=run.stop, say=run.say)
+    found = migrate.preview(action, sealed, at, scope=scope, control=control, say=run.say, **run.session)
     if dry_run:
         for line in found.operations:
             run.line(line)

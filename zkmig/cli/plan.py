@@ -99,10 +99,9 @@ def plan(
             scope=scope,
             excludes=excludes,
             control=control,
-            auth=run.auth,
-            stop=run.stop,
             progress=progress.read,
             say=remarks.append,
+            **run.session,
         )
     sealed = migrate.save_plan(made, output, force)
     run.document({"plan": output, "plan_hash": sealed.hash, **summary_document(made)})
@@ -184,7 +183,7 @@ def counts_text(made: Plan) -> str:
 
 def _place_of(made: Plan) -> str:
     """Of a target that is not there yet."""
-    hosts = EnsembleLocation(made.target.hosts, made.target.root) if made.target.hosts else None
+    hosts = EnsembleLocation(made.target.hosts, made.target.root, made.target.tls) if made.target.hosts else None
     return str(hosts or made.target.root)
 
 

@@ -77,8 +77,7 @@ def init(
             allow_empty=allow_empty,
             control=control,
             dry_run=dry_run,
-            auth=run.auth,
-            stop=run.stop,
+            **run.session,
         )
     record = result.record
     done = "would be created" if dry_run and result.created else "created" if result.created else "is there already"
@@ -117,7 +116,7 @@ def init(
 @command_options
 def epoch(run: Run, require_stable: bool, at: str | None, scope: str | None, control: str) -> None:
     """Print the number of the committed epoch of a scope."""
-    found = scopes.committed(required_at(at), scope, control=control, auth=run.auth, stop=run.stop)
+    found = scopes.committed(required_at(at), scope, control=control, **run.session)
     run.line(str(found.epoch))
     run.document(
         {

@@ -23,7 +23,7 @@ from zkmig.epoch.transitions import State
 def status(run: Run, at: str | None, scope: str | None, control: str) -> None:
     """Tell what a scope is doing, who does it, what blocks it, and the commands that can follow."""
     place = ensemble(required_at(at))
-    found = scopes.status(str(place), scope, control=control, auth=run.auth, stop=run.stop)
+    found = scopes.status(str(place), scope, control=control, **run.session)
     following = next_commands(found, address(place), control)
     run.document(_document(found, following, control))
     if not run.as_json:

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from zkmig.model.acl import AclList, Identity
+from zkmig.plan.creates import Operations
 from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, RaiseCounter, WriteData, forward_size
 from zkmig.wire.requests import MULTI_OVERHEAD
 
 SERVER_FRAME_BYTES_MAX = 1_048_575  # jute.maxbuffer's default, the length prefix not counted [zookeeper-facts 11]
 BATCH_FRAME_BYTES_MAX = 64 * 1024  # each server keeps its last 500 transactions in heap [zookeeper-facts 37]
+BATCH_OPS_MAX = 250  # others' writes wait behind a batch for as long as the server takes for it (docs/protocol.md)
 SINGLE_SHOT_OPS_MAX = 5_000
 JOURNAL_BYTES_MAX = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bytes of frames are counted without their length prefix. single_shot_ops_max counts writes in one multi."""
+    """Bytes of frames are counted without their length prefix; batch_ops_max and single_shot_ops_max count writes in
+    one multi.
+    """
 
     frame_bytes_max: int = SERVER_FRAME_BYTES_MAX
     batch_bytes_max: int = BATCH_FRAME_BYTES_MAX
     single_shot_ops_max: int = SINGLE_SHOT_OPS_MAX
     journal_bytes_max: int = JOURNAL_BYTES_MAX
+    batch_ops_max: int = BATCH_OPS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,10 @@ class SourcePin:
 
 @dataclass(frozen=True, slots=True)
 class TargetPin:
-    """The tree that the plan starts from. scope, incarnation and epoch are None when no scope covered it yet."""
+    """The tree that the plan starts from. scope, incarnation and epoch are None when no scope covered it yet.
+
+    tls: whether the servers are to be reached by TLS.
+    """
 
     location: str
     hosts: tuple[tuple[str, int], ...]
@@ -53,6 +63,7 @@ class TargetPin:
     control: str | None = None
     incarnation: str | None = None
     epoch: int | None = None
+    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +72,13 @@ class Plan:
 
     batch_ends: for each batch, the index one past its last operation. head_bytes: what each batch's guarded head was
     reckoned at. identity: who temporary ACLs let in, None when there are none. touched: existing parents whose Stat
-    changes although they are not written. notes: sentences for the operator.
+    changes although they are not written. notes: sentences for the operator. operations: always `Operations`, whatever
+    sequence is given.
     """
 
     source: SourcePin
     target: TargetPin
-    operations: tuple[Operation, ...]
+    operations: Sequence[Operation]
     batch_ends: tuple[int, ...]
     acl_steps: tuple[AclStep, ...]
     touched: tuple[str, ...]
@@ -78,16 +90,38 @@ class Plan:
     ephemerals_target: int = 0
     notes: tuple[str, ...] = ()
 
-    def batches(self) -> Iterator[tuple[Operation, ...]]:
+    def __post_init__(self) -> None:
+        if not isinstance(self.operations, Operations):
+            object.__setattr__(self, "operations", Operations.of(self.operations))
+
+    @property
+    def ordered(self) -> Operations:
+        """The operations, with the creates that come first as columns."""
+        assert isinstance(self.operations, Operations)
+        return self.operations
+
+    def batches(self) -> Iterator[Sequence[Operation]]:
         """The operations of each batch, in order."""
-        start = 0
-        for end in self.batch_ends:
-            yield self.operations[start:end]
-            start = end
+        return (self.operations[start:end] for start, end in self.batch_ranges())
+
+    def batch_ranges(self) -> Iterator[tuple[int, int]]:
+        """For each batch, the indices of its first operation and one past its last."""
+        return pairwise((0, *self.batch_ends))
+
+    def batch_sizes(self) -> Iterator[tuple[int, int]]:
+        """For each batch, the bytes that its operations take in a multi, and those that undo them."""
+        forward, undo = self.ordered.creates.sizes(), self.ordered.creates.undo_sizes()
+        forward += array("I", map(forward_size, self.ordered.rest))
+        undo += array("I", [operation.undo_size() for operation in self.ordered.rest])
+        return ((sum(forward[start:end]), sum(undo[start:end])) for start, end in self.batch_ranges())
 
     def acls(self) -> Iterator[tuple[str, AclList]]:
-        """Every ACL that the target will be asked to store, with its path."""
-        for operation in self.operations:
+        """Every ACL that the target will be asked to store, with a path that it is for; most of them once."""
+        creates = self.ordered.creates
+        for acl_id, acl in enumerate(creates.acl_table):
+            if acl_id in creates.acl_ids:
+                yield creates.path_at(creates.acl_ids.index(acl_id)), acl
+        for operation in self.ordered.rest:
             if isinstance(operation, CreateNode):
                 yield operation.path, operation.acl
         for step in self.acl_steps:
@@ -103,18 +137,21 @@ class Plan:
     def counts(self) -> dict[str, int]:
         """How many operations of each kind."""
         kinds = {"create": CreateNode, "write": WriteData, "delete": DeleteNode, "raise_counter": RaiseCounter}
-        found = {name: sum(isinstance(op, kind) for op in self.operations) for name, kind in kinds.items()}
+        found = {name: sum(isinstance(op, kind) for op in self.ordered.rest) for name, kind in kinds.items()}
+        found["create"] += len(self.ordered.creates)
         return {**found, "set_acl": len(self.acl_steps)}
 
     @property
     def writes(self) -> int:
         """Operations on the wire: a counter is raised by two for each number."""
-        return sum(2 * op.pairs if isinstance(op, RaiseCounter) else 1 for op in self.operations)
+        rest = sum(2 * op.pairs if isinstance(op, RaiseCounter) else 1 for op in self.ordered.rest)
+        return len(self.ordered.creates) + rest
 
     @property
     def single_shot_bytes(self) -> int:
         """Bytes of the one transaction that would hold all operations and move the record."""
-        return MULTI_OVERHEAD + self.head_bytes + RECORD_BYTES_MAX + sum(map(forward_size, self.operations))
+        operations = sum(self.ordered.creates.sizes()) + sum(map(forward_size, self.ordered.rest))
+        return MULTI_OVERHEAD + self.head_bytes + RECORD_BYTES_MAX + operations
 
     def why_not_single_shot(self) -> str | None:
         """None when all operations can go into the one multi that moves the record, else the reason."""

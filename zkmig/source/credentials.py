@@ -19,8 +19,12 @@ from collections.abc import Iterator, Mapping
 
 from zkmig.errors import BadInput
 from zkmig.wire.credential import Credential
+from zkmig.wire.tls import Tls
 
 ENV_AUTH = "ZKMIG_AUTH"
+ENV_TLS_CA = "ZKMIG_TLS_CA"
+ENV_TLS_CERT = "ZKMIG_TLS_CERT"
+ENV_TLS_KEY = "ZKMIG_TLS_KEY"
 AUTH_BYTES_MAX = 64 * 1024  # more is no list of credentials but a wrong file
 
 _FORMAT = "a line is digest:user:password"
@@ -38,6 +42,11 @@ def load(auth_file: str | None, env: Mapping[str, str]) -> tuple[Credential, ...
     if ENV_AUTH in env:
         found.update(dict.fromkeys(_parse(env[ENV_AUTH], ENV_AUTH)))
     return tuple(found)
+
+
+def tls_of(env: Mapping[str, str]) -> Tls:
+    """The files that ZKMIG_TLS_CA, ZKMIG_TLS_CERT and ZKMIG_TLS_KEY name; an empty variable names none."""
+    return Tls(env.get(ENV_TLS_CA, ""), env.get(ENV_TLS_CERT, ""), env.get(ENV_TLS_KEY, ""))
 
 
 def _read(auth_file: str) -> str:

@@ -79,8 +79,6 @@ def parse(text: str) -> Location:
             raise
         # A password may hold a slash, and then what was taken for host or path is a piece of it.
         raise BadInput("a location with an @ that cannot be understood", "", _NO_CREDENTIALS) from None
-    if location.tls:
-        raise BadInput("TLS is not supported yet", text, "use zk:// on a trusted network, or through a tunnel")
     return location
 
 

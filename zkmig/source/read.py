@@ -20,6 +20,7 @@ from zkmig.source.ensemble import AclCache
 from zkmig.source.location import EnsembleLocation, FileLocation, Location, parse
 from zkmig.wire.client import Client
 from zkmig.wire.credential import Credential
+from zkmig.wire.tls import Tls
 
 CONNECT_TIMEOUT_S = 10.0
 SESSION_TIMEOUT_MS = 30_000
@@ -32,14 +33,15 @@ _FORGOTTEN_SCHEME = re.compile(r"[A-Za-z0-9._-]+:[0-9]{1,5}(,[^/]*)?(/.*)?")
 class ReadOptions(TypedDict, total=False):
     """How to read; a file heeds only excludes and control.
 
-    auth: credentials of the session. excludes: absolute paths below the root, left out with all below them; the
-    server's own tree and the control plane always are. control: root of the control plane. progress: called now and
-    then with the number of znodes read so far. check_stop: called twice a second while waiting; what it raises ends
-    the read. acl_cache: ACLs known from an earlier read of the same scope. connect_timeout_s: for all hosts together.
-    session_timeout_ms: asked of the server.
+    auth: credentials of the session. tls: how, where a location says zks://. excludes: absolute paths below the root,
+    left out with all below them; the server's own tree and the control plane always are. control: root of the control
+    plane. progress: called now and then with the number of znodes read so far. check_stop: called twice a second while
+    waiting; what it raises ends the read. acl_cache: ACLs known from an earlier read of the same scope.
+    connect_timeout_s: for all hosts together. session_timeout_ms: asked of the server.
     """
 
     auth: Sequence[Credential]
+    tls: Tls
     excludes: Iterable[str]
     control: str
     progress: Callable[[int], None] | None
@@ -75,6 +77,7 @@ def read_or_none(location: str | Location, **options: Unpack[ReadOptions]) -> Sn
         connect_timeout_s=options.get("connect_timeout_s", CONNECT_TIMEOUT_S),
         session_timeout_ms=options.get("session_timeout_ms", SESSION_TIMEOUT_MS),
         check_stop=options.get("check_stop"),
+        tls=options.get("tls", Tls()) if location.tls else None,
     )
     with client:
         return ensemble.scan_or_none(
@@ -154,7 +157,7 @@ def _start_of(path: Path) -> bytes:
 
 def narrow(snapshot: Snapshot, excludes: tuple[str, ...]) -> Snapshot:
     """`snapshot` less the subtrees of `excludes`."""
-    scope, gone = Scope(snapshot.root, excludes), set(excludes)
+    scope, gone = Scope(snapshot.root, excludes, snapshot.scope.includes), set(excludes)
     if scope == snapshot.scope:
         return snapshot
     if not any(exclude in snapshot for exclude in gone):

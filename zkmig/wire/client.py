@@ -25,6 +25,7 @@ from zkmig.wire.credential import Credential
 from zkmig.wire.faults import ConnectionLost
 from zkmig.wire.link import IDLE_PART, Host, Link, Submitted, address
 from zkmig.wire.session import Session, State, WatchEvent
+from zkmig.wire.tls import Tls
 
 __all__ = ["Client", "Credential", "probe_frame_limit"]
 
@@ -39,7 +40,7 @@ class Client:
     session_timeout_ms: asked for; the server may grant another. connect_timeout_s: for connect() and reconnect(), over
     all hosts together. frame_bytes_max: a larger request raises FrameTooLarge before anything is sent.
     check_stop: called at least every 0.5 s while waiting; what it raises ends the call. It must not use the client. If
-    a write was then sent and not answered, the outcome of a ZkmigError is set to unknown.
+    a write was then sent and not answered, the outcome of a ZkmigError is set to unknown. tls: None for plain TCP.
     """
 
     def __init__(
@@ -52,15 +53,19 @@ class Client:
         zxid_floor: int = 0,
         frame_bytes_max: int = rq.FRAME_BYTES_MAX_DEFAULT,
         check_stop: Callable[[], None] | None = None,
+        tls: Tls | None = None,
     ) -> None:
         if not hosts:
             raise BadInput("no server given", hint="name one, as host:port")
         for host in hosts:
             if not 0 < host[1] < 65_536:
                 raise BadInput("not a port", address(host), "ports are 1 to 65535")
+        self._auth = tuple(auth)
+        self._tls = tls
+        self._timeouts = (session_timeout_ms, connect_timeout_s)
         self._digests = tuple(one.identity for one in auth if one.identity is not None)
         self._session = Session(timeout_ms=session_timeout_ms, zxid_floor=zxid_floor, frame_bytes_max=frame_bytes_max)
-        self._link = Link(hosts, auth, self._session, connect_timeout_s, check_stop)
+        self._link = Link(hosts, auth, self._session, connect_timeout_s, check_stop, tls)
         self._lock = threading.Lock()
         self._heartbeat: threading.Thread | None = None
         self._over = threading.Event()
@@ -115,6 +120,22 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def sibling(self) -> Client:
+        """A further session with the same server and of the same identities, not connected yet.
+
+        Whatever this one has seen, the other sees too.
+        """
+        session_timeout_ms, connect_timeout_s = self._timeouts
+        return Client(
+            (self.server,),
+            auth=self._auth,
+            session_timeout_ms=session_timeout_ms,
+            connect_timeout_s=connect_timeout_s,
+            zxid_floor=self.last_zxid,
+            check_stop=self._link.check_stop,
+            tls=self._tls,
+        )
 
     # -- what it is ---------------------------------------------------------------------------------------------------
 
@@ -303,6 +324,40 @@ class Client:
                 raise link.loss_error(waiting)
             return ready
 
+    def post(self, request: rq.Read | rq.Bulk) -> int:
+        """Send a read without waiting for its answer, which `take` gives by the xid returned. Raises the loss."""
+        with self._lock:
+            xid = self._link.submit(request)
+            self._link.pump(0)
+            return xid
+
+    def take(self, posted: deque[Submitted]) -> list[rp.Reply]:
+        """The answers that are there to what was posted, oldest first; they leave `posted`. Never waits.
+
+        To be called again and again, for the session lives by it too. Raises ConnectionLost or SessionExpired when no
+        more answers will come; what is left in `posted` is without one.
+        """
+        link, answers = self._link, self._link.answers
+        ready: list[rp.Reply] = []
+        with self._lock:
+            link.look_for_stop()
+            link.pump(0)
+            link.beat()
+            while posted and posted[0][0] in answers:
+                ready.append(answers.pop(posted.popleft()[0]))
+            if posted and not ready:
+                if ready_error := self._over_error():
+                    raise ready_error
+        return ready
+
+    def _over_error(self) -> ZkmigError | None:
+        return None if self._session.state is State.CONNECTED else self._link.loss_error(())
+
+    @property
+    def readiness(self) -> tuple[int, int]:
+        """The socket's number, -1 when the connection is over, and the mask to poll it with until `take` is worth it."""
+        return self._link.readiness
+
     def take_watch_events(self, timeout_s: float = 0.0) -> list[WatchEvent]:
         """Watch events in order of arrival, each once; waits up to timeout_s for the first. Raises like a read."""
         link = self._link
@@ -357,14 +412,14 @@ def _keep_alive(reference: weakref.ref[Client], over: threading.Event) -> None:
         del client
 
 
-def probe_frame_limit(hosts: Sequence[Host], size: int) -> bool:
+def probe_frame_limit(hosts: Sequence[Host], size: int, tls: Tls | None = None) -> bool:
     """Whether a server takes a request of `size` bytes (at least 14), asked on a session of its own.
 
     The request is an `exists` of a path that long. Give one host to ask that member: jute.maxbuffer is each server's
     own. Raises Unreachable where not even a small request is answered.
     """
     probe = rq.Exists("/" + "a" * (size - rq.frame_size(rq.Exists("/"))))
-    with Client(hosts, frame_bytes_max=max(size, rq.FRAME_BYTES_MAX_DEFAULT)) as client:
+    with Client(hosts, frame_bytes_max=max(size, rq.FRAME_BYTES_MAX_DEFAULT), tls=tls) as client:
         client.exists("/")
         try:
             client.call_reply(probe)

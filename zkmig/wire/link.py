@@ -14,7 +14,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, assert_never
+from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
 
 from zkmig.errors import NotPermitted, OutcomeUnknown, Unreachable, ZkmigError
 from zkmig.wire import requests as rq
@@ -23,9 +23,16 @@ from zkmig.wire.credential import Credential
 from zkmig.wire.faults import ConnectionLost, SessionExpired
 from zkmig.wire.replies import Reply
 from zkmig.wire.session import Answered, AuthAnswered, Broken, Connected, Expired, Pong, Session, State, WatchEvent
+from zkmig.wire.tls import Tls
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    from zkmig.wire.tlsstream import TlsStream
 
 Host = tuple[str, int]
-Submitted = tuple[int, rq.Read | rq.Write]  # xid, request
+Stream: TypeAlias = "socket.socket | TlsStream"
+Submitted = tuple[int, rq.Read | rq.Write | rq.Bulk]  # xid, request
 
 CHECK_STOP_INTERVAL_S: Final = 0.5
 RETRY_PAUSE_S: Final = 0.1  # between rounds over the members while none of them takes the session
@@ -37,7 +44,7 @@ SILENCE_PART: Final = 2 / 3  # of the session timeout without hearing what is du
 class Link:
     """answers: replies not yet taken, by xid. watch_events: those not yet taken. server: connected to now, or last.
 
-    check_stop: called at least every 0.5 s while waiting; what it raises passes through.
+    check_stop: called at least every 0.5 s while waiting; what it raises passes through. tls: None for plain TCP.
     """
 
     def __init__(
@@ -47,6 +54,7 @@ class Link:
         session: Session,
         connect_timeout_s: float,
         check_stop: Callable[[], None] | None,
+        tls: Tls | None = None,
     ) -> None:
         self.session = session
         self.server = hosts[0]
@@ -58,19 +66,21 @@ class Link:
         self._auth = tuple(auth)
         self._auth_answers: list[AuthAnswered] = []
         self._connect_timeout_s = connect_timeout_s
-        self._socket: socket.socket | None = None
+        self._tls = tls
+        self._context: SSLContext | None = None  # made at the first connect(), from files that may be gone later
+        self._socket: Stream | None = None
         self._poll = select.poll()
         self._poll_mask = 0
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._abandoned: set[int] = set()
         self._may_have_landed: set[int] = set()  # writes that a loss left without an answer
         self._loss = "not connected"
-        self._babbled = False  # the peer sent what no ZooKeeper server sends
+        self._is_hopeless = False  # what the peer did, it will do again
         self._last_sent = self._last_heard = self._waiting_since = self._last_check = 0.0
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
-    def submit(self, request: rq.Read | rq.Write) -> int:
+    def submit(self, request: rq.Read | rq.Write | rq.Bulk) -> int:
         """Queue a request; its xid. Raises FrameTooLarge, and a loss while nothing of it was sent."""
         if not self.session.waits:
             now = time.monotonic()
@@ -143,6 +153,14 @@ class Link:
             self._last_sent = now  # even where the network takes nothing: one ping a period
             self.pump(0)
 
+    @property
+    def readiness(self) -> tuple[int, int]:
+        """The socket's number, -1 when the connection is over, and what to poll it for."""
+        sock = self._socket
+        if sock is None:
+            return -1, 0
+        return sock.fileno(), select.POLLIN | (select.POLLOUT if self.session.output else 0)
+
     def look_for_stop(self) -> None:
         """Let the caller's check raise, at its interval."""
         now = time.monotonic()
@@ -170,34 +188,45 @@ class Link:
                 if ready & select.POLLOUT and self._socket is not None:
                     self._send(sock)
         except OSError as error:
-            self._receive_what_is_left(sock)
-            self.lose(f"the connection to {address(self.server)} was lost: {_reason(error)}")
+            reason = _reason(self._receive_what_is_left(sock) or error)
+            if self.session.state is State.CONNECTING:
+                self.lose(reason)
+            else:
+                self.lose(f"the connection to {address(self.server)} was lost: {reason}")
 
-    def _send(self, sock: socket.socket) -> None:
+    def _send(self, sock: Stream) -> None:
         output = self.session.output
         with contextlib.suppress(BlockingIOError):
             while output:
                 self.session.sent(sock.send(output))
                 self._last_sent = time.monotonic()
 
-    def _receive(self, sock: socket.socket) -> None:
-        try:
-            count = sock.recv_into(self._buffer)
-        except BlockingIOError:
-            return
-        self._last_heard = time.monotonic()
-        if count:
-            self._take_in(count)
-        elif self.session.state is State.CONNECTING:
-            self.lose("closed the connection unheard: not serving, or behind what this session has seen")
-        else:
-            self.lose(f"{address(self.server)} closed the connection")
+    def _receive(self, sock: Stream) -> None:
+        while self._socket is sock:
+            try:
+                count = sock.recv_into(self._buffer)
+            except BlockingIOError:
+                return
+            self._last_heard = time.monotonic()
+            if count:
+                self._take_in(count)
+            elif self.session.state is State.CONNECTING:
+                self.lose("closed the connection unheard: not serving, or behind what this session has seen")
+            else:
+                self.lose(f"{address(self.server)} closed the connection")
+            if isinstance(sock, socket.socket) or not sock.pending:
+                return  # poll will tell of more
 
-    def _receive_what_is_left(self, sock: socket.socket) -> None:
-        # Answers that came before a reset are answers all the same.
-        with contextlib.suppress(OSError):
+    def _receive_what_is_left(self, sock: Stream) -> OSError | None:
+        # Answers that came before a reset are answers all the same; and TLS says why before it ends.
+        try:
             while self._socket is not None and (count := sock.recv_into(self._buffer)):
                 self._take_in(count)
+        except OSError as error:
+            if error.errno == errno.EPROTO:
+                self._is_hopeless = True
+                return error
+        return None
 
     def _take_in(self, count: int) -> None:
         for event in self.session.feed(self._buffer[:count]):
@@ -212,7 +241,7 @@ class Link:
                 case AuthAnswered():
                     self._auth_answers.append(event)
                 case Broken(fault):
-                    self._babbled = True
+                    self._is_hopeless = True
                     self.lose(f"{address(self.server)} sent what is no ZooKeeper reply: {fault.what}")
                 case Connected() | Expired() | Pong():
                     pass
@@ -242,6 +271,8 @@ class Link:
         Round after round while a server is there, but not ready; patient: also where nobody listens, since a member may
         be starting again.
         """
+        if self._tls is not None and self._context is None:
+            self._context = self._tls.context()
         deadline = time.monotonic() + self._connect_timeout_s
         while True:
             reasons: list[str] = []
@@ -259,16 +290,16 @@ class Link:
                 if self._begin(sock, host, share):
                     return
                 reasons.append(f"{address(host)} {self._loss}")
-                hopeful = hopeful or not self._babbled
+                hopeful = hopeful or not self._is_hopeless
             if time.monotonic() + RETRY_PAUSE_S >= deadline or not hopeful:
                 told = ", ".join(reasons)
                 raise Unreachable(f"no server took the session ({told})", hint="check the addresses and the servers")
             time.sleep(RETRY_PAUSE_S)
             self.look_for_stop()
 
-    def _begin(self, sock: socket.socket, host: Host, deadline: float) -> bool:
+    def _begin(self, sock: Stream, host: Host, deadline: float) -> bool:
         self._socket, self.server = sock, host
-        self._babbled = False
+        self._is_hopeless = False
         self._poll.register(sock, select.POLLIN)
         self._poll_mask = select.POLLIN
         self._last_sent = self._last_heard = self._waiting_since = time.monotonic()
@@ -312,7 +343,7 @@ class Link:
             self.pump(min(left, CHECK_STOP_INTERVAL_S))
             self.look_for_stop()
 
-    def _open_socket(self, host: Host, deadline: float) -> socket.socket:
+    def _open_socket(self, host: Host, deadline: float) -> Stream:
         failure = OSError(errno.EHOSTUNREACH, "has no address")
         try:
             addresses = socket.getaddrinfo(*host, type=socket.SOCK_STREAM)
@@ -324,29 +355,43 @@ class Link:
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._finish_connecting(sock, sock.connect_ex(where), deadline)
+                return sock if self._context is None else self._secure(sock, self._context, host[0], deadline)
             except OSError as error:
                 sock.close()
                 failure = error
             except BaseException:
                 sock.close()
                 raise
-            else:
-                return sock
         raise failure
 
     def _finish_connecting(self, sock: socket.socket, number: int, deadline: float) -> None:
-        poll = select.poll()
-        poll.register(sock, select.POLLOUT)
         while number == errno.EINPROGRESS:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-            if poll.poll(min(left, CHECK_STOP_INTERVAL_S) * 1000):
-                number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            else:
-                self.look_for_stop()
+            self._wait_for(sock, select.POLLOUT, deadline, os.strerror(errno.ETIMEDOUT))
+            number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if number:
             raise OSError(number, os.strerror(number))
+
+    def _secure(self, sock: socket.socket, context: SSLContext, host: str, deadline: float) -> TlsStream:
+        from zkmig.wire.tlsstream import TlsStream
+
+        assert self._tls is not None
+        stream = TlsStream(sock, context, self._tls.name_of(host))
+        try:
+            while awaited := stream.shake_hands():
+                self._wait_for(stream, awaited, deadline, "did not finish the TLS handshake in time")
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    def _wait_for(self, sock: Stream, mask: int, deadline: float, too_late: str) -> None:
+        poll = select.poll()
+        poll.register(sock, mask)
+        while (left := deadline - time.monotonic()) > 0:
+            if poll.poll(min(left, CHECK_STOP_INTERVAL_S) * 1000):
+                return
+            self.look_for_stop()
+        raise OSError(errno.ETIMEDOUT, too_late)
 
 
 def address(host: Host) -> str:
