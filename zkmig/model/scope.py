@@ -11,11 +11,13 @@ from zkmig.model import path as paths
 class Scope:
     """A subtree, less whole subtrees that are left out. All are absolute paths on the server.
 
-    The server's own /zookeeper and the control plane are never part of a scope.
+    The server's own /zookeeper and the control plane are never part of a scope. includes: where there are any, only
+    these subtrees are meant; nodes above them are there to lead to them, and say nothing more.
     """
 
     root: str
     excludes: tuple[str, ...] = (paths.SYSTEM_ROOT, paths.CONTROL_ROOT)
+    includes: tuple[str, ...] = ()
 
     def covers(self, path: str) -> bool:
         """Whether `path` is inside the root and outside every exclude, by whole components."""

@@ -216,7 +216,7 @@ class _Loader:
         scope, provenance = header["scope"], header["provenance"]
         snapshot = Snapshot(
             columns,
-            Scope(scope["root"], tuple(scope["excludes"])),
+            Scope(scope["root"], tuple(scope["excludes"]), tuple(scope.get("includes", ()))),
             Provenance(**{**provenance, "hosts": tuple(provenance["hosts"])}),
             Consistency(**header["consistency"]),
         )
