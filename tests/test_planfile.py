@@ -75,6 +75,7 @@ def test_reads_back_what_was_written(made: list[Step]) -> None:
 def test_long_sections_go_into_many_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of three items stand for plans of many thousand operations."""
     monkeypatch.setattr(planfile, "ITEMS_PER_BLOCK", 3)
+    monkeypatch.setattr(planfile, "CREATES_PER_ITEM", 3)
     operations = tuple(CreateNode(f"/app/{number}", bytes(number), OPEN_ACL) for number in range(50))
     plan = plan_of(operations, tuple(range(1, 51)), Limits(), HEAD)
     planfile.write(plan, str(tmp_path / "plan"))
@@ -170,6 +171,7 @@ def test_a_sound_seal_around_something_else_is_refused(tmp_path: Path, blocks: l
 def test_a_plan_that_lost_a_block_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sections state their lengths in the header: a sealed file with one block fewer is no plan."""
     monkeypatch.setattr(planfile, "ITEMS_PER_BLOCK", 1)
+    monkeypatch.setattr(planfile, "CREATES_PER_ITEM", 1)
     planfile.write(SMALL, str(tmp_path / "whole"))
     blocks = [block.value for block in sealed.read(tmp_path / "whole", planfile.FORMAT)]
     for left_out in range(len(blocks)):

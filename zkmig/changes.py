@@ -153,6 +153,16 @@ class Log(Sequence[_T], Generic[_T]):
         self._sources.append(source)
         self._targets.append(target)
 
+    def sources_of(self, code: Code) -> array[int]:
+        """Source indices of the entries of one code, in order."""
+        if self.codes.count(code) == len(self.codes):
+            return self._sources
+        return array("i", [source for each, source in zip(self.codes, self._sources, strict=True) if each == code])
+
+    def without(self, code: Code) -> Iterator[_T]:
+        """The values of the entries of every other code."""
+        return (self[position] for position, each in enumerate(self.codes) if each != code)
+
     def __len__(self) -> int:
         return len(self.codes)
 

@@ -217,7 +217,7 @@ class _Reader:
         if start[:-1] != self._form.magic:
             raise self._damaged(f"not a {self._form.noun}", 0, f"make one with {self._form.maker}")
         if start != self._form.start:
-            made_by = "a newer zkmig" if start[-1] > self._form.version else "no zkmig"
+            made_by = "a newer zkmig" if start[-1] > self._form.version else "an older zkmig" if start[-1] else "no zkmig"
             hint = f"read it with the zkmig that made it, or make it again with {self._form.maker}"
             raise self._damaged(f"format version {start[-1]}, made by {made_by}", len(start) - 1, hint)
         self._hash.update(start)

@@ -20,6 +20,7 @@ from typing import Any
 import msgpack
 
 from zkmig.epoch.control import AttemptPaths
+from zkmig.epoch.created import Created
 from zkmig.errors import NotPermitted, Refused, UnknownFormat
 from zkmig.model.acl import ADMIN, ALL, READ, WORLD, Acl, AclList, Identity, grants, masked
 from zkmig.model.stat import Stat
@@ -166,12 +167,19 @@ def make_chunks(
     admins: Sequence[Identity],
     own: Sequence[Identity],
     payload_bytes_max: int = CHUNK_BYTES_MAX,
+    created: Created | None = None,
 ) -> Iterator[Chunk]:
     """Cut the journal into chunks, each for one set of identities.
 
     read_sets: of every path in the journal (for a created path, that of its parent: its name is what there is to
-    protect). own: identities of the migrator, which keep access where the admin is everybody.
+    protect). own: identities of the migrator, which keep access where the admin is everybody. created: entries that come
+    before those of the journal.
     """
+    first = 0
+    if created is not None:
+        first = len(created)
+        for group, payload in created.payloads(payload_bytes_max):
+            yield Chunk(payload, _chunk_acl(group, admins, own), False)
     packers: dict[tuple[ReadSet, bool], _ChunkPacker] = {}
 
     def packer(group: ReadSet, is_private: bool) -> _ChunkPacker:
@@ -179,7 +187,7 @@ def make_chunks(
             (group, is_private), _ChunkPacker(_chunk_acl(group, admins, own), is_private, payload_bytes_max)
         )
 
-    for position, entry in enumerate(journal.entries):
+    for position, entry in enumerate(journal.entries, first):
         shown = _as_readers_see_it(entry)
         yield from packer(read_sets[entry.path], False).add(["e", position, *_pack_entry(shown)])
         if shown is not entry and entry.before is not None:

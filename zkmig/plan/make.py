@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from zkmig.changes import Code
 from zkmig.diff import (
     DEFAULT_POLICY,
-    Add,
     ChangeAcl,
     ChangeCounter,
     ChangeData,
@@ -26,6 +26,7 @@ from zkmig.diff import (
     diff,
 )
 from zkmig.epoch.control import head_size_max
+from zkmig.epoch.created import created_sizes
 from zkmig.epoch.journal import Action, Entry, entry_bytes
 from zkmig.errors import NotPermitted, PlanImpossible
 from zkmig.model import path as paths
@@ -33,8 +34,10 @@ from zkmig.model.acl import ADMIN, CREATE, DELETE, WRITE, Identity, grants
 from zkmig.model.snapshot import Snapshot
 from zkmig.model.znode import Kind, Znode
 from zkmig.plan.acls import AclPlanner
-from zkmig.plan.batches import NodeTooLarge, cut
-from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, Pin, RaiseCounter, WriteData
+from zkmig.plan.added import Added, added_nodes, parents_of, with_migrators_acls
+from zkmig.plan.batches import NodeTooLarge, cut_behind
+from zkmig.plan.creates import Operations
+from zkmig.plan.operations import AclStep, DeleteNode, Operation, Pin, RaiseCounter, WriteData
 from zkmig.plan.plan import Limits, Plan, SourcePin, TargetPin
 from zkmig.wire.requests import Create, operation_size
 
@@ -112,7 +115,7 @@ class _Maker:
     scope: TargetScope | None
     identities: tuple[Identity, ...]
     check_permissions: bool
-    adds: list[Znode] = field(default_factory=list)
+    added: Added = field(init=False)
     writes: list[Operation] = field(default_factory=list)
     deletes: list[DeleteNode] = field(default_factory=list)
     acl_changes: list[tuple[str, Znode, Znode]] = field(default_factory=list)
@@ -124,19 +127,17 @@ class _Maker:
     creates_to_take_back: int = 0  # that raise the counters of deleted nodes again, should the epoch be rolled back
 
     def plan(self, source: Snapshot, hosts: tuple[tuple[str, int], ...]) -> Plan:
-        for change in self.changes:
+        self._gather_adds(source)
+        for change in self.changes.changes.without(Code.ADD):
             self._gather(change)
         acls = AclPlanner(self.identities)
-        created_below = Counter(paths.parent(node.path) for node in self.adds)
+        created_below = Counter(parents_of(self.added.tops()))
         raised = self._counter_raises(created_below)
-        operations: list[Operation] = []
-        steps: list[AclStep] = []
+        raised_adds = self._raises_of_adds()
+        raised |= {self.added.creates.path_at(index): raising for index, raising in raised_adds.items()}
+        creates, steps = with_migrators_acls(self.added, set(raised_adds), acls)
         works_below = created_below.keys() | raised.keys()
-        for node in self.adds:
-            acl, step = acls.for_created(node.path, node.acl, node.path in works_below)
-            operations.append(CreateNode(node.path, node.data, acl, node.kind, node.ttl_ms))
-            steps += [step] if step else []
-            self._journal(Action.CREATED, node.path, None)
+        operations: list[Operation] = []
         operations += self.writes
         operations += [RaiseCounter(path, pairs, to) for path, (pairs, to) in sorted(raised.items(), key=_tree_order)]
         operations += reversed(self.deletes)  # a diff is in tree order: backwards, children come before parents
@@ -145,12 +146,12 @@ class _Maker:
         steps += self._acl_steps(acls, works_below)
         self._refuse_denied()
         head_bytes = self._head_bytes()
-        ordered, ends = cut(operations, head_bytes, self.limits)
+        rest, ends = cut_behind(creates, operations, head_bytes, self.limits)
         self._refuse_heavy_journal()
         return Plan(
             source=_source_pin(source),
             target=self._target_pin(hosts),
-            operations=ordered,
+            operations=Operations(creates, rest),
             batch_ends=ends,
             acl_steps=tuple(steps),
             touched=touched,
@@ -165,14 +166,18 @@ class _Maker:
 
     # -- gathering ----------------------------------------------------------------------------------------------------
 
+    def _gather_adds(self, source: Snapshot) -> None:
+        self.added = added_nodes(source, self.changes.changes.sources_of(Code.ADD), self.root)
+        for path in self.added.tops():
+            self._need_on_parent(path, CREATE | DELETE)  # DELETE: to take it away again
+        sizes = created_sizes(self.added.creates.path_offsets)
+        self.journal_bytes += sum(sizes)
+        largest = sizes.index(max(sizes)) if sizes else 0
+        if sizes and sizes[largest] > self.limits.frame_bytes_max - CHUNK_OVERHEAD:
+            raise NodeTooLarge(sizes[largest] + CHUNK_OVERHEAD, self.added.creates.path_at(largest), self.limits)
+
     def _gather(self, change: object) -> None:
         match change:
-            case Add(path=relative, znode=node):
-                path = paths.join(self.root, relative)
-                self.adds.append(node._replace(path=path))
-                self._need_on_parent(path, CREATE | DELETE)  # DELETE: to take it away again
-                if node.counter and path != "/":
-                    self.raises.append((path, 0, node.counter))
             case ChangeData(path=relative, before=before, after=after):
                 path = paths.join(self.root, relative)
                 self.writes.append(WriteData(path, after.data, Pin.of(before.stat), len(before.data or b"")))
@@ -264,6 +269,17 @@ class _Maker:
                 self.notes.append(
                     f"{path}: its sequence counter is {note.target}, the source's {note.source}; it cannot be lowered"
                 )
+        return found
+
+    def _raises_of_adds(self) -> dict[int, tuple[int, int]]:
+        """The same for what the plan creates, by index among the creates."""
+        found: dict[int, tuple[int, int]] = {}
+        for index, pairs in self.added.raises():
+            if pairs > 0:
+                found[index] = (pairs, self.added.counters[index])
+            else:
+                path = self.added.creates.path_at(index)
+                self.notes.append(f"{path}: its sequence counter will be {-pairs} higher than the source's")
         return found
 
     def _note_costs(self, pairs: int) -> None:

@@ -1,7 +1,10 @@
 """The plan file: a sealed file whose seal names the plan.
 
-    header    a map: the plan's single values (source, target, limits, ...) and the length of each section
-    sections  [name, [item, ...]] blocks: operations, acl_steps, batch_ends, touched, notes
+    header    a map: the plan's single values (source, target, limits, ...), the length of each section, the ACLs of creates
+    sections  [name, [item, ...]] blocks: creates, operations (those behind them), acl_steps, batch_ends, touched, notes
+
+An item of creates is columns of up to CREATES_PER_ITEM nodes: paths and data, each as lengths and a blob; null markers,
+positions in the header's ACLs, kinds; times to live by position in the item. Integers in columns are little-endian.
 
 The seal goes into the epoch record, so that a migration is gone on with only with the very file it was begun with.
 """
@@ -9,21 +12,28 @@ The seal goes into the epoch record, so that a migration is gone on with only wi
 from __future__ import annotations
 
 import dataclasses
+import sys
+from array import array
+from bisect import bisect_right
 from io import SEEK_END, BytesIO
+from itertools import accumulate, islice
+from operator import sub
 from typing import Any
 
 from zkmig import sealed
-from zkmig.errors import DamagedFile
+from zkmig.errors import BadInput, DamagedFile
 from zkmig.model.acl import Acl, AclList, Identity
 from zkmig.model.znode import Kind
+from zkmig.plan.creates import Creates, Operations
 from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, Pin, RaiseCounter, WriteData
 from zkmig.plan.plan import Limits, Plan, SourcePin, TargetPin
 
-FORMAT = sealed.Format(b"zkplan\0", 1, "plan file", "zkmig plan")
+FORMAT = sealed.Format(b"zkplan\0", 2, "plan file", "zkmig plan")
 
 ITEMS_PER_BLOCK = 1 << 12
 BYTES_PER_BLOCK = 4 << 20  # of data; a single item may exceed it
-SECTIONS = ("operations", "acl_steps", "batch_ends", "touched", "notes")
+CREATES_PER_ITEM = 1 << 13
+SECTIONS = ("creates", "operations", "acl_steps", "batch_ends", "touched", "notes")
 
 
 def is_planfile(path: str) -> bool:
@@ -58,7 +68,7 @@ def read(path: str) -> tuple[Plan, str]:
                 name, items = block.value
                 sections[name] += items
         plan = _build(header, sections)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, BadInput) as error:
         raise DamagedFile(f"a block is no part of a plan ({error})", path, block.offset, "plan again") from error
     return plan, _seal_of(path)
 
@@ -74,13 +84,19 @@ def _seal_of(path: str) -> str:
 
 def _put(plan: Plan, writer: sealed.Writer) -> str:
     fields = {f.name: getattr(plan, f.name) for f in dataclasses.fields(plan)}
+    creates, rest = plan.ordered.creates, plan.ordered.rest
+    del fields["operations"]
+    ranges = _create_ranges(creates)
     packed = {
-        "operations": map(_pack_operation, fields.pop("operations")),
+        "creates": (_pack_creates(creates, start, stop) for start, stop in ranges),
+        "operations": map(_pack_operation, rest),
         "acl_steps": map(_pack_step, fields.pop("acl_steps")),
         **{name: iter(fields.pop(name)) for name in ("batch_ends", "touched", "notes")},
     }
-    lengths = {name: len(getattr(plan, name)) for name in SECTIONS}
-    writer.block({**{name: _plain(value) for name, value in fields.items()}, "lengths": lengths})
+    lengths = {name: len(getattr(plan, name)) for name in SECTIONS if name not in ("creates", "operations")}
+    lengths |= {"creates": len(ranges), "operations": len(rest)}
+    header = {name: _plain(value) for name, value in fields.items()}
+    writer.block({**header, "lengths": lengths, "acls": creates.acl_table})
     for name in SECTIONS:
         items: list[Any] = []
         size = 0
@@ -96,11 +112,82 @@ def _put(plan: Plan, writer: sealed.Writer) -> str:
 
 
 def _data_size(item: Any) -> int:
+    if isinstance(item, dict):
+        return BYTES_PER_BLOCK  # columns of creates have a block of their own
     return len(item[2]) if isinstance(item, list) and isinstance(item[2], bytes) else 0
 
 
 def _plain(value: Any) -> Any:
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
+def _create_ranges(creates: Creates) -> list[tuple[int, int]]:
+    """Where one item ends and the next begins."""
+    ranges: list[tuple[int, int]] = []
+    start, count = 0, len(creates)
+    while start < count:
+        data_end = bisect_right(creates.data_offsets, creates.data_offsets[start] + BYTES_PER_BLOCK) - 1
+        stop = min(count, start + CREATES_PER_ITEM, max(data_end, start + 1))
+        ranges.append((start, stop))
+        start = stop
+    return ranges
+
+
+def _pack_creates(creates: Creates, start: int, stop: int) -> dict[str, Any]:
+    paths, datas = creates.path_offsets[start : stop + 1], creates.data_offsets[start : stop + 1]
+    return {
+        "paths": creates.paths_blob[paths[0] : paths[-1]],
+        "path_lengths": _little(array("I", map(sub, paths[1:], paths))),
+        "data": creates.data_blob[datas[0] : datas[-1]],
+        "data_lengths": _little(array("I", map(sub, datas[1:], datas))),
+        "nulls": creates.nulls[start:stop],
+        "acl_ids": _little(creates.acl_ids[start:stop]),
+        "kinds": creates.kinds[start:stop],
+        "ttls": [[node - start, creates.ttls[node]] for node in range(start, stop) if node in creates.ttls]
+        if creates.ttls
+        else [],
+    }
+
+
+def _unpack_creates(items: list[dict[str, Any]], acl_table: list[Any]) -> Creates:
+    """ValueError (BadInput, where columns do not fit together) for what is no creates."""
+    path_offsets, data_offsets, acl_ids = array("Q", (0,)), array("Q", (0,)), array("I")
+    ttls: dict[int, int] = {}
+    for item in items:
+        first = len(acl_ids)
+        for name, offsets in (("path_lengths", path_offsets), ("data_lengths", data_offsets)):
+            offsets.extend(islice(accumulate(_from_little(item[name]), initial=offsets[-1]), 1, None))
+        acl_ids += _from_little(item["acl_ids"])
+        ttls |= {first + node: ttl for node, ttl in item["ttls"]}
+    blobs = {name: b"".join(item[name] for item in items) for name in ("paths", "data", "nulls", "kinds")}
+    creates = Creates(
+        paths_blob=blobs["paths"],
+        path_offsets=path_offsets,
+        data_blob=blobs["data"],
+        data_offsets=data_offsets,
+        nulls=blobs["nulls"],
+        acl_ids=acl_ids,
+        acl_table=tuple(map(_acl, acl_table)),
+        kinds=blobs["kinds"],
+        ttls=ttls,
+    )
+    creates.check()
+    return creates
+
+
+def _little(column: array[int]) -> bytes:
+    if sys.byteorder == "big":
+        column = column[:]
+        column.byteswap()
+    return column.tobytes()
+
+
+def _from_little(raw: bytes) -> array[int]:
+    column = array("I")
+    column.frombytes(raw)
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column
 
 
 def _build(header: dict[str, Any], sections: dict[str, list[Any]]) -> Plan:
@@ -114,7 +201,10 @@ def _build(header: dict[str, Any], sections: dict[str, list[Any]]) -> Plan:
     return Plan(
         source=SourcePin(**header.pop("source")),
         target=TargetPin(**target),
-        operations=tuple(map(_unpack_operation, sections["operations"])),
+        operations=Operations(
+            _unpack_creates(sections["creates"], header.pop("acls")),
+            tuple(map(_unpack_operation, sections["operations"])),
+        ),
         batch_ends=tuple(sections["batch_ends"]),
         acl_steps=tuple(map(_unpack_step, sections["acl_steps"])),
         touched=tuple(sections["touched"]),

@@ -1,0 +1,91 @@
+"""Paths that an attempt creates, as columns: their undo is nothing but their names, yet there may be a million of them.
+
+They are the first entries of a journal, in the order of the plan. `pack_created` is the specification of the compiled
+function of that name in zkmig/_fast/encode.pyx.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import msgpack
+
+from zkmig import backend
+from zkmig.model.acl import Identity
+
+ACTION = "created"  # journal.Action.CREATED
+_FIXED_BYTES = 11  # of an entry: array head, tag, action
+_NUMBER_BYTES_MAX = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Created:
+    """n paths. batches: which one creates each. groups: for each, whose READ its name is protected by, in group_table."""
+
+    paths_blob: bytes
+    path_offsets: array[int]  # Q, n + 1
+    batches: array[int]  # i
+    groups: array[int]  # I
+    group_table: tuple[frozenset[Identity], ...]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def payloads(self, payload_bytes_max: int) -> Iterator[tuple[frozenset[Identity], bytes]]:
+        """The entries cut into payloads, each of one group."""
+        for number, group in enumerate(self.group_table):
+            if len(self.group_table) == 1:
+                nodes = array("i", range(len(self)))
+            else:
+                nodes = array("i", [node for node, each in enumerate(self.groups) if each == number])
+            for payload in _packer()(self.paths_blob, self.path_offsets, nodes, self.batches, payload_bytes_max):
+                yield group, payload
+
+
+def created_sizes(path_offsets: array[int]) -> list[int]:
+    """What `journal.entry_bytes` gives for the entry of each path."""
+    lengths = [end - start for start, end in zip(path_offsets, path_offsets[1:], strict=False)]
+    fixed = _FIXED_BYTES + _NUMBER_BYTES_MAX + 1
+    return [fixed + size + (1 if size < 32 else 2 if size < 0x100 else 3 if size < 0x10000 else 5) for size in lengths]
+
+
+def pack_created(
+    paths_blob: bytes, path_offsets: Sequence[int], nodes: Sequence[int], batches: Sequence[int], payload_bytes_max: int
+) -> list[bytes]:
+    """Journal entries of these nodes, cut into payloads; one entry alone may exceed the maximum."""
+    payloads: list[bytes] = []
+    waiting: list[bytes] = []
+    size = 0
+    if len(batches) < len(path_offsets) - 1:
+        raise ValueError("columns are not of one length")
+    for node in nodes:
+        if not 0 <= node < len(path_offsets) - 1:
+            raise ValueError(f"node {node} of {len(path_offsets) - 1}")
+        first, last = path_offsets[node], path_offsets[node + 1]
+        if not first <= last <= len(paths_blob):
+            raise ValueError(f"offsets {first} and {last} in {len(paths_blob)} bytes")
+        if batches[node] < 0:
+            raise ValueError(f"node {node} is in batch {batches[node]}")
+        text = paths_blob[first:last]
+        packed = msgpack.packb(["e", node, ACTION, text, batches[node]], use_bin_type=False)
+        if size and size + len(packed) > payload_bytes_max:
+            payloads.append(b"".join(waiting))
+            waiting, size = [], 0
+        waiting.append(packed)
+        size += len(packed)
+    if waiting:
+        payloads.append(b"".join(waiting))
+    return payloads
+
+
+@cache
+def _packer() -> Callable[..., list[bytes]]:
+    if backend.name() == "cython":
+        from zkmig._fast import encode as compiled
+
+        packer: Callable[..., list[bytes]] = compiled.pack_created
+        return packer
+    return pack_created
