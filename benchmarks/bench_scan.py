@@ -15,7 +15,7 @@ from benchmarks.realistic import OWNER
 from benchmarks.size import SIZE
 from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Snapshot
-from zkmig.source.ensemble import AclCache, scan
+from zkmig.source.ensemble import scan
 
 SCAN_BAR = 1.6
 
@@ -37,14 +37,13 @@ def test_first_scan(site: Site, tree: Snapshot, kazoo: KazooClient, contest: Con
 
 
 def test_rescan(site: Site, tree: Snapshot, kazoo: KazooClient, contest: Contest) -> None:
-    cache = AclCache()
-    scan(site.client, Scope(tree.root), acl_cache=cache)
+    known = scan(site.client, Scope(tree.root))
     data = Floor(site.address, data_requests(tree), READ_DEPTH, auth=OWNER)
     sample = min(SIZE.kazoo_sample, len(tree))
     contest.run(
         "rescan, ACLs known",
         len(tree),
-        timed(lambda: scan(site.client, Scope(tree.root), acl_cache=cache)),
+        timed(lambda: scan(site.client, Scope(tree.root), known=known)),
         [
             Baseline("raw floor", data.run, len(tree), SCAN_BAR),
             Baseline("kazoo walk", lambda: kazoo_walk.walk(kazoo, tree.root, sample, with_acls=False), sample),

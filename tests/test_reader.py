@@ -45,7 +45,7 @@ from zkmig.reader.part import Part, part_of
 from zkmig.reader.tree import read_tree
 from zkmig.reader.view import RecordSeen
 from zkmig.source.bulk import read_acls
-from zkmig.source.ensemble import AclCache
+from zkmig.source.acl_cache import AclCache
 from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
 from zkmig.wire.credential import Credential

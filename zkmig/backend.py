@@ -19,7 +19,13 @@ from zkmig.errors import BadInput
 
 BackendName = Literal["python", "cython"]
 
-COMPILED_MODULES = ("zkmig._fast.treehash",)
+COMPILED_MODULES = (
+    "zkmig._fast.bulk",
+    "zkmig._fast.encode",
+    "zkmig._fast.columns",
+    "zkmig._fast.order",
+    "zkmig._fast.treehash",
+)
 VARIABLE = "ZKMIG_BACKEND"
 
 _log = logging.getLogger("zkmig.backend")

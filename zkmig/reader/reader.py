@@ -39,7 +39,7 @@ from zkmig.reader.presence import Presence
 from zkmig.reader.session import BulkSession
 from zkmig.reader.tree import read_tree
 from zkmig.reader.view import RecordSeen, View
-from zkmig.source.ensemble import AclCache
+from zkmig.source.acl_cache import AclCache
 from zkmig.source.location import parse_hosts
 from zkmig.wire.client import Client
 from zkmig.wire.codes import Code, error_for

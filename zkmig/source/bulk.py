@@ -115,10 +115,11 @@ def read_acls(client: Client, paths: Iterable[str]) -> Iterator[AclResult | None
         elif reply.error == Code.NO_NODE:
             yield None
         else:
-            raise _refusal(reply.error, path, GetAcl.operation)
+            raise refusal(reply.error, path, GetAcl.operation)
 
 
-def _refusal(code: int, path: str, operation: str) -> NotPermitted | ServerError:
+def refusal(code: int, path: str, operation: str) -> NotPermitted | ServerError:
+    """The error for a code with which a read was answered: NotPermitted says what to do."""
     if code == Code.NO_AUTH:
         return NotPermitted(f"{operation} is not permitted to this session", path, _HINT)
     return error_for(code, path, operation)
@@ -198,7 +199,7 @@ def _absent(path: str, zxid: int, *results: DataResult | ChildrenResult | SubErr
     codes = [result.code for result in results if isinstance(result, SubError)]
     if codes.count(Code.NO_NODE) == len(results):
         return NodeAbsent(path, zxid)
-    raise _refusal(next(code for code in codes if code != Code.NO_NODE), path, GetData.operation)
+    raise refusal(next(code for code in codes if code != Code.NO_NODE), path, GetData.operation)
 
 
 # -- one by one -------------------------------------------------------------------------------------------------------
@@ -252,5 +253,5 @@ def _is_there(reply: Reply, path: str) -> bool:
     if reply.error == Code.NO_NODE:
         return False
     if reply.error:
-        raise _refusal(reply.error, path, GetData.operation)
+        raise refusal(reply.error, path, GetData.operation)
     return True

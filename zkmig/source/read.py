@@ -16,7 +16,6 @@ from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Provenance, Snapshot
 from zkmig.model.staging import SnapshotBuilder
 from zkmig.source import ensemble, zks
-from zkmig.source.ensemble import AclCache
 from zkmig.source.location import EnsembleLocation, FileLocation, Location, parse
 from zkmig.wire.client import Client
 from zkmig.wire.credential import Credential
@@ -36,7 +35,8 @@ class ReadOptions(TypedDict, total=False):
     auth: credentials of the session. tls: how, where a location says zks://. excludes: absolute paths below the root,
     left out with all below them; the server's own tree and the control plane always are. control: root of the control
     plane. progress: called now and then with the number of znodes read so far. check_stop: called twice a second while
-    waiting; what it raises ends the read. acl_cache: ACLs known from an earlier read of the same scope.
+    waiting; what it raises ends the read. known: an earlier snapshot of the same scope of
+    the same ensemble, so that only what moved since is read in full.
     connect_timeout_s: for all hosts together. session_timeout_ms: asked of the server.
     """
 
@@ -46,7 +46,7 @@ class ReadOptions(TypedDict, total=False):
     control: str
     progress: Callable[[int], None] | None
     check_stop: Callable[[], None] | None
-    acl_cache: AclCache | None
+    known: Snapshot | None
     connect_timeout_s: float
     session_timeout_ms: int
 
@@ -84,7 +84,7 @@ def read_or_none(location: str | Location, **options: Unpack[ReadOptions]) -> Sn
             client,
             scope,
             progress=options.get("progress"),
-            acl_cache=options.get("acl_cache"),
+            known=options.get("known"),
             provenance=provenance_of(location),
         )
 

@@ -265,14 +265,21 @@ class Client:
             raise error
         return reply.result.stat if isinstance(reply.result, rp.StatResult) else None
 
-    def pipeline(self, requests: Iterable[rq.Read | rq.Write], depth: int) -> Generator[rp.Reply, None, None]:
+    def pipeline(
+        self, requests: Iterable[rq.Read | rq.Write], depth: int | Callable[[], int]
+    ) -> Generator[rp.Reply, None, None]:
         """Replies in the order of the requests, with at most `depth` requests unanswered; error codes stay in them.
 
         Requests are pulled as room appears (a quarter of the depth at least), and before the replies that made the
         room are handed out: the server is busy while the caller is. An error (a loss, a frame too large, one raised by
         `requests`) comes after the replies to all that was answered. To leave the loop early abandons what is
         unanswered: it may still land. Other calls may be made between two replies.
+
+        A depth that is a function is asked before each request, and requests are then pulled one at a time, after all
+        replies that are there: so they may take their time to come, as long as a heartbeat or longer.
         """
+        if not isinstance(depth, int):
+            return self._paced_pipeline(iter(requests), depth)
         if depth < 1:
             raise ValueError("depth is at least 1")
         return self._pipeline(iter(requests), depth)
@@ -291,6 +298,26 @@ class Client:
                 if not waiting:
                     break
                 ready = self._collect(waiting)
+        except BaseException as stop:
+            with self._lock:
+                _mark(stop, self._link.abandon(waiting))
+            raise
+        if failure is not None and not isinstance(failure, StopIteration):
+            raise failure
+
+    def _paced_pipeline(
+        self, source: Iterator[rq.Read | rq.Write], depth: Callable[[], int]
+    ) -> Generator[rp.Reply, None, None]:
+        waiting: deque[Submitted] = deque()
+        failure: Exception | None = None
+        try:
+            while True:
+                while failure is None and len(waiting) < depth():
+                    batch, failure = _pull(source, 1, failure)
+                    failure = self._submit(batch, waiting) or failure
+                if not waiting:
+                    break
+                yield from self._collect(waiting)
         except BaseException as stop:
             with self._lock:
                 _mark(stop, self._link.abandon(waiting))
@@ -330,6 +357,10 @@ class Client:
             xid = self._link.submit(request)
             self._link.pump(0)
             return xid
+
+    def is_answered(self, xid: int) -> bool:
+        """Whether `take` would give the answer to this at once."""
+        return xid in self._link.answers
 
     def take(self, posted: deque[Submitted]) -> list[rp.Reply]:
         """The answers that are there to what was posted, oldest first; they leave `posted`. Never waits.

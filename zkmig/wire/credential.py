@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from zkmig.errors import BadInput
 from zkmig.model.acl import Identity, digest_id
+
+
+SASL_SCHEMES: Final = frozenset({"sasl", "kerberos", "gssapi", "SASL", "Kerberos", "GSSAPI"})
+"""What operators call what this client cannot do: a conversation instead of one secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +19,10 @@ class Credential:
 
     scheme: str
     secret: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if self.scheme in SASL_SCHEMES:
+            raise BadInput("SASL is not supported yet", "", "use digest, or a client certificate with zks://")
 
     @property
     def identity(self) -> Identity | None:

@@ -147,7 +147,7 @@ class Decoder:
         a scan reads one for each znode, and a tree has few that differ."""
         stop = self.end - tail_bytes
         try:
-            acl = _decode_acl(self.buffer[self.offset : max(stop, 0)])
+            acl = decode_acl(self.buffer[self.offset : max(stop, 0)])
         except JuteError:
             return self.read_acl()  # its error tells the place, and the rest may make up for it
         self.offset = stop
@@ -189,7 +189,8 @@ def _decode_cesu8(raw: bytes, offset: int) -> str:
 
 
 @lru_cache(maxsize=_ACL_LISTS_KEPT)
-def _decode_acl(raw: bytes) -> AclList:
+def decode_acl(raw: bytes) -> AclList:
+    """A vector of ACL entries, and nothing else. Raises JuteError."""
     decoder = Decoder(raw)
     acl = decoder.read_acl()
     decoder.expect_end()

@@ -65,6 +65,7 @@ class Link:
         self._next_host = 0
         self._auth = tuple(auth)
         self._auth_answers: list[AuthAnswered] = []
+        self._pong_error = 0
         self._connect_timeout_s = connect_timeout_s
         self._tls = tls
         self._context: SSLContext | None = None  # made at the first connect(), from files that may be gone later
@@ -211,7 +212,8 @@ class Link:
             if count:
                 self._take_in(count)
             elif self.session.state is State.CONNECTING:
-                self.lose("closed the connection unheard: not serving, or behind what this session has seen")
+                tls = "" if self._tls is not None else " a TLS port (zks://),"
+                self.lose(f"closed the connection unheard: not serving,{tls} or behind what this session has seen")
             else:
                 self.lose(f"{address(self.server)} closed the connection")
             if isinstance(sock, socket.socket) or not sock.pending:
@@ -243,7 +245,9 @@ class Link:
                 case Broken(fault):
                     self._is_hopeless = True
                     self.lose(f"{address(self.server)} sent what is no ZooKeeper reply: {fault.what}")
-                case Connected() | Expired() | Pong():
+                case Pong():
+                    self._pong_error = event.error or self._pong_error
+                case Connected() | Expired():
                     pass
                 case _:
                     assert_never(event)
@@ -321,6 +325,7 @@ class Link:
     def _authenticate(self, deadline: float) -> bool:
         answers = self._auth_answers
         answers.clear()
+        self._pong_error = 0
         for credential in self._auth:
             self.session.authenticate(rq.Auth(credential.scheme, credential.secret))
         self.session.ping()  # the first stamp: an answer to connecting carries no zxid
@@ -329,6 +334,13 @@ class Link:
             if answer.error != Code.OK:
                 what = f"{answer.scheme} authentication refused: {code_name(answer.error)}"
                 raise NotPermitted(what, address(self.server), "check the credentials")
+        if self._pong_error == Code.SESSION_CLOSED_REQUIRE_SASL_AUTH:  # enforce.auth.schemes may ask for others, too
+            what = "the server closes sessions that do not authenticate as it demands, by SASL as a rule"
+            raise NotPermitted(
+                what,
+                address(self.server),
+                "SASL is not supported yet; digest: --auth-file, x509: zks:// and --tls-cert",
+            )
         answered = len(answers) == len(self._auth) and not self.session.pings_unanswered
         self._lose_unless(answered, "did not answer the first requests in time")
         return self._socket is not None
@@ -401,4 +413,5 @@ def address(host: Host) -> str:
 
 
 def _reason(error: OSError) -> str:
-    return (error.strerror or str(error) or type(error).__name__).lower()
+    text = error.strerror or str(error) or type(error).__name__
+    return text if error.errno == errno.EPROTO else text.lower()  # EPROTO: TLS, which is in an operator's words

@@ -15,6 +15,7 @@ from zkmig.model.stat import Stat
 from zkmig.wire import requests as rq
 from zkmig.wire.codes import Code, ServerError, error_for
 from zkmig.wire.jute import STAT_BYTES, Decoder, JuteError
+from zkmig.wire.packed import PackedOperations, judge
 
 
 class DataResult(NamedTuple):
@@ -69,6 +70,12 @@ class IdentitiesResult(NamedTuple):
     identities: tuple[Identity, ...]
 
 
+class RawResult(NamedTuple):
+    """Of a bulk read, as it came. ReadMany: its frame without the length. GetAclMany: all frames, with their lengths."""
+
+    received: bytes
+
+
 class SubError(NamedTuple):
     """A part that failed, or was not tried (RuntimeInconsistency), or was undone since a later one failed (Ok)."""
 
@@ -87,7 +94,10 @@ ReadResult = DataResult | ChildrenResult | SubError
 
 
 class MultiResult(NamedTuple):
-    """One result for each operation. If one failed, all are SubErrors: nothing was applied."""
+    """One result for each operation. If one failed, all are SubErrors: nothing was applied.
+
+    Of PackedOperations that were applied there are no results.
+    """
 
     results: tuple[OperationResult, ...]
 
@@ -120,6 +130,7 @@ Result = (
     | Done
     | MultiResult
     | MultiReadResult
+    | RawResult
 )
 
 
@@ -137,7 +148,7 @@ class Reply(NamedTuple):
     result: Result | None
 
 
-def failure(request: rq.Request, reply: Reply) -> ServerError | None:
+def failure(request: rq.Request | rq.Bulk, reply: Reply) -> ServerError | None:
     """The error that a reply carries, naming path and operation; None if it carries none."""
     if reply.error == Code.OK:
         return None
@@ -149,8 +160,11 @@ def failure(request: rq.Request, reply: Reply) -> ServerError | None:
     return error_for(reply.error, request.path, request.operation)
 
 
-def decode_result(request: rq.Request, decoder: Decoder) -> Result:
+def decode_result(request: rq.Request | rq.ReadMany, decoder: Decoder) -> Result:
     """The result that follows a reply header without error. Raises JuteError, also for bytes left over."""
+    if isinstance(request, rq.ReadMany):
+        assert isinstance(decoder.buffer, bytes)
+        return RawResult(decoder.buffer)
     result = _DECODERS[request.opcode](request, decoder)
     decoder.expect_end()
     return result
@@ -221,6 +235,11 @@ _PART_TYPES = {
 
 def _multi(request: rq.Request, decoder: Decoder) -> MultiResult:
     assert isinstance(request, rq.Multi)
+    if isinstance(request.operations, PackedOperations):
+        assert isinstance(decoder.buffer, bytes)
+        if judge()(decoder.buffer, decoder.offset, request.operations.opcodes):
+            decoder.offset = decoder.end
+            return MultiResult(())
     results: list[OperationResult] = []
     for part in request.operations:
         offset = decoder.offset
@@ -290,6 +309,7 @@ _DECODERS: dict[int, Callable[[rq.Request, Decoder], Result]] = {
     rq.OP_MULTI: _multi,
     rq.OP_MULTI_READ: _multi_read,
     rq.OP_ADD_WATCH: _watch_added,
+    rq.OP_REMOVE_WATCHES: _nothing,
     rq.OP_WHO_AM_I: _identities,
     rq.OP_AUTH: _nothing,
     rq.OP_PING: _nothing,

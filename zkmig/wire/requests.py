@@ -8,11 +8,15 @@ server's jute.maxbuffer does not. Requests are not tuples, so that Delete("/a", 
 from __future__ import annotations
 
 import struct
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from zkmig.model.acl import AclList
 from zkmig.wire import jute
+from zkmig.wire.bulk import codec
+from zkmig.wire.packed import PackedOperations
 
 FRAME_BYTES_MAX_DEFAULT: Final = 0xFFFFF  # jute.maxbuffer unless configured (BinaryInputArchive.maxBuffer)
 
@@ -38,6 +42,7 @@ OP_CREATE_CONTAINER: Final = 19
 OP_CREATE_TTL: Final = 21
 OP_MULTI_READ: Final = 22
 OP_AUTH: Final = 100
+OP_REMOVE_WATCHES: Final = 18
 OP_ADD_WATCH: Final = 106
 OP_WHO_AM_I: Final = 107
 OP_CLOSE_SESSION: Final = -11
@@ -50,6 +55,7 @@ FLAGS_TTL: Final = 5
 
 WATCH_PERSISTENT: Final = 0  # AddWatchMode
 WATCH_PERSISTENT_RECURSIVE: Final = 1
+WATCHERS_OF_ANY_TYPE: Final = 3  # Watcher.WatcherType
 
 REQUEST_HEADER_BYTES: Final = 8
 MULTI_OVERHEAD: Final = REQUEST_HEADER_BYTES + jute.MULTI_HEADER_BYTES
@@ -219,6 +225,77 @@ class AddWatch(_Request):
         return 8 + jute.utf8_size(self.path)
 
 
+@dataclass(frozen=True, slots=True)
+class RemoveWatches(_Request):
+    """Remove the session's watches of any type from exactly this path; the error NoWatcher where there is none."""
+
+    opcode = OP_REMOVE_WATCHES
+    operation = "removeWatches"
+    path: str
+
+    def record(self) -> bytes:
+        return jute.encode_string(self.path) + jute.encode_int(WATCHERS_OF_ANY_TYPE)
+
+    def record_size(self) -> int:
+        return 8 + jute.utf8_size(self.path)
+
+
+# -- bulk reads -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _OfNodes:
+    """A read of many nodes of a column of paths; its answer is a RawResult, to be decoded by `wire.bulk`.
+
+    paths: the column's bytes. offsets: one entry more than it has paths. nodes: indices into it. The column may grow
+    until the request is sent, as bytes of the column in which nodes are collected do.
+    """
+
+    writes: ClassVar[bool] = False
+    paths: bytes | bytearray
+    offsets: array[int]
+    nodes: array[int]
+
+    @property
+    def path(self) -> str:
+        """Of the first node."""
+        return self.path_of(self.nodes[0]) if self.nodes else ""
+
+    def path_of(self, node: int) -> str:
+        """Of a node of the column."""
+        return bytes(self.paths[self.offsets[node] : self.offsets[node + 1]]).decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadMany(_OfNodes):
+    """One multiRead of getData or getChildren of each node (server 3.6 or later)."""
+
+    opcode: ClassVar[int] = OP_MULTI_READ
+    operation: ClassVar[str] = "multiRead"
+    part: int  # OP_GET_DATA or OP_GET_CHILDREN
+
+    def frame(self, xid: int) -> bytes:
+        """The whole frame, length prefix included."""
+        frame: bytes = codec().encode_reads(self.paths, self.offsets, self.nodes, self.part, xid)
+        return frame
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GetAclMany(_OfNodes):
+    """A getACL of each node: as many frames, with xids in a row; answered when all are. Never empty."""
+
+    opcode: ClassVar[int] = OP_GET_ACL
+    operation: ClassVar[str] = "getACL"
+
+    def frames(self, xid: int) -> bytes:
+        """All frames, length prefixes included."""
+        frames: bytes = codec().encode_get_acls(self.paths, self.offsets, self.nodes, xid)
+        return frames
+
+
+Bulk = ReadMany | GetAclMany
+
+
 # -- writes -----------------------------------------------------------------------------------------------------------
 
 
@@ -361,7 +438,7 @@ class Multi(_Request):
     opcode = OP_MULTI
     operation = "multi"
     writes = True
-    operations: tuple[WriteOp, ...]
+    operations: tuple[WriteOp, ...] | PackedOperations
 
     @property
     def path(self) -> str:
@@ -369,9 +446,13 @@ class Multi(_Request):
         return self.operations[0].path if self.operations else ""
 
     def record(self) -> bytes:
+        if isinstance(self.operations, PackedOperations):
+            return self.operations.parts + _LAST_PART
         return _parts(self.operations)
 
     def record_size(self) -> int:
+        if isinstance(self.operations, PackedOperations):
+            return len(self.operations.parts) + jute.MULTI_HEADER_BYTES
         return sum(map(operation_size, self.operations)) + jute.MULTI_HEADER_BYTES
 
 
@@ -428,7 +509,7 @@ class CloseSession(_Request):
         return 0
 
 
-Read = GetData | Exists | GetChildren | GetChildren2 | GetAcl | Sync | MultiRead | WhoAmI | AddWatch
+Read = GetData | Exists | GetChildren | GetChildren2 | GetAcl | Sync | MultiRead | WhoAmI | AddWatch | RemoveWatches
 Write = Create | Create2 | CreateContainer | CreateTtl | Delete | SetData | SetAcl | Multi
 Request = Read | Write | Auth | Ping | CloseSession
 
@@ -453,8 +534,12 @@ def operation_size(part: WriteOp | GetData | GetChildren) -> int:
 
 
 def _parts(parts: tuple[WriteOp, ...] | tuple[GetData | GetChildren, ...]) -> bytes:
+    return encode_parts(parts) + _LAST_PART
+
+
+def encode_parts(parts: Iterable[WriteOp | GetData | GetChildren]) -> bytes:
+    """Header and record of each, without the header that ends a multi."""
     pieces: list[bytes] = []
     for part in parts:
         pieces += (_PART_HEADER.pack(part.opcode, False, _NO_ERROR), part.record())
-    pieces.append(_LAST_PART)
     return b"".join(pieces)

@@ -15,10 +15,11 @@ from enum import Enum
 from typing import NamedTuple
 
 from zkmig.wire import requests as rq
+from zkmig.wire.bulk import codec
 from zkmig.wire.codes import Code
 from zkmig.wire.faults import FrameTooLarge, ProtocolFault
 from zkmig.wire.jute import Decoder, JuteError
-from zkmig.wire.replies import MultiResult, Reply, decode_result
+from zkmig.wire.replies import MultiResult, RawResult, Reply, decode_result
 
 REPLY_BYTES_MAX = 1 << 30  # a length beyond this is garbage, not a reply
 XID_MAX = 2**31 - 1
@@ -84,7 +85,7 @@ class Expired:
 class Answered(NamedTuple):
     """The reply to the oldest unanswered request."""
 
-    request: rq.Request
+    request: rq.Request | rq.Bulk
     reply: Reply
 
 
@@ -96,9 +97,10 @@ class AuthAnswered(NamedTuple):
 
 
 class Pong(NamedTuple):
-    """zxid: the server's newest."""
+    """zxid: the server's newest. error: 0, or the code with which it closes the session."""
 
     zxid: int
+    error: int = 0
 
 
 class WatchEvent(NamedTuple):
@@ -122,13 +124,13 @@ class Unanswered(NamedTuple):
     """A request without an answer. may_have_landed: it writes, and a byte of its frame was sent."""
 
     xid: int
-    request: rq.Request
+    request: rq.Request | rq.Bulk
     may_have_landed: bool
 
 
 class _Pending(NamedTuple):
-    xid: int
-    request: rq.Request
+    xid: int  # the first, where there are several
+    request: rq.Request | rq.Bulk
     start: int  # where its frame begins in all that this connection has sent or will send
 
 
@@ -154,6 +156,9 @@ class Session:
         self._auths: deque[rq.Auth] = deque()
         self._pings = 0
         self._xid = 0
+        # Of the oldest request, if it is a GetAclMany: the replies to it that have come, and how many.
+        self._many = bytearray()
+        self._many_taken = 0
 
     # -- what the client wants ----------------------------------------------------------------------------------------
 
@@ -165,18 +170,23 @@ class Session:
         self._bytes_queued = 0
         self._auths.clear()
         self._pings = 0
+        self._forget_many()
         size = _CONNECT_REQUEST.size - 4 + len(self.password) + 1
         head = (size, 0, self.last_zxid, self._timeout_asked_ms, self.session_id, len(self.password))
         self._queue(_CONNECT_REQUEST.pack(*head) + self.password + b"\0")  # the last byte: not content with read-only
 
-    def submit(self, request: rq.Read | rq.Write) -> int:
+    def submit(self, request: rq.Read | rq.Write | rq.Bulk) -> int:
         """Queue a request; its xid is returned and comes back in the reply. Raises FrameTooLarge, queueing nothing."""
         self._require(State.CONNECTED)
-        xid = self._xid + 1 if self._xid < XID_MAX else 1
-        frame = rq.encode(request, xid)
-        if len(frame) - 4 > self._frame_bytes_max:
-            raise FrameTooLarge(request.operation, request.path, len(frame) - 4, self._frame_bytes_max)
-        self._xid = xid
+        if isinstance(request, rq.GetAclMany):
+            xid = self._next_xids(len(request.nodes))
+            frame = request.frames(xid)
+        else:
+            xid = self._next_xids(1)
+            frame = request.frame(xid) if isinstance(request, rq.ReadMany) else rq.encode(request, xid)
+            if len(frame) - 4 > self._frame_bytes_max:
+                self._xid = xid - 1  # unused
+                raise FrameTooLarge(request.operation, request.path, len(frame) - 4, self._frame_bytes_max)
         self._pending.append(_Pending(xid, request, self._bytes_queued))
         self._queue(frame)
         return xid
@@ -197,9 +207,9 @@ class Session:
         """Queue the end of the session."""
         self._require(State.CONNECTED)
         self._move(Signal.CLOSE_ASKED)
-        self._xid = self._xid + 1 if self._xid < XID_MAX else 1
-        self._pending.append(_Pending(self._xid, rq.CloseSession(), self._bytes_queued))
-        self._queue(rq.encode(rq.CloseSession(), self._xid))
+        xid = self._next_xids(1)
+        self._pending.append(_Pending(xid, rq.CloseSession(), self._bytes_queued))
+        self._queue(rq.encode(rq.CloseSession(), xid))
 
     # -- what the connection does -------------------------------------------------------------------------------------
 
@@ -217,6 +227,10 @@ class Session:
         try:
             with memoryview(self._input) as view:
                 while (stop := self._frame_end(start)) >= 0:
+                    if self._pending and isinstance(self._pending[0].request, rq.GetAclMany):
+                        before, start = start, self._take_many(view, start, self._pending[0], events)
+                        if start > before:
+                            continue
                     event = self._event(bytes(view[start + 4 : stop]))
                     start = stop
                     if event is not None:
@@ -236,6 +250,7 @@ class Session:
         self._pending.clear()
         self._auths.clear()
         self._pings = 0
+        self._forget_many()
         self.output.clear()
         return unanswered
 
@@ -271,6 +286,12 @@ class Session:
         if self.state is not state:
             raise RuntimeError(f"the session is {self.state.value}, not {state.value}")
 
+    def _next_xids(self, count: int) -> int:
+        # The first of so many in a row.
+        first = self._xid + 1 if self._xid + count <= XID_MAX else 1
+        self._xid = first + count - 1
+        return first
+
     def _queue(self, frame: bytes) -> None:
         self.output += frame
         self._bytes_queued += len(frame)
@@ -299,7 +320,7 @@ class Session:
         self.last_zxid = max(self.last_zxid, zxid)
         if xid == rq.XID_PING:
             self._pings = max(0, self._pings - 1)
-            return Pong(zxid)
+            return Pong(zxid, error)
         if xid == rq.XID_WATCH:
             event = WatchEvent(decoder.read_int(), decoder.read_int(), decoder.read_string())
             decoder.expect_end()
@@ -309,6 +330,26 @@ class Session:
                 raise ProtocolFault("an answer to auth that was not asked")
             return AuthAnswered(self._auths.popleft().scheme, error)
         return self._answer(xid, zxid, error, decoder)
+
+    def _take_many(self, view: memoryview, start: int, pending: _Pending, events: list[Event]) -> int:
+        # Replies to the oldest request, as many as are there in a row; where they end.
+        xid, request, _ = pending
+        assert isinstance(request, rq.GetAclMany)
+        due = len(request.nodes) - self._many_taken
+        stop, taken, zxid = codec().take_frames(view, start, xid + self._many_taken, due)
+        if taken:
+            self._many += view[start:stop]
+            self._many_taken += taken
+            self.last_zxid = max(self.last_zxid, zxid)
+            if taken == due:
+                events.append(Answered(request, Reply(xid, zxid, Code.OK, RawResult(bytes(self._many)))))
+                self._pending.popleft()
+                self._forget_many()
+        return int(stop)
+
+    def _forget_many(self) -> None:
+        self._many = bytearray()
+        self._many_taken = 0
 
     def _welcome(self, decoder: Decoder) -> Event:
         decoder.read_int()  # protocol version, always 0
@@ -327,11 +368,17 @@ class Session:
     def _answer(self, xid: int, zxid: int, error: int, decoder: Decoder) -> Event:
         if not self._pending:
             raise ProtocolFault(f"an answer to request {xid}, but none is waiting for one")
-        due, request, _ = self._pending[0]
+        first, request, _ = self._pending[0]
+        due = first + self._many_taken
         if xid != due:
             raise ProtocolFault(f"an answer to request {xid} where that to {due} is due")
-        result = decode_result(request, decoder) if error == Code.OK else None
+        if isinstance(request, rq.GetAclMany):
+            # All that `take_frames` leaves for here: the session is over, so that the other replies will not come.
+            result, xid = None, first
+        else:
+            result = decode_result(request, decoder) if error == Code.OK else None
         self._pending.popleft()
+        self._forget_many()
         if isinstance(result, MultiResult):
             error = result.code
         if error == Code.SESSION_EXPIRED:
