@@ -68,7 +68,6 @@ def test_usage(program: Program, arguments: tuple[str, ...], words: str) -> None
         ("zk://host:99999/app", "not a port"),
         ("zk://host/app//pools", "empty component"),
         ("http://host/app", "unknown kind of location"),
-        ("zks://host/app", "TLS"),
         ("missing.zks", "no such file"),
         ("host:2181/app", "an ensemble is written zk://"),
     ],

@@ -144,7 +144,7 @@ def apply(
 
 
 def _given(at: str | None, scope: str | None, sealed: SealedPlan | None) -> tuple[str | None, str | None]:
-    """--at and --scope as given; a plan that knows its target wins over ZKMIG_AT and ZKMIG_SCOPE."""
+    """--at and --scope as given; a plan that knows its target wins over ZKMIG_AT, ZKMIG_SCOPE and a profile."""
     context = click.get_current_context()
     if sealed is not None and sealed.plan.target.hosts and _is_from_environment(context, "at"):
         at = None
@@ -154,7 +154,7 @@ def _given(at: str | None, scope: str | None, sealed: SealedPlan | None) -> tupl
 
 
 def _is_from_environment(context: click.Context, option: str) -> bool:
-    return context.get_parameter_source(option) is ParameterSource.ENVIRONMENT
+    return context.get_parameter_source(option) in (ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP)
 
 
 def _require_yes(yes: bool) -> None:

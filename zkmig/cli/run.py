@@ -18,33 +18,26 @@ import click
 from zkmig.api.access import SessionOptions
 from zkmig.cli.failures import Interrupted
 from zkmig.cli.progress import Progress, open_progress
+from zkmig.cli.sessions import session_options, take_session
 from zkmig.cli.terminal import escape
 from zkmig.errors import BadInput, Outcome
 from zkmig.model.path import CONTROL_ROOT
-from zkmig.source import credentials
 from zkmig.stop import EXIT_SIGINT, EXIT_SIGTERM, StopRequest
-from zkmig.wire.tls import Tls
 
 _SIGNALS = {signal.SIGINT: ("interrupted", EXIT_SIGINT), signal.SIGTERM: ("terminated", EXIT_SIGTERM)}
 _GRACEFUL = b"zkmig: stopping after what is under way; a second signal stops at once\n"
 
 
 class Run:
-    """What every command has: `stop` for the API, output, progress. A context manager around the work."""
+    """What every command has: `session` for the API, output, progress. A context manager around the work."""
 
-    def __init__(self, as_json: bool, timeout_s: float | None, auth_file: str | None, tls: Tls | None = None) -> None:
+    def __init__(self, as_json: bool, timeout_s: float | None, session: SessionOptions | None = None) -> None:
         self.as_json = as_json
         self.stop = StopRequest(timeout_s)
+        self.session: SessionOptions = {**(session or {}), "stop": self.stop}
         self._timeout_s = timeout_s
-        self._auth_file = auth_file
-        self._tls = tls or Tls()
         self._is_graceful = False
         self._is_heard = True
-
-    @functools.cached_property
-    def session(self) -> SessionOptions:
-        """As whom and how to open sessions, for the API."""
-        return {"auth": credentials.load(self._auth_file, os.environ), "tls": self._tls, "stop": self.stop}
 
     # -- output -------------------------------------------------------------------------------------------------------
 
@@ -133,36 +126,6 @@ _TIMEOUT = click.option(
     metavar="SECONDS",
     help="Stop after SECONDS, between two steps; exit code 143.",
 )
-_AUTH_FILE = click.option(
-    "--auth-file",
-    metavar="FILE",
-    help="Credentials for every location of the command, a line each: digest:user:password. ZKMIG_AUTH holds the same.",
-)
-_TLS = (
-    click.option(
-        "--tls-ca",
-        envvar=credentials.ENV_TLS_CA,
-        metavar="FILE",
-        help="For zks://: the authorities to trust, in PEM. ZKMIG_TLS_CA; default: the system's.",
-    ),
-    click.option(
-        "--tls-cert",
-        envvar=credentials.ENV_TLS_CERT,
-        metavar="FILE",
-        help="For zks://: the client certificate to show, in PEM. ZKMIG_TLS_CERT.",
-    ),
-    click.option(
-        "--tls-key",
-        envvar=credentials.ENV_TLS_KEY,
-        metavar="FILE",
-        help="Its key, without passphrase. ZKMIG_TLS_KEY; default: in the file of --tls-cert.",
-    ),
-    click.option(
-        "--tls-no-hostname",
-        is_flag=True,
-        help="Do not require that a server's certificate names its host. It is verified all the same.",
-    ),
-)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
 control_option = click.option(
@@ -203,29 +166,16 @@ def required_at(at: str | None) -> str:
 
 
 def command_options(function: Function) -> Function:
-    """--json, --auth-file, --tls-..., --timeout, -v. The function gets a Run in their place, its signals in force."""
+    """--json, --timeout, -v, those of `zkmig.cli.sessions`. The function gets a Run for them, its signals in force."""
 
     @functools.wraps(function)
-    def called(
-        *args: Any,
-        as_json: bool,
-        auth_file: str | None,
-        tls_ca: str | None,
-        tls_cert: str | None,
-        tls_key: str | None,
-        tls_no_hostname: bool,
-        timeout_s: float | None,
-        verbose: int,
-        **options: Any,
-    ) -> Any:
+    def called(*args: Any, as_json: bool, timeout_s: float | None, verbose: int, **options: Any) -> Any:
         log_to_stderr(verbose)
-        run = Run(as_json, timeout_s, auth_file, Tls(tls_ca or "", tls_cert or "", tls_key or "", not tls_no_hostname))
+        run = Run(as_json, timeout_s, take_session(options))
         with run.signals():
             return function(run, *args, **options)
 
-    for option in reversed((_JSON, _AUTH_FILE, *_TLS, _TIMEOUT, _VERBOSE)):
-        called = option(called)
-    return called
+    return _JSON(session_options(_TIMEOUT(_VERBOSE(called))))
 
 
 def exit_codes(codes: Mapping[str, str]) -> str:

@@ -24,12 +24,12 @@ MEMBERS_MAX = 9
 class Member(Server):
     """One server of an ensemble. Its Ensemble starts it first; then it may be stopped, hurt and restarted alone."""
 
-    def join(self, number: int, port: int, quorum: Mapping[str, str]) -> None:
+    def join(self, number: int, port: int, quorum: Mapping[str, str], tls_port: int = 0) -> None:
         """Start as server `number` of `quorum` (lines server.N=... of zoo.cfg); returns at once."""
         self._config.update(quorum)
         self.data_dir.mkdir(exist_ok=True)
         (self.data_dir / "myid").write_text(f"{number}\n")
-        self._launch(port)
+        self._launch(port, tls_port)
 
 
 class Ensemble:
@@ -46,6 +46,8 @@ class Ensemble:
         try:
             for _ in range(servers):
                 self.members.append(Member(**options))
+                if self.members[0].certificates is not None:
+                    options["tls"] = self.members[0].certificates  # one authority for all
         except BaseException:
             self.close()
             raise
@@ -67,6 +69,11 @@ class Ensemble:
     def hosts(self) -> str:
         """The connect string of all members, down or not: `127.0.0.1:port,127.0.0.1:port,...`."""
         return ",".join(member.hosts for member in self.members)
+
+    @property
+    def tls_hosts(self) -> str:
+        """The same for TLS; "" where it is not served."""
+        return ",".join(filter(None, (member.tls_hosts for member in self.members)))
 
     def leader(self) -> Member:
         """The member that leads just now; Unreachable when none does."""
@@ -118,13 +125,14 @@ class Ensemble:
 
     def _launch(self) -> None:
         count = len(self.members)
-        ports = pick_ports(3 * count)
+        ports = pick_ports(4 * count)
         quorum = {
             f"server.{number}": f"{LOOPBACK}:{ports[count + number - 1]}:{ports[2 * count + number - 1]}"
             for number in range(1, count + 1)
         }
         for number, member in enumerate(self.members, 1):
-            member.join(number, ports[number - 1], quorum)
+            tls_port = ports[3 * count + number - 1] if member.certificates is not None else 0
+            member.join(number, ports[number - 1], quorum, tls_port)
 
     def _kill(self) -> None:
         for member in self.members:

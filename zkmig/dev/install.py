@@ -12,8 +12,11 @@ from pathlib import Path
 from zkmig.errors import BadInput
 
 # The manifest of Debian's zookeeper.jar names every jar that the server needs except a back end for slf4j, without
-# which it logs nowhere.
-DEBIAN_JARS = (Path("/usr/share/java/zookeeper.jar"), Path("/usr/share/java/slf4j-simple.jar"))
+# which it logs nowhere, and three of Netty's, without which it serves no TLS. Its package depends on all of them.
+DEBIAN_JARS = tuple(
+    Path(f"/usr/share/java/{name}.jar")
+    for name in ("zookeeper", "slf4j-simple", "netty-codec", "netty-resolver", "netty-transport-native-unix-common")
+)
 
 
 @dataclass(frozen=True, slots=True)

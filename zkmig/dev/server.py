@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypedDict
 
+from zkmig.dev.certificates import Certificates, make_certificates
 from zkmig.dev.folder import KeptFolder
 from zkmig.dev.install import Installation, find_installation
 from zkmig.dev.ports import LOOPBACK, pick_ports
@@ -68,6 +69,7 @@ class ServerOptions(TypedDict, total=False):
     config: Mapping[str, str | int] | None
     java_options: Sequence[str]
     installation: Installation | None
+    tls: bool | Certificates
 
 
 class Server:
@@ -80,6 +82,8 @@ class Server:
     jute_maxbuffer: bytes of the largest request, None for the server's default (1,048,575).
     extended_types: admit TTL nodes. config: further lines of zoo.cfg, which win over the built-in ones.
     java_options: further options of the Java program, which win over the built-in ones.
+    tls: serve TLS as well, on a port of its own that wants client certificates; True makes an authority and
+    certificates in the server's folder.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Server:
         config: Mapping[str, str | int] | None = None,
         java_options: Sequence[str] = (),
         installation: Installation | None = None,
+        tls: bool | Certificates = False,
     ) -> None:
         self._installation = installation or find_installation()
         self._java_options = [f"-Xmx{heap_mb}m"]
@@ -101,6 +106,8 @@ class Server:
         self._java_options += java_options
         self._config = dict(config or {})
         self._folder = KeptFolder()
+        self.certificates = make_certificates(self._folder.path) if tls is True else tls or None
+        self._tls_port = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._is_paused = False
         self._log_offset = 0  # where the present process's part of the log begins
@@ -135,6 +142,11 @@ class Server:
     def hosts(self) -> str:
         """The connect string that clients take. For a single server it is its address."""
         return self.address
+
+    @property
+    def tls_hosts(self) -> str:
+        """The connect string for TLS; "" where it is not served, or not yet."""
+        return f"{LOOPBACK}:{self._tls_port}" if self._tls_port else ""
 
     @property
     def pid(self) -> int:
@@ -184,13 +196,13 @@ class Server:
         for tries_left in reversed(range(START_TRIES_MAX if self._port == 0 else 1)):
             port = self._port or pick_ports(1)[0]
             try:
-                self._launch(port)
+                self._launch(port, self._tls_port or (pick_ports(1)[0] if self.certificates else 0))
                 self.wait_ready(timeout_s)
             except PortTaken:
                 self.kill()
                 if not tries_left:
                     raise
-                self._port = 0
+                self._port = self._tls_port = 0
             else:
                 return
 
@@ -253,13 +265,13 @@ class Server:
 
     # -- how it starts ------------------------------------------------------------------------------------------------
 
-    def _launch(self, port: int) -> None:
-        """Start the process on `port`; returns at once."""
+    def _launch(self, port: int, tls_port: int = 0) -> None:
+        """Start the process on `port`, and for TLS on `tls_port`; returns at once."""
         if not self._folder.path.exists():
             raise Refused("this server was closed", self.address, "make another one")
         if self._is_alive():
             raise Refused("the server runs already", self.address, "stop it first")
-        self._port = port
+        self._port, self._tls_port = port, tls_port
         config_path = self._write_config()
         log = self.log_path
         self._log_offset = log.stat().st_size if log.exists() else 0
@@ -307,6 +319,7 @@ class Server:
             "admin.enableServer": "false",
             "4lw.commands.whitelist": "srvr,conf",
             "forceSync": "no",  # the data need not outlive the machine
+            **self._tls_settings(),
             **self._config,
         }
         self.data_dir.mkdir(exist_ok=True)
@@ -315,6 +328,18 @@ class Server:
         path = self._folder.path / "zoo.cfg"
         path.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
         return path
+
+    def _tls_settings(self) -> dict[str, str | int]:
+        if self.certificates is None:
+            return {}
+        return {
+            "secureClientPort": self._tls_port,
+            "secureClientPortAddress": LOOPBACK,
+            "serverCnxnFactory": "org.apache.zookeeper.server.NettyServerCnxnFactory",  # the other knows no TLS
+            "ssl.keyStore.location": str(self.certificates.server),
+            "ssl.trustStore.location": str(self.certificates.ca),
+            "authProvider.x509": "org.apache.zookeeper.server.auth.X509AuthenticationProvider",
+        }
 
     def _ask(self, word: bytes) -> str:
         """The answer to a four-letter word, "" if there is none."""

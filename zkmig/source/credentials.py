@@ -5,9 +5,9 @@ Both hold the same format, a credential a line:
     # comments and blank lines are left out
     digest:user:password
 
-Blanks around a line are dropped; everything after the second colon is the password, colons and # included. An
-environment variable may hold several lines. (A comma does not separate: a password may contain one.) The secret is
-in no error and no log line: a fault is told by file and line number.
+A profile holds the same as a list of lines. Blanks around a line are dropped; everything after the second colon is the
+password, colons and # included. An environment variable may hold several lines. (A comma does not separate: a password
+may contain one.) The secret is in no error and no log line: a fault is told by file and line number.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import stat
 from collections.abc import Iterator, Mapping
 
 from zkmig.errors import BadInput
-from zkmig.wire.credential import Credential
+from zkmig.source.profiles import Profile
+from zkmig.wire.credential import SASL_SCHEMES, Credential
 from zkmig.wire.tls import Tls
 
 ENV_AUTH = "ZKMIG_AUTH"
@@ -31,8 +32,8 @@ _FORMAT = "a line is digest:user:password"
 _logger = logging.getLogger("zkmig")
 
 
-def load(auth_file: str | None, env: Mapping[str, str]) -> tuple[Credential, ...]:
-    """The credentials of `auth_file`, then those of ZKMIG_AUTH in `env`, each once. Neither given: none.
+def load(auth_file: str | None, env: Mapping[str, str], profile: Profile | None = None) -> tuple[Credential, ...]:
+    """The credentials of `auth_file`, then those of ZKMIG_AUTH in `env`, each once. Neither given: the profile's.
 
     BadInput names file (or variable) and line. A file that others may read is used, with a warning in the log.
     """
@@ -41,7 +42,16 @@ def load(auth_file: str | None, env: Mapping[str, str]) -> tuple[Credential, ...
         found.update(dict.fromkeys(_parse(_read(auth_file), auth_file)))
     if ENV_AUTH in env:
         found.update(dict.fromkeys(_parse(env[ENV_AUTH], ENV_AUTH)))
+    if profile is not None and auth_file is None and not env.get(ENV_AUTH):
+        found.update(dict.fromkeys(_of_profile(profile)))
     return tuple(found)
+
+
+def _of_profile(profile: Profile) -> Iterator[Credential]:
+    if profile.auth_file is not None:
+        yield from _parse(_read(profile.auth_file), profile.auth_file)
+    for number, line in enumerate(profile.auth or (), start=1):
+        yield _parse_line(line.strip(), f"{profile.where}, 'auth' line {number}")
 
 
 def tls_of(env: Mapping[str, str]) -> Tls:
@@ -77,6 +87,10 @@ def _parse(text: str, where: str) -> Iterator[Credential]:
 
 def _parse_line(line: str, where: str) -> Credential:
     scheme, _, rest = line.partition(":")
+    if scheme in SASL_SCHEMES:
+        raise BadInput("SASL is not supported yet", where, "use digest, or a client certificate with zks://")
+    if scheme == "x509":
+        raise BadInput("an x509 identity is no line here", where, "show the certificate with zks:// and --tls-cert")
     if scheme != "digest":
         # What stands before the first colon may itself be the secret, so it is not repeated.
         raise BadInput("not a digest credential, the only kind supported", where, _FORMAT)
