@@ -40,7 +40,7 @@ LAYERS = (
 NEEDS_ONLY = {
     "_fast": set[str](),
     "dev": {"errors"},
-    "model": {"errors"},
+    "model": {"_fast", "backend", "errors"},
     "reader": {"epoch", "errors", "model", "source", "stop", "wire"},
 }
 

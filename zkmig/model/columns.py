@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from zkmig.errors import BadInput
-from zkmig.model import order_plain
+from zkmig.model import columns_plain, twins
 from zkmig.model import path as paths
 from zkmig.model.acl import AclList
 from zkmig.model.znode import Kind
@@ -87,8 +87,8 @@ class Columns:
     ) -> Columns:
         """Columns whose invariant has been checked, parents and ends computed. Raises BadInput naming the path."""
         count = len(path_offsets) - 1
-        _check_offsets("path", path_offsets, len(paths_blob))
-        _check_offsets("data", data_offsets, len(data_blob))
+        check_offsets("path", path_offsets, len(paths_blob))
+        check_offsets("data", data_offsets, len(data_blob))
         per_node: Sequence[Sequence[int]] = (data_offsets[1:], nulls, acl_ids, kinds, *stats)
         if count < 1 or count > NODES_MAX or any(len(column) != count for column in per_node):
             raise BadInput("columns are not of one length, or hold no node")
@@ -130,15 +130,16 @@ class Columns:
         nodes = slice(start, stop)
         path_start, path_stop = self.path_offsets[start], self.path_offsets[stop]
         data_start, data_stop = self.data_offsets[start], self.data_offsets[stop]
-        parents = array("i", (parent - start for parent in self.parents[nodes]))
+        shifted = twins.columns().shifted
+        parents = shifted(self.parents, start, stop, -start)
         parents[0] = -1
         return Columns(
             paths_blob=self.paths_blob[path_start:path_stop],
-            path_offsets=array("Q", (offset - path_start for offset in self.path_offsets[start : stop + 1])),
+            path_offsets=shifted(self.path_offsets, start, stop + 1, -path_start),
             parents=parents,
-            ends=array("i", (end - start for end in self.ends[nodes])),
+            ends=shifted(self.ends, start, stop, -start),
             data_blob=self.data_blob[data_start:data_stop],
-            data_offsets=array("Q", (offset - data_start for offset in self.data_offsets[start : stop + 1])),
+            data_offsets=shifted(self.data_offsets, start, stop + 1, -data_start),
             nulls=self.nulls[nodes],
             acl_ids=self.acl_ids[nodes],
             acl_table=self.acl_table,
@@ -148,7 +149,7 @@ class Columns:
         )
 
     def _check_values(self) -> None:
-        fault, node = order_plain.first_unsound(
+        fault, node = twins.columns().first_unsound(
             self.acl_ids,
             len(self.acl_table),
             self.kinds,
@@ -163,27 +164,28 @@ class Columns:
 
 
 _REASONS = {
-    order_plain.NOT_A_PATH: "not a znode path, or a second root",
-    order_plain.ORPHAN: "its parent is missing, or nodes are not in tree order",
-    order_plain.TWICE: "it is there twice",
-    order_plain.UNSORTED: "nodes are not in tree order",
-    order_plain.ACL_UNKNOWN: "an ACL id points outside the ACL table",
-    order_plain.MARKER_UNKNOWN: "a kind or null marker has a value of no meaning",
-    order_plain.TTL_MISPLACED: "times to live are not those of the TTL nodes",
-    order_plain.OWNER_MISPLACED: "a node is ephemeral exactly if a session owns it",
+    columns_plain.NOT_A_PATH: "not a znode path, or a second root",
+    columns_plain.ORPHAN: "its parent is missing, or nodes are not in tree order",
+    columns_plain.TWICE: "it is there twice",
+    columns_plain.UNSORTED: "nodes are not in tree order",
+    columns_plain.ACL_UNKNOWN: "an ACL id points outside the ACL table",
+    columns_plain.MARKER_UNKNOWN: "a kind or null marker has a value of no meaning",
+    columns_plain.TTL_MISPLACED: "times to live are not those of the TTL nodes",
+    columns_plain.OWNER_MISPLACED: "a node is ephemeral exactly if a session owns it",
     # Seen only when a node was deleted and created anew as an ephemeral while its children were read.
-    order_plain.EPHEMERAL_PARENT: "an ephemeral with children: the tree moved while being read",
-    order_plain.NULL_WITH_DATA: "data of a null node is not empty",
+    columns_plain.EPHEMERAL_PARENT: "an ephemeral with children: the tree moved while being read",
+    columns_plain.NULL_WITH_DATA: "data of a null node is not empty",
 }
 
 
-def _check_offsets(what: str, offsets: array[int], blob_bytes: int) -> None:
-    if not order_plain.divides(offsets, blob_bytes):
+def check_offsets(what: str, offsets: array[int], blob_bytes: int) -> None:
+    """Raise BadInput unless offsets begin at 0, never fall, and end at the end of their blob."""
+    if not twins.columns().divides(offsets, blob_bytes):
         raise BadInput(f"{what} offsets do not divide their bytes")
 
 
 def _check_characters(blob: bytes, offsets: array[int]) -> None:
-    node = order_plain.first_refused(blob, offsets)
+    node = twins.columns().first_refused(blob, offsets)
     if node < 0:
         return
     try:
@@ -195,7 +197,7 @@ def _check_characters(blob: bytes, offsets: array[int]) -> None:
 
 
 def _shape(blob: bytes, offsets: array[int]) -> tuple[array[int], array[int]]:
-    parents, ends, fault, node = order_plain.shape(blob, offsets)
+    parents, ends, fault, node = twins.columns().shape(blob, offsets)
     if fault:
         path = blob[offsets[node] : offsets[node + 1]]
         raise BadInput(_REASONS[fault], path.decode(errors="replace") or f"node {node}")

@@ -11,9 +11,9 @@ from bisect import bisect_left
 from collections.abc import Iterable
 
 from zkmig.errors import BadInput
-from zkmig.model import order_plain
+from zkmig.model import twins
 from zkmig.model.acl import AclList
-from zkmig.model.columns import Columns, StatColumns
+from zkmig.model.columns import NODES_MAX, Columns, StatColumns, check_offsets
 from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Consistency, Provenance, Snapshot
 from zkmig.model.stat import Stat
@@ -103,23 +103,24 @@ class Staging:
             if is_same_table:
                 self.acl_ids += columns.acl_ids[start:stop]
             else:
-                self.acl_ids += order_plain.translated(columns.acl_ids, start, stop, table)
+                self.acl_ids += twins.columns().translated(columns.acl_ids, start, stop, table)
             for column, other in zip(self.stats, columns.stats, strict=True):
                 column += other[start:stop]
 
     @staticmethod
     def _extend_offsets(offsets: array[int], others: array[int], start: int, stop: int) -> None:
-        offsets += order_plain.shifted(others, start + 1, stop + 1, offsets[-1] - others[start])
+        offsets += twins.columns().shifted(others, start + 1, stop + 1, offsets[-1] - others[start])
 
     def _fill_kinds(self) -> None:
-        self.kinds += order_plain.kinds_of(self.stats.ephemeral_owner, len(self.kinds))
+        self.kinds += twins.columns().kinds_of(self.stats.ephemeral_owner, len(self.kinds))
 
     def build(self, scope: Scope, provenance: Provenance, consistency: Consistency) -> Snapshot:
         """Sort, check and hand over. Raises BadInput naming an orphan, a duplicate or a path that cannot be."""
         if not len(self):
             raise BadInput("the tree has no root", scope.root)
         self._fill_kinds()
-        order = order_plain.tree_order(self.paths, self.path_offsets)
+        self._check_lengths()
+        order = twins.order().tree_order(self.paths, self.path_offsets)
         # Column after column, each original dropped before the next is touched: the peak is one column above the
         # snapshot.
         paths_blob, self.path_offsets = _blob(self.paths, self.path_offsets, order)
@@ -128,9 +129,9 @@ class Staging:
         self.data.clear()
         nulls, kinds = _bytes(self.nulls, order), _bytes(self.kinds, order)
         if order is not None:
-            self.acl_ids = order_plain.reordered(self.acl_ids, order)
+            self.acl_ids = twins.order().reordered(self.acl_ids, order)
             for position, name in enumerate(StatColumns._fields):
-                self.stats = self.stats._replace(**{name: order_plain.reordered(self.stats[position], order)})
+                self.stats = self.stats._replace(**{name: twins.order().reordered(self.stats[position], order)})
             if self.ttls:
                 self.ttls = {new: self.ttls[old] for new, old in enumerate(order) if old in self.ttls}
         columns = Columns.checked(
@@ -147,13 +148,23 @@ class Staging:
         )
         return Snapshot(columns, scope, provenance, consistency)
 
+    def _check_lengths(self) -> None:
+        # Before anything is put in order; `Columns.checked` looks again at what comes out.
+        per_node = (self.nulls, self.acl_ids, self.kinds, *self.stats)
+        if len(self.data_offsets) != len(self.path_offsets) or any(len(column) != len(self) for column in per_node):
+            raise BadInput("columns are not of one length")
+        if len(self) > NODES_MAX:
+            raise BadInput(f"{len(self)} nodes, the most is {NODES_MAX}")
+        check_offsets("path", self.path_offsets, len(self.paths))
+        check_offsets("data", self.data_offsets, len(self.data))
+
 
 def _blob(blob: bytearray, offsets: array[int], order: array[int] | None) -> tuple[bytes, array[int]]:
-    return (bytes(blob), offsets) if order is None else order_plain.reordered_blob(blob, offsets, order)
+    return (bytes(blob), offsets) if order is None else twins.order().reordered_blob(blob, offsets, order)
 
 
 def _bytes(column: bytearray, order: array[int] | None) -> bytes:
-    return bytes(column) if order is None else order_plain.reordered_bytes(column, order)
+    return bytes(column) if order is None else twins.order().reordered_bytes(column, order)
 
 
 SnapshotBuilder = Staging
