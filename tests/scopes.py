@@ -136,7 +136,9 @@ class WatchedClient(Client):
         self.before(request)
         return super().call_reply(request)
 
-    def pipeline(self, requests: Iterable[Read | Write], depth: int) -> Generator[Reply, None, None]:
+    def pipeline(
+        self, requests: Iterable[Read | Write], depth: int | Callable[[], int]
+    ) -> Generator[Reply, None, None]:
         def watched() -> Iterator[Read | Write]:
             for request in requests:
                 self.before(request)

@@ -21,6 +21,7 @@ from zkmig.apply.status import read_status
 from zkmig.apply.verify import Deviation
 from zkmig.epoch.journal import Journal
 from zkmig.epoch.owner import Migrator, TakeOver, read_owner
+from zkmig.epoch.pace import Steady
 from zkmig.epoch.transitions import State
 from zkmig.errors import NotOwner, NotPermitted, OtherIncarnation, Refused, ZkmigError
 from zkmig.model.acl import OPEN_ACL
@@ -116,7 +117,7 @@ WRITES: dict[str, Callable[[Migrator], object]] = {
     "an empty write": lambda migrator: migrator.write([]),
     "a transition": lambda migrator: migrator.transition(migrator.record.updated(epoch=7)),
     "a series": lambda migrator: migrator.write_series(
-        lambda index: [Create(f"{migrator.names.home}/stray-{index}", b"", OPEN_ACL)], 0, 9, witness=0, depth=4
+        lambda index: [Create(f"{migrator.names.home}/stray-{index}", b"", OPEN_ACL)], 0, 9, witness=0, pace=Steady(4)
     ),
 }
 

@@ -65,12 +65,12 @@ def all_take(hosts: Hosts, frame_bytes: int, tls: Tls | None = None) -> bool:
 def _largest_batch(plan: Plan) -> tuple[int, str]:
     """Bytes of the largest frame that writes a batch or takes it back, and the path that weighs most in it."""
     overhead = MULTI_OVERHEAD + plan.head_bytes
-    largest, heaviest = 0, ""
-    for batch in plan.batches():
-        size = overhead + max(sum(map(forward_size, batch)), sum(each.undo_size() for each in batch))
-        if size > largest:
-            largest, heaviest = size, max(batch, key=_weight).path
-    return largest, heaviest
+    largest, heaviest = 0, (0, 0)
+    for bounds, sizes in zip(plan.batch_ranges(), plan.batch_sizes(), strict=True):
+        if overhead + max(sizes) > largest:
+            largest, heaviest = overhead + max(sizes), bounds
+    batch = plan.operations[slice(*heaviest)]
+    return largest, max(batch, key=_weight).path if batch else ""
 
 
 def _weight(operation: Operation) -> int:

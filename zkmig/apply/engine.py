@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 
 from zkmig.apply.forward import Applied, Forward, Options, finish_acls
 from zkmig.apply.preimage import take_preimage
@@ -195,7 +196,8 @@ def _check_admission(record: Record, names: ControlPaths, plan: Plan, epoch: int
 def _check_paths(names: ControlPaths, plan: Plan) -> None:
     """A plan file is sealed, not proven: whatever it holds, nothing outside its root, or of zkmig's own, is written."""
     reserved = (names.control, paths.CONTROL_ROOT, paths.SYSTEM_ROOT)
-    for path in (*(operation.path for operation in plan.operations), *(step.path for step in plan.acl_steps)):
+    rest = (*(operation.path for operation in plan.ordered.rest), *(step.path for step in plan.acl_steps))
+    for path in chain(plan.ordered.creates.paths(), rest):
         if not paths.contains(plan.target.root, path) or any(paths.contains(each, path) for each in reserved):
             raise Refused(f"the plan for {plan.target.root} would write outside it", path, "plan again")
 

@@ -10,12 +10,16 @@ import dataclasses
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
 from zkmig.apply.aclsteps import finals, tightenings, write_acls
 from zkmig.apply.batches import CURSOR, BatchWriter
 from zkmig.apply.drain import Drain
+from zkmig.apply.pacing import Pacing, paced
 from zkmig.apply.preimage import Preimage, recheck, take_preimage
+from zkmig.apply.probe import OpenProbe
+from zkmig.apply.tempo import TempoSeen
 from zkmig.apply.verify import Deviation, find_deviations, why, written_nodes
 from zkmig.epoch.control import ATTEMPT_CHARS, AttemptPaths, Roles
 from zkmig.epoch.journal import Journal, Manifest, digest, load, make_chunks
@@ -24,7 +28,6 @@ from zkmig.epoch.record import ConflictNote, LastOutcome, Pending, Record
 from zkmig.epoch.transitions import State
 from zkmig.errors import Conflict, NotPermitted, Outcome, PlanImpossible, Refused, Stopped
 from zkmig.model.acl import READ, WORLD, Acl, Identity
-from zkmig.plan.operations import forward_size
 from zkmig.plan.plan import Plan
 from zkmig.source.bulk import NodeRead, read_nodes
 from zkmig.wire.client import probe_frame_limit
@@ -32,8 +35,6 @@ from zkmig.wire.codes import Code, code_name
 from zkmig.wire.replies import MultiResult
 from zkmig.wire.requests import MULTI_OVERHEAD, Check, Create, Delete, Multi, WriteOp, frame_size, operation_size
 
-BATCH_DEPTH = 4  # batches in flight: enough to keep the server busy, few enough to leave room for others
-CHUNK_DEPTH = 4
 DRAIN_TIMEOUT_S = 60.0
 IDENTITIES_PROBED = 100  # in one ACL
 SCHEMES_EVERYWHERE = frozenset({"world", "digest", "ip"})  # compiled in (ProviderRegistry); others are configured
@@ -41,27 +42,41 @@ SCHEMES_EVERYWHERE = frozenset({"world", "digest", "ip"})  # compiled in (Provid
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where long work stands: its phase, and done of total units of it."""
+    """Where long work stands: its phase, and done of total units of it.
+
+    in_flight: batches under way, on an average; latency_ms: of others' writes, measured last; None: not known.
+    """
 
     phase: str
     done: int
     total: int
+    in_flight: float | None = None
+    latency_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to apply. single_shot: auto, never or require. report: called as work proceeds; say: sentences."""
+    """How to apply. single_shot: auto, never or require. report: called as work proceeds; say: sentences.
+
+    writes_per_s: at most so many; None: as many as others can stand. open_probe: makes the client that measures what
+    others feel; None: nobody measures. all_take: whether every member takes a frame of so many bytes; None: the one
+    that the client is connected to is asked.
+    """
 
     single_shot: str = "auto"
     drain_timeout_s: float = DRAIN_TIMEOUT_S
     report: Callable[[Progress], None] = lambda _: None
     say: Callable[[str], None] = lambda _: None
+    writes_per_s: float | None = None
+    open_probe: OpenProbe | None = None
+    all_take: Callable[[int], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What came of it. epoch: the committed one. batches: sent in OPEN, 0 for a single shot or nothing to do.
-    deviations: ACLs that somebody else changed meanwhile and that were left as they are."""
+    deviations: ACLs that somebody else changed meanwhile and that were left as they are. tempo: how fast it went, and
+    what others felt of it; None where nobody measured."""
 
     epoch: int
     attempt: str | None
@@ -70,6 +85,7 @@ class Applied:
     single_shot: bool
     already: bool = False
     deviations: tuple[Deviation, ...] = ()
+    tempo: TempoSeen | None = None
 
 
 @dataclass
@@ -80,6 +96,7 @@ class Forward:
     plan: Plan
     plan_hash: str
     options: Options
+    zxids: dict[int, int] = field(default_factory=dict)  # at which a batch has applied, as far as answers have told
 
     # -- the whole way ------------------------------------------------------------------------------------------------
 
@@ -88,9 +105,10 @@ class Forward:
         single_shot = self._probe_frames(self.decide_single_shot())
         self._probe_identities()
         preimage = take_preimage(self.migrator.client, self.plan, self.migrator.record.root)
-        attempt, manifest_hash = self._upload(preimage, epoch)
-        self._prepare(epoch, attempt, manifest_hash)
-        return self._from_preparing(preimage.journal, single_shot)
+        with self._paced(0 if single_shot else len(self.plan.batch_ends)) as pacing:
+            attempt, manifest_hash = self._upload(preimage, epoch, pacing)
+            self._prepare(epoch, attempt, manifest_hash)
+            return self._from_preparing(preimage.journal, single_shot, pacing)
 
     def resume(self) -> Applied:
         """From PREPARING or OPEN to the commit."""
@@ -100,10 +118,17 @@ class Forward:
         assert record.manifest_hash is not None
         _, journal = load(self.migrator.client, self._attempt(), record.manifest_hash)
         if record.state is State.PREPARING:
-            return self._from_preparing(journal, self._probe_frames(self.decide_single_shot()))
-        return self._from_open(journal)
+            single_shot = self._probe_frames(self.decide_single_shot())
+            with self._paced(0 if single_shot else len(self.plan.batch_ends)) as pacing:
+                return self._from_preparing(journal, single_shot, pacing)
+        with self._paced(len(self.plan.batch_ends) - self._cursor_version()) as pacing:
+            return self._from_open(journal, pacing)
 
-    def _from_preparing(self, journal: Journal, single_shot: bool) -> Applied:
+    def _paced(self, batches: int) -> AbstractContextManager[Pacing]:
+        options, migrator = self.options, self.migrator
+        return paced(batches, migrator.stop, options.open_probe, migrator.names.record, options.writes_per_s)
+
+    def _from_preparing(self, journal: Journal, single_shot: bool, pacing: Pacing) -> Applied:
         try:
             self.options.say("draining")
             Drain(self.migrator, self.options.drain_timeout_s, self.options.say).wait()
@@ -114,13 +139,13 @@ class Forward:
         if single_shot:
             return self._commit_single_shot(journal)
         self._open()
-        return self._from_open(journal)
+        return self._from_open(journal, pacing)
 
-    def _from_open(self, journal: Journal) -> Applied:
+    def _from_open(self, journal: Journal, pacing: Pacing) -> Applied:
         self._tighten(journal)
-        self._write_batches()
+        self._write_batches(pacing)
         self._verify()
-        return self._commit(journal)
+        return dataclasses.replace(self._commit(journal), tempo=pacing.seen())
 
     # -- before the epoch ---------------------------------------------------------------------------------------------
 
@@ -138,11 +163,10 @@ class Forward:
         drops the connection, which looks like any other loss [zookeeper-facts 11]. So are those that undo them.
         """
         overhead = MULTI_OVERHEAD + self.plan.head_bytes
-        forward = max((sum(map(forward_size, batch)) for batch in self.plan.batches()), default=0)
-        undo = max((sum(operation.undo_size() for operation in batch) for batch in self.plan.batches()), default=0)
-        if not self._takes(overhead + max(forward, undo)):
+        largest = overhead + max(map(max, self.plan.batch_sizes()), default=0)
+        if not self._takes(largest):
             raise PlanImpossible(
-                f"its largest transaction takes {overhead + max(forward, undo)} bytes, more than this server accepts",
+                f"its largest transaction takes {largest} bytes, more than this server accepts",
                 "",
                 "raise jute.maxbuffer on every server of the target, or plan again with smaller nodes",
             )
@@ -154,9 +178,14 @@ class Forward:
         return False
 
     def _takes(self, frame_bytes: int) -> bool:
-        """Whether the server takes a frame of that size; one of a batch's usual size it does."""
+        """Whether every server takes a frame of that size; one of a batch's usual size they do.
+
+        All have to: a follower that took a larger frame than others do would throw these out [zookeeper-facts 38].
+        """
         if frame_bytes <= self.plan.limits.batch_bytes_max:
             return True
+        if self.options.all_take is not None:
+            return self.options.all_take(frame_bytes)
         return probe_frame_limit([self.migrator.client.server], frame_bytes)
 
     def _probe_identities(self) -> None:
@@ -180,7 +209,7 @@ class Forward:
                     "configure the scheme on every server of the target, or leave these nodes out with --exclude",
                 )
 
-    def _upload(self, preimage: Preimage, epoch: int) -> tuple[str, str]:
+    def _upload(self, preimage: Preimage, epoch: int, pacing: Pacing) -> tuple[str, str]:
         """Journal and manifest, before the scope leaves STABLE, so that services wait as little as possible.
 
         Returns the attempt's name and the hash of its manifest.
@@ -195,11 +224,12 @@ class Forward:
                 preimage.read_sets,
                 roles.admin,
                 [*self.migrator.client.identities, WORLD],
+                created=preimage.created,
             )
         )
         places = [attempt.home, attempt.undo, attempt.cursor, attempt.rcursor]
         self.migrator.write_all([Create(path, None, acl) for path in places], "begin a journal", witness=0)
-        self._upload_chunks([Create(attempt.chunk(i), c.payload, c.acl) for i, c in enumerate(chunks)])
+        self._upload_chunks([Create(attempt.chunk(i), c.payload, c.acl) for i, c in enumerate(chunks)], pacing)
         manifest = Manifest(
             incarnation=self.migrator.record.incarnation,
             epoch=epoch,
@@ -215,14 +245,14 @@ class Forward:
         self.migrator.write_all([Create(attempt.manifest, manifest, acl)], "write the manifest", witness=0)
         return attempt_name, digest(manifest)
 
-    def _upload_chunks(self, creates: Sequence[Create]) -> None:
+    def _upload_chunks(self, creates: Sequence[Create], pacing: Pacing) -> None:
         failure = self.migrator.write_series(
             lambda index: (creates[index],),
             0,
             len(creates),
             witness=0,
-            depth=CHUNK_DEPTH,
-            progress=lambda done: self.options.report(Progress("journal", done, len(creates))),
+            pace=pacing,
+            progress=lambda done: self.options.report(Progress("journal", done, len(creates), *pacing.now())),
         )
         if failure:
             where = creates[failure.index].path
@@ -266,7 +296,7 @@ class Forward:
         if deviations:
             self._record_conflict(deviations[0], "setACL", 0)
 
-    def _write_batches(self) -> None:
+    def _write_batches(self, pacing: Pacing) -> None:
         applied = self._cursor_version()
         writer = BatchWriter(self.migrator.client, self.plan, self._attempt().cursor, applied)
         total = len(writer)
@@ -276,8 +306,9 @@ class Forward:
             applied,
             total,
             witness=CURSOR,
-            depth=BATCH_DEPTH,
-            progress=lambda done: self.options.report(Progress("write", done, total)),
+            pace=pacing,
+            progress=lambda done: self.options.report(Progress("write", done, total, *pacing.now())),
+            landed=self.zxids.__setitem__,
         )
         if failure is None:
             return
@@ -310,7 +341,7 @@ class Forward:
 
     def _verify(self) -> None:
         self.options.say("verifying")
-        deviations = find_deviations(self.migrator.client, self.plan)
+        deviations = find_deviations(self.migrator.client, self.plan, self.zxids)
         if deviations:
             self._record_conflict(deviations[0], "verify", len(self.plan.batch_ends))
 
@@ -328,7 +359,7 @@ class Forward:
     def _path_checks(self) -> Iterator[Check]:
         """As many plan paths as fit a usual batch: written ones first, whose old versions others may still expect."""
         budget = self.plan.limits.batch_bytes_max - frame_size(Multi(self.migrator.head())) - 4096
-        for node in sorted(written_nodes(self.plan), key=lambda node: -node.version):
+        for node in written_nodes(self.plan):
             check = Check(node.path, node.version)
             budget -= operation_size(check)
             if budget < 0:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from zkmig.epoch.created import Created
 from zkmig.epoch.journal import NO_BATCH, AclEntry, Action, Entry, Journal, ReadSet, read_set
 from zkmig.errors import NotPermitted, StalePlan
 from zkmig.model import path as paths
@@ -20,30 +22,43 @@ NAMED_MAX = 5
 
 @dataclass(frozen=True, slots=True)
 class Preimage:
-    """The journal to upload, and the READ set of every path in it."""
+    """The journal to upload, and the READ set of every path in it; what is created comes before that journal."""
 
     journal: Journal
     read_sets: dict[str, ReadSet]
+    created: Created
 
 
 def take_preimage(client: Client, plan: Plan, scope_root: str) -> Preimage:
     """Read every path of the plan; StalePlan, naming paths, when one is not what it was when the plan was made."""
-    stale = _Stale()
-    touched = (*_above(client, plan, scope_root, stale), *plan.touched)
-    nodes = _existing(client, plan, touched, stale)
-    _must_be_absent(client, plan, stale)
-    stale.raise_if_any()
+    parents = plan.ordered.creates.parents()
+    touched, nodes = _look(client, plan, scope_root, parents)
     entries = list(_entries(plan, touched, nodes))
     acls = tuple(
         AclEntry(step.path, step.tighten, step.final, step.pin.aversion if step.pin else 0, step.pin is None)
         for step in plan.acl_steps
     )
-    return Preimage(Journal(tuple(entries), acls), _read_sets(plan, nodes))
+    return Preimage(Journal(tuple(entries), acls), _read_sets(plan, nodes), _created(plan, parents, nodes))
 
 
 def recheck(client: Client, plan: Plan, scope_root: str) -> None:
     """The same test as `take_preimage` once more, after the drain and before the first write."""
-    take_preimage(client, plan, scope_root)
+    _look(client, plan, scope_root, plan.ordered.creates.parents())
+
+
+def _look(client: Client, plan: Plan, scope_root: str, parents: array[int]) -> tuple[tuple[str, ...], dict[str, Znode]]:
+    """Paths whose Stat alone changes, and what is there now; parents: as `Creates.parents` gives them."""
+    stale = _Stale()
+    creates = plan.ordered.creates
+    tops = [creates.path_at(index) for index, parent in enumerate(parents) if parent < 0]
+    tops += [op.path for op in plan.ordered.rest if isinstance(op, CreateNode)]
+    touched = (*_above(client, plan, scope_root, tops, stale), *plan.touched)
+    nodes = _existing(client, plan, touched, stale)
+    for node in read_nodes(client, tops):  # below a node that is not there nothing is
+        if isinstance(node, NodeRead):
+            stale.add(node.path, "exists already")
+    stale.raise_if_any()
+    return touched, nodes
 
 
 class _Stale:
@@ -63,10 +78,10 @@ class _Stale:
         raise StalePlan(f"the target has changed since the plan was made: {named}{more}", hint="make the plan again")
 
 
-def _above(client: Client, plan: Plan, scope_root: str, stale: _Stale) -> tuple[str, ...]:
+def _above(client: Client, plan: Plan, scope_root: str, tops: Sequence[str], stale: _Stale) -> tuple[str, ...]:
     """The parent of a root that the plan creates: it gains a child, though no snapshot of the target has shown it."""
     root = plan.target.root
-    if root == "/" or not any(isinstance(op, CreateNode) and op.path == root for op in plan.operations):
+    if root == "/" or root not in tops:
         return ()
     parent = paths.parent(root)
     if client.exists(parent) is None:
@@ -77,9 +92,9 @@ def _above(client: Client, plan: Plan, scope_root: str, stale: _Stale) -> tuple[
 
 def _existing(client: Client, plan: Plan, touched: Iterable[str], stale: _Stale) -> dict[str, Znode]:
     pins: dict[str, Pin | None] = dict.fromkeys(touched)
-    pins |= {op.path: op.pin for op in plan.operations if isinstance(op, WriteData | DeleteNode)}
+    pins |= {op.path: op.pin for op in plan.ordered.rest if isinstance(op, WriteData | DeleteNode)}
     pins |= {step.path: step.pin for step in plan.acl_steps if step.pin}
-    deleted = {op.path for op in plan.operations if isinstance(op, DeleteNode)}
+    deleted = {op.path for op in plan.ordered.rest if isinstance(op, DeleteNode)}
     kept = sorted(pins.keys() - deleted, key=paths.order_key)
     reads = [*read_nodes(client, kept), *read_nodes(client, sorted(deleted, key=paths.order_key), children=True)]
     found: dict[str, NodeRead] = {}
@@ -117,17 +132,11 @@ def _with_acls(client: Client, found: dict[str, NodeRead], stale: _Stale) -> dic
     return nodes
 
 
-def _must_be_absent(client: Client, plan: Plan, stale: _Stale) -> None:
-    created = (op.path for op in plan.operations if isinstance(op, CreateNode))
-    for node in read_nodes(client, created):
-        if isinstance(node, NodeRead):
-            stale.add(node.path, "exists already")
-
-
 def _entries(plan: Plan, touched: Iterable[str], nodes: dict[str, Znode]) -> Iterable[Entry]:
     written: set[str] = set()
-    for batch, operations in enumerate(plan.batches()):
-        for operation in operations:
+    first = len(plan.ordered.creates)
+    for batch, (start, end) in enumerate(plan.batch_ranges()):
+        for operation in plan.ordered.rest[max(0, start - first) : max(0, end - first)]:
             match operation:
                 case CreateNode(path=path):
                     yield Entry(Action.CREATED, path, batch, None)
@@ -149,12 +158,33 @@ def _entries(plan: Plan, touched: Iterable[str], nodes: dict[str, Znode]) -> Ite
 
 def _read_sets(plan: Plan, nodes: dict[str, Znode]) -> dict[str, ReadSet]:
     sets = {path: read_set(node.acl) for path, node in nodes.items()}
-    created: dict[str, AclList] = {op.path: op.acl for op in plan.operations if isinstance(op, CreateNode)}
-    for path, acl in created.items():
-        # What a created path has to protect is its name, and that is as public as its parent's child list.
-        parent = "" if path == "/" else paths.parent(path)
-        if parent in nodes:
-            sets[path] = read_set(nodes[parent].acl)
-        else:
-            sets[path] = read_set(created.get(parent, acl))
+    created: dict[str, AclList] = {op.path: op.acl for op in plan.ordered.rest if isinstance(op, CreateNode)}
+    if created:
+        created = {op.path: op.acl for op in plan.operations if isinstance(op, CreateNode)}
+    for operation in plan.ordered.rest:
+        if isinstance(operation, CreateNode):
+            # What a created path has to protect is its name, and that is as public as its parent's child list.
+            parent = "" if operation.path == "/" else paths.parent(operation.path)
+            sets[operation.path] = sets.get(parent) or read_set(created.get(parent, operation.acl))
     return sets
+
+
+def _created(plan: Plan, parents: array[int], nodes: dict[str, Znode]) -> Created:
+    """The creates for the journal; each name is as public as the child list that it stands in."""
+    creates = plan.ordered.creates
+    sets = [read_set(acl) for acl in creates.acl_table]
+    table: dict[ReadSet, int] = {}
+    by_acl = [table.setdefault(each, len(table)) for each in sets]
+    acl_ids = creates.acl_ids
+    groups = array("I", [by_acl[acl_ids[parent]] if parent >= 0 else 0 for parent in parents])
+    for index, parent in enumerate(parents):
+        if parent < 0:
+            above = nodes.get(paths.parent(creates.path_at(index)))
+            group = read_set(above.acl) if above is not None else sets[acl_ids[index]]
+            groups[index] = table.setdefault(group, len(table))
+    batches = array("i")
+    for batch, (start, end) in enumerate(plan.batch_ranges()):
+        batches.extend([batch] * (min(end, len(creates)) - start))
+        if end >= len(creates):
+            break
+    return Created(creates.paths_blob, creates.path_offsets, batches, groups, tuple(table))

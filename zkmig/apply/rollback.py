@@ -10,10 +10,12 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zkmig.apply.aclsteps import DELETED, FOREIGN_ACL, AclWrite, write_acls
 from zkmig.apply.forward import Options, Progress, abort, attempt_of, cursor_version
+from zkmig.apply.pacing import Pacing, paced
+from zkmig.apply.tempo import TempoSeen
 from zkmig.apply.verify import FOREIGN, Deviation, why
 from zkmig.epoch.control import AttemptPaths
 from zkmig.epoch.journal import NO_BATCH, AclEntry, Action, Entry, Journal, Manifest, load
@@ -33,7 +35,6 @@ from zkmig.wire.replies import StatResult
 from zkmig.wire.requests import Check, Create, Delete, Exists, GetChildren, SetData, WriteOp
 
 CURSOR = 0  # the undo cursor's place among the operations of an undo batch
-DEPTH = 4
 EXISTS_DEPTH = 128
 ACL_ROUNDS = 2
 DEVIATION_PREFIX = "deviation-"
@@ -47,6 +48,7 @@ class RolledBack:
     epoch: int
     batches_undone: int
     deviations: tuple[Deviation, ...]
+    tempo: TempoSeen | None = None
 
 
 def roll_back(migrator: Migrator, options: Options) -> RolledBack:
@@ -136,13 +138,17 @@ class _Undo:
         attempt = attempt_of(self.migrator)
         batches = undo_batches(self.journal, self.manifest, self.cursor)
         self.replaced = find_replaced(self.migrator.client, attempt, self.journal, self.cursor)
-        self._undo(attempt, batches)
+        migrator, options = self.migrator, self.options
+        with paced(
+            len(batches), migrator.stop, options.open_probe, migrator.names.record, options.writes_per_s
+        ) as pacing:
+            self._undo(attempt, batches, pacing)
         deviations = read_deviations(self.migrator.client, attempt)
         known = {deviation.path for deviation in deviations}
         deviations += [deviation for deviation in self._restore_acls() if deviation.path not in known]
-        return self._end(attempt, len(batches), deviations)
+        return replace(self._end(attempt, len(batches), deviations), tempo=pacing.seen())
 
-    def _undo(self, attempt: AttemptPaths, batches: Sequence[UndoBatch]) -> None:
+    def _undo(self, attempt: AttemptPaths, batches: Sequence[UndoBatch], pacing: Pacing) -> None:
         done = cursor_version(self.migrator, attempt.rcursor)
         while done < len(batches):
             failure = self.migrator.write_series(
@@ -150,8 +156,8 @@ class _Undo:
                 done,
                 len(batches),
                 witness=CURSOR,
-                depth=DEPTH,
-                progress=lambda count: self.options.report(Progress("undo", count, len(batches))),
+                pace=pacing,
+                progress=lambda count: self.options.report(Progress("undo", count, len(batches), *pacing.now())),
             )
             if failure is None:
                 return

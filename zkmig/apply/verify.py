@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
+from operator import sub
 
 from zkmig.model.acl import AclList, may_show_as
-from zkmig.plan.operations import CreateNode, DeleteNode, RaiseCounter, WriteData
+from zkmig.plan.creates import Creates
+from zkmig.plan.operations import CreateNode, DeleteNode, Operation, RaiseCounter, WriteData
 from zkmig.plan.plan import Plan
 from zkmig.source.bulk import NodeAbsent, NodeRead, read_acls, read_nodes
+from zkmig.source.columnread import Stretch, read_column
 from zkmig.wire.client import Client
 from zkmig.wire.codes import Code, code_name
 
@@ -40,15 +45,13 @@ class Written:
 
 
 def written_nodes(plan: Plan) -> Iterator[Written]:
-    """What the plan leaves on each path that it creates or writes."""
-    for operation in plan.operations:
-        match operation:
-            case CreateNode():
-                yield Written(operation.path, operation.data, 0, None)
-            case WriteData():
-                yield Written(operation.path, operation.data, operation.pin.version + 1, operation.pin.czxid)
-            case DeleteNode() | RaiseCounter():
-                pass
+    """What the plan leaves on each path that it writes or creates; those whose version is highest come first."""
+    writes = (operation for operation in plan.ordered.rest if isinstance(operation, WriteData))
+    for write in sorted(writes, key=lambda write: -write.pin.version):
+        yield Written(write.path, write.data, write.pin.version + 1, write.pin.czxid)
+    for create in chain(plan.ordered.creates, plan.ordered.rest):
+        if isinstance(create, CreateNode):
+            yield Written(create.path, create.data, 0, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,40 +63,107 @@ class _Guarded:
     czxid: int | None
 
 
-def _guarded_nodes(plan: Plan) -> dict[str, _Guarded]:
-    found = {op.path: _Guarded(op.acl, 0, None) for op in plan.operations if isinstance(op, CreateNode)}
+def find_deviations(client: Client, plan: Plan, zxids: Mapping[int, int] | None = None) -> list[Deviation]:
+    """Read every path of the plan again and compare data, versions, ACLs, absence and counters.
+
+    zxids: at which a batch has applied, by its number, as far as that is known. A node created at that very zxid is the
+    one that the batch has created; while its aversion is 0 it has the ACL that it was created with, which is then not
+    read.
+    """
+    found: list[Deviation] = []
+    guarded: dict[str, _Guarded] = {}
+    rest: Iterable[Operation] = plan.ordered.rest
+    if client.has_multi_read:
+        for step in _read_again(client, plan, zxids or {}):
+            found += step.deviations
+            guarded |= step.guarded
+    else:
+        rest = plan.operations
+    values = {op.path: op for op in rest if isinstance(op, CreateNode | WriteData)}
+    found += _value_deviations(client, values)
+    guarded |= {path: _Guarded(op.acl, 0, None) for path, op in values.items() if isinstance(op, CreateNode)}
     for step in plan.acl_steps:
         if step.pin is not None:
             aversion = step.pin.aversion + (step.tighten is not None)
-            found[step.path] = _Guarded(step.tighten, aversion, step.pin.czxid)
-    return found
-
-
-def find_deviations(client: Client, plan: Plan) -> list[Deviation]:
-    """Read every path of the plan again and compare data, versions, ACLs, absence and counters."""
-    found = list(_written_deviations(client, plan))
-    found += _acl_deviations(client, plan)
-    deleted = (op.path for op in plan.operations if isinstance(op, DeleteNode))
+            guarded[step.path] = _Guarded(step.tighten, aversion, step.pin.czxid)
+    found += _acl_deviations(client, guarded)
+    deleted = (op.path for op in plan.ordered.rest if isinstance(op, DeleteNode))
     found += [Deviation(n.path, "exists again") for n in read_nodes(client, deleted) if isinstance(n, NodeRead)]
     found += _counter_deviations(client, plan)
     return found
 
 
-def _written_deviations(client: Client, plan: Plan) -> Iterator[Deviation]:
-    expected = {node.path: node for node in written_nodes(plan)}
+# -- what was created -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What came of some nodes. guarded: those whose ACL is still to be looked at."""
+
+    deviations: list[Deviation]
+    guarded: dict[str, _Guarded]
+
+
+def _read_again(client: Client, plan: Plan, zxids: Mapping[int, int]) -> Iterator[_Step]:
+    creates = plan.ordered.creates
+    born = array("q", bytes(8 * len(creates)))
+    for batch, (start, end) in enumerate(plan.batch_ranges()):
+        end = min(end, len(creates))
+        if start < end and batch in zxids:
+            born[start:end] = array("q", [zxids[batch]]) * (end - start)
+    for stretch in read_column(client, creates.paths_blob, creates.path_offsets, creates.data_offsets):
+        if not _is_as_created(creates, stretch, born):
+            yield _one_by_one(creates, stretch, born)
+
+
+def _is_as_created(creates: Creates, stretch: Stretch, born: array[int]) -> bool:
+    """Whether each node is the very one that its batch has created, untouched since; no node is looked at for that."""
+    start, stop, stats = stretch.start, stretch.stop, stretch.stats
+    zeros = array("i", bytes(4 * (stop - start)))
+    data = slice(creates.data_offsets[start], creates.data_offsets[stop])
+    lengths = array("i", map(sub, creates.data_offsets[start + 1 : stop + 1], creates.data_offsets[start:stop]))
+    return (
+        not stretch.absent
+        and stats.czxid == born[start:stop]
+        and stats.version == zeros
+        and stats.aversion == zeros
+        and stretch.nulls == creates.nulls[start:stop]
+        and stretch.data == creates.data_blob[data]
+        and stats.data_length == lengths
+    )
+
+
+def _one_by_one(creates: Creates, stretch: Stretch, born: array[int]) -> _Step:
+    step = _Step([Deviation(creates.path_at(index), "gone") for index in stretch.absent], {})
+    stats, offsets = stretch.stats, stretch.data_offsets
+    for place, index in enumerate(stretch.origins):
+        node = creates[index]
+        data = None if stretch.nulls[place] else stretch.data[offsets[place] : offsets[place + 1]]
+        version = stats.version[place]
+        if version != 0 or data != node.data:
+            step.deviations.append(Deviation(node.path, f"written by somebody else (version {version})"))
+        if stats.czxid[place] != born[index] or stats.aversion[place]:
+            step.guarded[node.path] = _Guarded(node.acl, 0, None)
+    return step
+
+
+# -- the rest ---------------------------------------------------------------------------------------------------------
+
+
+def _value_deviations(client: Client, expected: Mapping[str, CreateNode | WriteData]) -> Iterator[Deviation]:
     for node in read_nodes(client, expected):
         wanted = expected[node.path]
+        version, czxid = (wanted.pin.version + 1, wanted.pin.czxid) if isinstance(wanted, WriteData) else (0, None)
         if isinstance(node, NodeAbsent):
             yield Deviation(node.path, "gone")
-        elif wanted.czxid not in (None, node.stat.czxid):
+        elif czxid not in (None, node.stat.czxid):
             # The write could not tell: it is conditional on a version, and those repeat [zookeeper-facts 14].
             yield Deviation(node.path, "deleted and created again by somebody else")
-        elif node.stat.version != wanted.version or node.data != wanted.data:
+        elif node.stat.version != version or node.data != wanted.data:
             yield Deviation(node.path, f"written by somebody else (version {node.stat.version})")
 
 
-def _acl_deviations(client: Client, plan: Plan) -> Iterator[Deviation]:
-    expected = _guarded_nodes(plan)
+def _acl_deviations(client: Client, expected: Mapping[str, _Guarded]) -> Iterator[Deviation]:
     for (path, wanted), live in zip(expected.items(), read_acls(client, list(expected)), strict=True):
         if live is None:
             yield Deviation(path, "gone")
@@ -104,7 +174,7 @@ def _acl_deviations(client: Client, plan: Plan) -> Iterator[Deviation]:
 
 
 def _counter_deviations(client: Client, plan: Plan) -> Iterator[Deviation]:
-    wanted = {op.path: op.to for op in plan.operations if isinstance(op, RaiseCounter)}
+    wanted = {op.path: op.to for op in plan.ordered.rest if isinstance(op, RaiseCounter)}
     for node in read_nodes(client, wanted):
         if isinstance(node, NodeRead) and node.stat.counter < wanted[node.path]:
             yield Deviation(node.path, f"its sequence counter is {node.stat.counter}, not {wanted[node.path]}")

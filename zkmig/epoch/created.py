@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import msgpack
 
@@ -23,7 +24,7 @@ _NUMBER_BYTES_MAX = 5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Created:
-    """n paths. batches: which one creates each. groups: for each, whose READ its name is protected by, in group_table."""
+    """n paths. batches: which one creates each. groups: who may read the name of each, as a position in group_table."""
 
     paths_blob: bytes
     path_offsets: array[int]  # Q, n + 1
@@ -47,7 +48,7 @@ class Created:
 
 def created_sizes(path_offsets: array[int]) -> list[int]:
     """What `journal.entry_bytes` gives for the entry of each path."""
-    lengths = [end - start for start, end in zip(path_offsets, path_offsets[1:], strict=False)]
+    lengths = [end - start for start, end in pairwise(path_offsets)]
     fixed = _FIXED_BYTES + _NUMBER_BYTES_MAX + 1
     return [fixed + size + (1 if size < 32 else 2 if size < 0x100 else 3 if size < 0x10000 else 5) for size in lengths]
 

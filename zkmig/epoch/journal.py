@@ -172,8 +172,8 @@ def make_chunks(
     """Cut the journal into chunks, each for one set of identities.
 
     read_sets: of every path in the journal (for a created path, that of its parent: its name is what there is to
-    protect). own: identities of the migrator, which keep access where the admin is everybody. created: entries that come
-    before those of the journal.
+    protect). own: identities of the migrator, which keep access where the admin is everybody. created: entries
+    that come before those of the journal.
     """
     first = 0
     if created is not None:

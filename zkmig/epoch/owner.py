@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from zkmig.epoch import record as records
 from zkmig.epoch.control import ControlPaths, read_record
+from zkmig.epoch.pace import Pace
 from zkmig.epoch.record import Owner, Record
 from zkmig.errors import (
     Conflict,
@@ -35,6 +36,7 @@ from zkmig.stop import StopRequest
 from zkmig.wire.client import Client, probe_frame_limit
 from zkmig.wire.codes import Code, code_name, error_for
 from zkmig.wire.faults import ConnectionLost
+from zkmig.wire.packed import PackedOperations
 from zkmig.wire.replies import DataResult, MultiResult, Reply
 from zkmig.wire.requests import (
     Check,
@@ -47,6 +49,7 @@ from zkmig.wire.requests import (
     SetData,
     Sync,
     WriteOp,
+    encode_parts,
     frame_size,
 )
 
@@ -115,19 +118,28 @@ class _Series:
     """The requests of a series, made when the connection can take the next one; ends on failure or stop request."""
 
     def __init__(
-        self, migrator: Migrator, operations_of: Callable[[int], Sequence[WriteOp]], start: int, total: int
+        self,
+        migrator: Migrator,
+        operations_of: Callable[[int], Sequence[WriteOp]],
+        start: int,
+        total: int,
+        pace: Pace,
     ) -> None:
         self._migrator = migrator
+        self._pace = pace
         self._operations_of = operations_of
         self._total = total
         self.sent = start
         self.failure: SeriesFailure | None = None
 
     def __iter__(self) -> Iterator[Multi]:
-        while self.sent < self._total and self.failure is None and not self._migrator.stop.requested:
-            multi = self._migrator.guarded(self._operations_of(self.sent))
+        while self.sent < self._total and self.failure is None:
+            operations = self._operations_of(self.sent)
+            self._pace.wait_for_turn(len(operations))
+            if self._migrator.stop.requested:
+                return
             self.sent += 1
-            yield multi
+            yield self._migrator.guarded(operations)
 
 
 def _multi_result(reply: Reply) -> MultiResult:
@@ -284,7 +296,10 @@ class Migrator:
 
     def guarded(self, operations: Sequence[WriteOp]) -> Multi:
         """The operations under the guard, as the request that is sent."""
-        return Multi((*self.head(), *operations))
+        head = self.head()
+        if isinstance(operations, PackedOperations):
+            return Multi(operations.behind(head, encode_parts(head)))
+        return Multi((*head, *operations))
 
     def write(self, operations: Sequence[WriteOp], witness: int | None = None) -> MultiResult:
         """Send one guarded multi and return its result, which may be a failure of one of `operations`.
@@ -375,15 +390,17 @@ class Migrator:
         total: int,
         *,
         witness: int,
-        depth: int,
+        pace: Pace,
         progress: Callable[[int], None] = lambda _: None,
+        landed: Callable[[int, int], None] = lambda _number, _zxid: None,
     ) -> SeriesFailure | None:
         """Send guarded multis number start..total-1, pipelined; each applies only after all before it, or not at all.
 
         operations_of(i): the operations of multi i, asked for when it is about to be sent. witness: index into them
         of one that nobody else can have done (see `write`): after a lost connection the unanswered ones are sent
         again, and one that fails at its witness has landed before. Returns the first failure that lies in the
-        operations themselves (nothing is sent after it), None when all applied. progress gets the number applied.
+        operations themselves (nothing is sent after it), None when all applied. progress gets the number applied;
+        landed the number of a multi and the zxid at which it applied, where its own answer has told.
 
         Raises Stopped, between two multis, when asked to stop.
         """
@@ -391,16 +408,21 @@ class Migrator:
         may_have_landed = start  # multis below this number were sent on a connection that was lost
         losses = 0
         while done < total:
-            series = _Series(self, operations_of, done, total)
+            series = _Series(self, operations_of, done, total, pace)
+            depth = (lambda: 1) if losses else pace.depth  # after a loss, what is resent is judged one by one
+            pace.restarted()
             try:
                 with self.stop.patiently():
-                    for reply in self.client.pipeline(series, depth if not losses else 1):
+                    for reply in self.client.pipeline(series, depth):
+                        pace.answered()
                         if series.failure is not None:
                             continue  # those behind a failure fail at the witness: drained, not judged
                         result = self._judge(reply, witness, resent=done < may_have_landed)
                         if result is not None:
                             series.failure = SeriesFailure(done, result)
                             continue
+                        if reply.error == 0:
+                            landed(done, reply.zxid)
                         done += 1
                         losses = 0
                         progress(done)

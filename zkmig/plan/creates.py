@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, overload
 
 from zkmig import backend
@@ -140,6 +140,32 @@ class Creates(Sequence[CreateNode]):
         """Every path, in order."""
         return map(self.path_at, range(len(self)))
 
+    def parents(self) -> array[int]:
+        """Of each, the index of its parent among them, -1 where that is none of them."""
+        if not self._is_in_tree_order():
+            places = {self.path_bytes(index): index for index in range(len(self))}
+            return array("i", [places.get(path.rpartition(b"/")[0], -1) for path in places])
+        found = array("i")
+        open_paths: list[bytes] = []  # the ancestors, innermost last, of what comes next
+        open_indices: list[int] = []
+        blob, offsets = self.paths_blob, self.path_offsets
+        for index in range(len(self)):
+            path = blob[offsets[index] : offsets[index + 1]]
+            parent = path[: path.rfind(b"/")]
+            while open_paths and open_paths[-1] != parent:
+                open_paths.pop()
+                open_indices.pop()
+            found.append(open_indices[-1] if open_indices else -1)
+            open_paths.append(path)
+            open_indices.append(index)
+        return found
+
+    def _is_in_tree_order(self) -> bool:
+        keyed = self.paths_blob.replace(b"/", b"\0")
+        offsets = self.path_offsets
+        keys = (keyed[start:end] for start, end in pairwise(offsets))
+        return all(one < other for one, other in pairwise(keys))
+
     # -- on the wire --------------------------------------------------------------------------------------------------
 
     def sizes(self) -> array[int]:
@@ -152,7 +178,7 @@ class Creates(Sequence[CreateNode]):
     def undo_sizes(self) -> array[int]:
         """Bytes that taking each back adds to a multi (`CreateNode.undo_size`)."""
         offsets = self.path_offsets
-        return array("I", [end - start + _DELETE_BYTES for start, end in zip(offsets, offsets[1:], strict=False)])
+        return array("I", [end - start + _DELETE_BYTES for start, end in pairwise(offsets)])
 
     def encoder(self) -> CreateEncoder:
         """What encodes them."""

@@ -1,0 +1,123 @@
+"""Tempo: how fast to write so that other clients do not suffer. Pure: it is told times, it reads no clock.
+
+What is steered is the mean number of batches under way: from 1 on that is the depth of the pipeline; below 1 one batch
+is under way for that part of the time, with pauses in between. It goes up by a step when others' latency has been
+good for a while, and down by a factor at the first sign that it is not: additive increase, multiplicative decrease.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+IN_FLIGHT_FIRST: Final = 2.0
+IN_FLIGHT_MIN: Final = 1 / 8
+IN_FLIGHT_MAX: Final = 8.0
+INCREASE: Final = 0.5
+DECREASE: Final = 0.5
+
+LATENCY_RATIO_MAX: Final = 3.0  # of the idle value; others are to see less than 5 times theirs
+IDLE_MS_MIN: Final = 1.0  # a server that answers faster when idle is not held to multiples of less
+IDLE_MS_UNKNOWN: Final = 5.0  # taken for the idle value where it could not be measured
+GOOD_IN_A_ROW: Final = 8  # latencies, before the next step up
+DEAF_AFTER_DECREASE: Final = 2  # latencies that were under way at a decrease, and tell nothing about its effect
+PAUSE_S_MAX: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TempoSeen:
+    """What a migration has seen. in_flight_*: batches under way. idle_ms: latency before the first; None: not known.
+
+    median_ms, p99_ms: latency while writing. probes: how many were measured. losses: of the probe's connection.
+    """
+
+    in_flight_min: float
+    in_flight_max: float
+    idle_ms: float | None
+    median_ms: float | None
+    p99_ms: float | None
+    probes: int
+    losses: int = 0
+
+
+class Tempo:
+    """idle_s: latencies measured before anything was written; none of them: the idle value is assumed."""
+
+    def __init__(self, idle_s: Sequence[float]) -> None:
+        self.idle_ms = max(idle_s) * 1000 if idle_s else None
+        self.limit_s = LATENCY_RATIO_MAX * max(self.idle_ms or IDLE_MS_UNKNOWN, IDLE_MS_MIN) / 1000
+        self.in_flight = IN_FLIGHT_FIRST if idle_s else IN_FLIGHT_MIN
+        self._low = self._high = self.in_flight
+        self._good = 0
+        self._deaf = 0
+        self._latencies: list[float] = []
+
+    @property
+    def depth(self) -> int:
+        """Batches that may be under way at a time, at least 1."""
+        return max(1, math.floor(self.in_flight))
+
+    @property
+    def latency_ms(self) -> float | None:
+        """The last that was seen."""
+        return self._latencies[-1] * 1000 if self._latencies else None
+
+    def pause_s(self, round_trip_s: float) -> float:
+        """How long to wait, once nothing is under way, for the mean to come down to what it should be below 1."""
+        if self.in_flight >= 1:
+            return 0.0
+        return min(PAUSE_S_MAX, round_trip_s * (1 / self.in_flight - 1))
+
+    def saw(self, latency_s: float) -> None:
+        """Another write took so long."""
+        self._latencies.append(latency_s)
+        if self._deaf:
+            self._deaf -= 1
+        elif latency_s > self.limit_s:
+            self._set(self.in_flight * DECREASE)
+            self._deaf = DEAF_AFTER_DECREASE
+        else:
+            self._good += 1
+            if self._good == GOOD_IN_A_ROW:
+                self._set(self.in_flight + INCREASE)
+
+    def waits(self, waiting_s: float) -> None:
+        """Another write has been waiting for so long and is not answered yet."""
+        if waiting_s > self.limit_s and not self._deaf:
+            self._set(self.in_flight * DECREASE)
+            self._deaf = 1 + DEAF_AFTER_DECREASE  # the one that waits as well
+
+    def lost(self) -> None:
+        """Nobody measures any more: the lowest tempo, until latencies come again."""
+        self._set(IN_FLIGHT_MIN)
+        self._deaf = 0
+
+    def seen(self, losses: int = 0) -> TempoSeen:
+        """What there is to tell in the end."""
+        found = sorted(self._latencies)
+        median, p99 = (found[int(len(found) * part)] * 1000 if found else None for part in (0.5, 0.99))
+        return TempoSeen(self._low, self._high, self.idle_ms, median, p99, len(found), losses)
+
+    def _set(self, in_flight: float) -> None:
+        self.in_flight = min(IN_FLIGHT_MAX, max(IN_FLIGHT_MIN, in_flight))
+        self._low, self._high = min(self._low, self.in_flight), max(self._high, self.in_flight)
+        self._good = 0
+
+
+class Throttle:
+    """At most so many writes a second, as --throttle says. clock: seconds, as time.monotonic."""
+
+    def __init__(self, writes_per_s: float, clock: Callable[[], float]) -> None:
+        self._writes_per_s = writes_per_s
+        self._clock = clock
+        self._free_at = clock()
+
+    def wait_s(self) -> float:
+        """How long until the next batch may go."""
+        return max(0.0, self._free_at - self._clock())
+
+    def sent(self, writes: int) -> None:
+        """A batch of so many writes goes now. Time in which nothing was sent is not made up for."""
+        self._free_at = max(self._clock(), self._free_at) + writes / self._writes_per_s
