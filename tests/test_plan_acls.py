@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zkmig.errors import PlanImpossible
 from zkmig.model.acl import (
     ADMIN,
     ALL,
@@ -149,13 +148,14 @@ def test_a_parent_that_nobody_may_create_in_is_created_so_that_the_migrator_can(
 
 
 @pytest.mark.parametrize("who", [(), (Identity("sasl", "me@EXAMPLE"),)])
-def test_a_plan_that_would_shut_its_migrator_out_is_refused(who: tuple[Identity, ...]) -> None:
+def test_what_would_shut_its_migrator_out_is_named(who: tuple[Identity, ...]) -> None:
     """Without an identity that an ACL could name there is no temporary ACL that lets it finish or take back."""
     alices = (Acl(ALL, *ALICE),)
-    with pytest.raises(PlanImpossible, match="/app"):
-        AclPlanner(who).for_created("/app", alices, works_below=False)
-    with pytest.raises(PlanImpossible, match="/app"):
-        AclPlanner(who).for_existing("/app", OPEN_ACL, alices, WRITE, PIN)
+    planner = AclPlanner(who)
+    planner.for_created("/app/new", alices, works_below=False)
+    planner.for_existing("/app/old", OPEN_ACL, alices, WRITE, PIN)
+    planner.for_created("/app/open", OPEN_ACL, works_below=True)
+    assert list(planner.shut_out) == ["/app/new", "/app/old"]
 
 
 def test_a_digest_is_preferred_to_an_address_that_others_may_share() -> None:

@@ -7,7 +7,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 
-from zkmig.apply.forward import Applied, Forward, Options, finish_acls
+from zkmig.apply.forward import Applied, Forward, Options, finish_pending
+from zkmig.apply.preflight import examine
 from zkmig.apply.preimage import take_preimage
 from zkmig.apply.rollback import RolledBack, roll_back
 from zkmig.epoch.control import ControlPaths, find_scope, read_record
@@ -28,7 +29,9 @@ from zkmig.errors import (
     ZkmigError,
 )
 from zkmig.model import path as paths
+from zkmig.model.quota import Quota
 from zkmig.plan.plan import Plan
+from zkmig.plan.preflight import refuse
 from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
 
@@ -75,7 +78,10 @@ def apply_plan(
     if plan.is_empty and record.state is not State.EMPTY:
         return Applied(record.epoch, record.committed_attempt, 0, 0, False)
     if dry_run:
-        take_preimage(client, plan, record.root)
+        findings = examine(client, plan, take_preimage(client, plan, record.root), ignore_quotas=options.ignore_quotas)
+        refuse(findings)
+        for finding in findings:
+            options.say(f"warning: {finding}")
         return Applied(record.epoch, None, plan.writes, len(plan.batch_ends), plan.why_not_single_shot() is None)
 
     def admit(record: Record) -> None:
@@ -137,8 +143,9 @@ def _finish_pending(migrator: Migrator, options: Options) -> Applied | None:
     if pending is None:
         return None
     attempt = migrator.names.attempt(pending.epoch, pending.attempt)
-    _, journal = load(migrator.client, attempt, pending.manifest_hash)
-    deviations = finish_acls(migrator, journal, options)
+    manifest, journal = load(migrator.client, attempt, pending.manifest_hash)
+    quotas = [Quota(path, text) for path, text in manifest.quotas]
+    deviations = finish_pending(migrator, journal, quotas, options)
     return Applied(migrator.record.epoch, pending.attempt, 0, 0, False, deviations=tuple(deviations))
 
 
@@ -178,7 +185,7 @@ def _check_admission(record: Record, names: ControlPaths, plan: Plan, epoch: int
     if record.held is not None:
         raise Held(f"the scope is held by {record.held.holder}: {record.held.reason}", where, "release the hold first")
     if record.pending is not None:
-        raise Refused(f"{record.pending.acls} ACLs of epoch {record.pending.epoch} are pending", where, "run resume")
+        raise Refused(f"{record.pending} are pending", where, "run resume")
     if epoch != record.epoch + 1:
         raise WrongEpoch(
             f"the committed epoch is {record.epoch}, so the next is {record.epoch + 1}, not {epoch}",

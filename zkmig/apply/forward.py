@@ -17,8 +17,10 @@ from zkmig.apply.aclsteps import finals, tightenings, write_acls
 from zkmig.apply.batches import CURSOR, BatchWriter
 from zkmig.apply.drain import Drain
 from zkmig.apply.pacing import Pacing, paced
+from zkmig.apply.preflight import examine
 from zkmig.apply.preimage import Preimage, recheck, take_preimage
 from zkmig.apply.probe import OpenProbe
+from zkmig.apply.quotas import write_quotas
 from zkmig.apply.tempo import TempoSeen
 from zkmig.apply.verify import Deviation, find_deviations, why, written_nodes
 from zkmig.epoch.control import ATTEMPT_CHARS, AttemptPaths, Roles
@@ -27,17 +29,17 @@ from zkmig.epoch.owner import HEAD_LENGTH, Migrator
 from zkmig.epoch.record import ConflictNote, LastOutcome, Pending, Record
 from zkmig.epoch.transitions import State
 from zkmig.errors import Conflict, NotPermitted, Outcome, PlanImpossible, Refused, Stopped
-from zkmig.model.acl import READ, WORLD, Acl, Identity
+from zkmig.model.acl import WORLD
+from zkmig.model.quota import Quota
 from zkmig.plan.plan import Plan
+from zkmig.plan.preflight import refuse
 from zkmig.source.bulk import NodeRead, read_nodes
 from zkmig.wire.client import probe_frame_limit
 from zkmig.wire.codes import Code, code_name
 from zkmig.wire.replies import MultiResult
-from zkmig.wire.requests import MULTI_OVERHEAD, Check, Create, Delete, Multi, WriteOp, frame_size, operation_size
+from zkmig.wire.requests import MULTI_OVERHEAD, Check, Create, Multi, WriteOp, frame_size, operation_size
 
 DRAIN_TIMEOUT_S = 60.0
-IDENTITIES_PROBED = 100  # in one ACL
-SCHEMES_EVERYWHERE = frozenset({"world", "digest", "ip"})  # compiled in (ProviderRegistry); others are configured
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Options:
 
     writes_per_s: at most so many; None: as many as others can stand. open_probe: makes the client that measures what
     others feel; None: nobody measures. all_take: whether every member takes a frame of so many bytes; None: the one
-    that the client is connected to is asked.
+    that the client is connected to is asked. ignore_quotas: go on although hard quotas would be passed.
     """
 
     single_shot: str = "auto"
@@ -70,6 +72,7 @@ class Options:
     writes_per_s: float | None = None
     open_probe: OpenProbe | None = None
     all_take: Callable[[int], bool] | None = None
+    ignore_quotas: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +106,8 @@ class Forward:
     def run(self, epoch: int) -> Applied:
         """From STABLE or EMPTY to the commit of `epoch`."""
         single_shot = self._probe_frames(self.decide_single_shot())
-        self._probe_identities()
         preimage = take_preimage(self.migrator.client, self.plan, self.migrator.record.root)
+        self._preflight(preimage)
         with self._paced(0 if single_shot else len(self.plan.batch_ends)) as pacing:
             attempt, manifest_hash = self._upload(preimage, epoch, pacing)
             self._prepare(epoch, attempt, manifest_hash)
@@ -188,26 +191,12 @@ class Forward:
             return self.options.all_take(frame_bytes)
         return probe_frame_limit([self.migrator.client.server], frame_bytes)
 
-    def _probe_identities(self) -> None:
-        """Have the server store, for the time of one multi, each identity of a scheme that not every server knows.
-
-        What it refuses would stop the migration midway, or after the commit wait for it in vain [zookeeper-facts 21].
-        """
-        unusual: dict[Identity, str] = {}
-        for path, acl in self.plan.acls():
-            unusual |= {Identity(a.scheme, a.id): path for a in acl if a.scheme not in SCHEMES_EVERYWHERE}
-        probe = f"{self.migrator.names.epochs}/identities-{secrets.token_hex(4)}"
-        wanted = list(unusual)
-        for start in range(0, len(wanted), IDENTITIES_PROBED):
-            probed = wanted[start : start + IDENTITIES_PROBED]
-            acl = tuple(Acl(READ, *identity) for identity in probed)
-            result = self.migrator.write([Create(probe, None, acl), Delete(probe, 0)])
-            if result.code == Code.INVALID_ACL:
-                raise PlanImpossible(
-                    f"the target knows no such ids in an ACL: {', '.join(sorted({each.scheme for each in probed}))}",
-                    unusual[probed[0]],
-                    "configure the scheme on every server of the target, or leave these nodes out with --exclude",
-                )
+    def _preflight(self, preimage: Preimage) -> None:
+        """Refuse what the target would refuse midway; say what may surprise. Nothing but the lock is written yet."""
+        findings = examine(self.migrator.client, self.plan, preimage, ignore_quotas=self.options.ignore_quotas)
+        refuse(findings)
+        for finding in findings:
+            self.options.say(f"warning: {finding}")
 
     def _upload(self, preimage: Preimage, epoch: int, pacing: Pacing) -> tuple[str, str]:
         """Journal and manifest, before the scope leaves STABLE, so that services wait as little as possible.
@@ -241,6 +230,7 @@ class Forward:
             chunks=tuple(digest(chunk.payload) for chunk in chunks),
             private=tuple(index for index, chunk in enumerate(chunks) if chunk.is_private),
             journal_bytes=sum(len(chunk.payload) for chunk in chunks),
+            quotas=tuple((quota.path, quota.text) for quota in self.plan.quotas),
         ).encode()
         self.migrator.write_all([Create(attempt.manifest, manifest, acl)], "write the manifest", witness=0)
         return attempt_name, digest(manifest)
@@ -353,7 +343,7 @@ class Forward:
         if result.failed_index is not None:
             check = checks[result.failed_index - HEAD_LENGTH]
             self._record_conflict(Deviation(check.path, "changed just before the commit"), "commit", total)
-        deviations = finish_acls(self.migrator, journal, self.options)
+        deviations = finish_pending(self.migrator, journal, self.plan.quotas, self.options)
         return self._applied(total, False, deviations)
 
     def _path_checks(self) -> Iterator[Check]:
@@ -376,7 +366,7 @@ class Forward:
             if result.code == Code.NO_AUTH:
                 raise NotPermitted("not permitted to write", path, "authenticate with --auth-file")
             raise Conflict(f"{why(result.code)}; nothing was written", path, "plan again")
-        deviations = finish_acls(self.migrator, journal, self.options)
+        deviations = finish_pending(self.migrator, journal, self.plan.quotas, self.options)
         return self._applied(0, True, deviations)
 
     def _committed(self, event: str, journal: Journal) -> Record:
@@ -392,8 +382,10 @@ class Forward:
             base=State.STABLE,
             committed_attempt=record.attempt,
             committed_plan_hash=record.plan_hash,
-            pending=Pending(record.target_epoch, record.attempt, waiting, str(record.manifest_hash))
-            if waiting
+            pending=Pending(
+                record.target_epoch, record.attempt, waiting, str(record.manifest_hash), len(self.plan.quotas)
+            )
+            if waiting or self.plan.quotas
             else None,
         )
 
@@ -434,12 +426,13 @@ def abort(migrator: Migrator) -> None:
     migrator.transition(record.closed("abort", record.base, outcome))
 
 
-def finish_acls(migrator: Migrator, journal: Journal, options: Options) -> list[Deviation]:
-    """Set what waits for the commit, then take it off the record. Foreign ACLs are left and returned."""
+def finish_pending(migrator: Migrator, journal: Journal, quotas: Sequence[Quota], options: Options) -> list[Deviation]:
+    """Set what waits for the commit, ACLs and quotas, then take it off the record. What cannot be set is returned."""
     if migrator.record.pending is None:
         return []
     writes = finals(journal.acls)
     deviations = write_acls(migrator, writes, lambda done: options.report(Progress("ACLs", done, len(writes))))
+    deviations += write_quotas(migrator, quotas, lambda done: options.report(Progress("quotas", done, len(quotas))))
     last = migrator.record.last
     if last is not None:
         last = dataclasses.replace(last, deviations=last.deviations + len(deviations))

@@ -41,15 +41,17 @@ def preview_resume(client: Client, names: ControlPaths, sealed: SealedPlan | Non
             text = f"go on with epoch {record.target_epoch} from batch {applied + 1} of {record.batches_total}"
             operations = [describe(operation) for batch in batches for operation in batch]
             operations += [f"set acl {step.path}" for step in sealed.plan.acl_steps]
+            operations += [f"set quota {quota.path}" for quota in sealed.plan.quotas]
             return Preview(names.scope, record, f"{text}, then commit it", tuple(operations))
         case State.ROLLING_BACK:
             return _preview_undo(client, names, record)
     if record.pending is None:
         return Preview(names.scope, record, f"nothing to go on with: {record.state.value}", is_needed=False)
     attempt = names.attempt(record.pending.epoch, record.pending.attempt)
-    _, journal = load(client, attempt, record.pending.manifest_hash)
-    paths = tuple(f"set acl {write.path}" for write in finals(journal.acls))
-    return Preview(names.scope, record, f"set {len(paths)} pending ACLs of epoch {record.pending.epoch}", paths)
+    manifest, journal = load(client, attempt, record.pending.manifest_hash)
+    paths = [f"set acl {write.path}" for write in finals(journal.acls)]
+    paths += [f"set quota {path}" for path, _ in manifest.quotas]
+    return Preview(names.scope, record, f"set what is pending: {record.pending}", tuple(paths))
 
 
 def preview_rollback(client: Client, names: ControlPaths) -> Preview:

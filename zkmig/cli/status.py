@@ -77,7 +77,7 @@ def _show(run: Run, found: Status, following: list[str]) -> None:
     if record.held is not None:
         rows.append(("held", f"by {record.held.holder} since {_when(record.held.since)}: {record.held.reason}"))
     if record.pending is not None:
-        rows.append(("pending", f"{record.pending.acls} ACLs of epoch {record.pending.epoch}"))
+        rows.append(("pending", str(record.pending)))
     if record.conflict is not None:
         rows.append(("conflict", f"{record.conflict.path}: {record.conflict.reason}"))
     if record.last is not None:

@@ -101,7 +101,8 @@ class Journal:
 class Manifest:
     """What an attempt is about, and the hash of each undo chunk in order (BLAKE2b-256, hex).
 
-    private: indexes of chunks that a reader may lack the permission to read; a migrator needs them all.
+    private: indexes of chunks that a reader may lack the permission to read; a migrator needs them all. quotas: path
+    and limits of each that is set after the commit.
     """
 
     incarnation: str
@@ -115,6 +116,7 @@ class Manifest:
     private: tuple[int, ...]
     journal_bytes: int
     format: int = FORMAT
+    quotas: tuple[tuple[str, str], ...] = ()
 
     def encode(self) -> bytes:
         return json.dumps(dataclasses.asdict(self), sort_keys=True).encode()
@@ -127,6 +129,7 @@ class Manifest:
                 raise UnknownFormat(f"journal of format {fields['format']}", path, "use the zkmig that wrote it")
             fields["chunks"] = tuple(fields["chunks"])
             fields["private"] = tuple(fields["private"])
+            fields["quotas"] = tuple((path, text) for path, text in fields.get("quotas", ()))
             return cls(**fields)
         except (ValueError, KeyError, TypeError) as error:
             raise UnknownFormat("this is not a journal's manifest", path, "run zkmig status") from error

@@ -37,12 +37,17 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """ACLs of a committed epoch that are still to be set: their list lies in the attempt's journal."""
+    """ACLs and quotas of a committed epoch that are still to be set: they are listed in the attempt's journal."""
 
     epoch: int
     attempt: str
     acls: int
     manifest_hash: str
+    quotas: int = 0
+
+    def __str__(self) -> str:
+        parts = [f"{count} {what}" for count, what in ((self.acls, "ACLs"), (self.quotas, "quotas")) if count]
+        return f"{' and '.join(parts)} of epoch {self.epoch}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from zkmig.errors import PlanImpossible
 from zkmig.model.acl import ADMIN, ALL, CREATE, DELETE, OPEN_ACL, READ, WORLD, Acl, AclList, Identity, grants
 from zkmig.plan.operations import AclStep, Pin
 
@@ -44,11 +43,16 @@ def same_grants(one: AclList, other: AclList) -> bool:
 
 
 class AclPlanner:
-    """Decides the ACL steps. identities: of the session that will write (as the server knows it)."""
+    """Decides the ACL steps. identities: of the session that will write (as the server knows it).
+
+    shut_out: paths whose ACL would shut the migrator out of its own work and undo, with no identity to let in instead;
+    what was decided for them cannot be carried out.
+    """
 
     def __init__(self, identities: Iterable[Identity]) -> None:
         self._identities = tuple(identities)
         self.identity_used: Identity | None = None
+        self.shut_out: dict[str, None] = {}
 
     def for_created(self, path: str, final: AclList, works_below: bool) -> tuple[AclList, AclStep | None]:
         """ACL to create a node with, and the step that narrows it after the commit, if any.
@@ -78,9 +82,8 @@ class AclPlanner:
         own = next((i for i in self._identities if i.scheme == "digest"), None)
         own = own or next((i for i in self._identities if i.scheme == "ip"), None)
         if own is None:
-            raise PlanImpossible(
-                "its ACL would shut the migrator out of its own work and undo", path, "authenticate with --auth-file"
-            )
+            self.shut_out[path] = None
+            return acl
         self.identity_used = own
         rest = tuple(entry for entry in acl if entry.perms and Identity(entry.scheme, entry.id) != own)
         return (*rest, Acl(ALL, *own))

@@ -8,27 +8,26 @@ has come.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from zkmig.changes import Code
 from zkmig.diff import (
-    DEFAULT_POLICY,
     ChangeAcl,
     ChangeCounter,
     ChangeData,
     ChangeKind,
-    ComparePolicy,
     CounterHigher,
     Delete,
     Diff,
     EphemeralInTheWay,
+    ExcludedInTheWay,
     diff,
 )
 from zkmig.epoch.control import head_size_max
 from zkmig.epoch.created import created_sizes
 from zkmig.epoch.journal import Action, Entry, entry_bytes
-from zkmig.errors import NotPermitted, PlanImpossible
+from zkmig.errors import PlanImpossible
 from zkmig.model import path as paths
 from zkmig.model.acl import ADMIN, CREATE, DELETE, WRITE, Identity, grants
 from zkmig.model.snapshot import Snapshot
@@ -36,10 +35,24 @@ from zkmig.model.znode import Kind, Znode
 from zkmig.plan.acls import AclPlanner
 from zkmig.plan.added import Added, added_nodes, parents_of, with_migrators_acls
 from zkmig.plan.batches import NodeTooLarge, cut_behind
-from zkmig.plan.creates import Operations
-from zkmig.plan.operations import AclStep, DeleteNode, Operation, Pin, RaiseCounter, WriteData
+from zkmig.plan.creates import Creates, Operations
+from zkmig.plan.operations import AclStep, DeleteNode, Operation, Pin, RaiseCounter, WriteData, forward_size
 from zkmig.plan.plan import Limits, Plan, SourcePin, TargetPin
-from zkmig.wire.requests import Create, operation_size
+from zkmig.plan.preflight import (
+    IN_THE_WAY,
+    KIND_DELETED,
+    KIND_DIFFERS,
+    OVERSIZE,
+    PERMISSION,
+    SHUT_OUT,
+    Finding,
+    can_evaluate,
+    refuse,
+)
+from zkmig.policy.carry import Prepared, prepare
+from zkmig.policy.leftout import left_out
+from zkmig.policy.policy import AnyPolicy, policy_of
+from zkmig.wire.requests import MULTI_OVERHEAD, Create, operation_size
 
 NAMED_MAX = 5  # paths named in one message
 PAIRS_NOTED = 100_000  # creates and deletes for counters, from which on the plan says what they cost
@@ -60,7 +73,7 @@ def make_plan(
     source: Snapshot,
     target: Snapshot | None,
     *,
-    policy: ComparePolicy | None = None,
+    policy: AnyPolicy = None,
     limits: Limits | None = None,
     target_root: str | None = None,
     hosts: tuple[tuple[str, int], ...] = (),
@@ -73,29 +86,35 @@ def make_plan(
     applied; `apply` can supply what is missing. identities: of the session that will write, as the server knows it;
     None leaves permissions to the server.
 
-    Raises PlanImpossible (an ephemeral in the way, a node over the frame limit, a lock-out) or NotPermitted.
+    Raises PlanImpossible (an ephemeral in the way, a node over the frame limit, a lock-out) or NotPermitted, which name
+    all that stands against the plan; and what a policy that cannot be followed raises.
     """
+    declared = policy_of(policy)
     root = target.root if target is not None else (target_root or source.root)
-    changes = diff(source, target, policy or DEFAULT_POLICY, hash_first=True)  # the pins need the hashes anyway
-    _refuse_what_is_in_the_way(changes, root)
-    maker = _Maker(changes, root, target, limits or Limits(), scope, tuple(identities or ()), identities is not None)
-    return maker.plan(source, hosts)
+    ready = prepare(source, target, declared, root)
+    changes = diff(ready.source, ready.target, declared.compare, hash_first=True)  # the pins need the hashes anyway
+    maker = _Maker(ready, changes, root, limits or Limits(), scope, tuple(identities or ()), identities is not None)
+    return maker.plan(hosts)
 
 
-def _refuse_what_is_in_the_way(changes: Diff, root: str) -> None:
+def _in_the_way(changes: Diff, root: str) -> Iterator[Finding]:
     ephemerals = [paths.join(root, item.path) for item in changes.in_the_way if isinstance(item, EphemeralInTheWay)]
     if ephemerals:
-        raise PlanImpossible(
-            f"{len(ephemerals)} live ephemeral(s) of the target are in the way",
+        yield Finding(
+            IN_THE_WAY,
             _named(ephemerals),
+            f"{len(ephemerals)} live ephemeral(s) of the target are in the way",
             "stop the processes that own them, or leave their parents out with --exclude",
+            is_fatal=True,
         )
-    excluded = [paths.join(root, item.path) for item in changes.in_the_way]
+    excluded = [paths.join(root, item.path) for item in changes.in_the_way if isinstance(item, ExcludedInTheWay)]
     if excluded:
-        raise PlanImpossible(
-            "left out, but below a node that would have to be deleted",
+        yield Finding(
+            IN_THE_WAY,
             _named(excluded),
+            "left out, but below a node that would have to be deleted",
             "leave that node out too with --exclude",
+            is_fatal=True,
         )
 
 
@@ -108,9 +127,9 @@ def _named(names: list[str]) -> str:
 class _Maker:
     """Gathers adds, changes and deletes from a diff, then orders them."""
 
+    ready: Prepared
     changes: Diff
     root: str
-    target: Snapshot | None
     limits: Limits
     scope: TargetScope | None
     identities: tuple[Identity, ...]
@@ -124,9 +143,18 @@ class _Maker:
     journal_bytes: int = 0
     existing_parents: set[str] = field(default_factory=set)
     denied: list[str] = field(default_factory=list)
+    too_large: list[NodeTooLarge] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)  # fatal ones
     creates_to_take_back: int = 0  # that raise the counters of deleted nodes again, should the epoch be rolled back
 
-    def plan(self, source: Snapshot, hosts: tuple[tuple[str, int], ...]) -> Plan:
+    @property
+    def target(self) -> Snapshot | None:
+        return self.ready.target
+
+    def plan(self, hosts: tuple[tuple[str, int], ...]) -> Plan:
+        source = self.ready.source
+        self.notes += self.ready.notes
+        self.findings += _in_the_way(self.changes, self.root)
         self._gather_adds(source)
         for change in self.changes.changes.without(Code.ADD):
             self._gather(change)
@@ -144,8 +172,9 @@ class _Maker:
         self._note_costs(sum(pairs for pairs, _ in raised.values()))
         touched = self._touched()
         steps += self._acl_steps(acls, works_below)
-        self._refuse_denied()
         head_bytes = self._head_bytes()
+        self._weigh(creates, operations, head_bytes)
+        self._refuse(acls)
         rest, ends = cut_behind(creates, operations, head_bytes, self.limits)
         self._refuse_heavy_journal()
         return Plan(
@@ -162,6 +191,7 @@ class _Maker:
             ephemerals_source=self.changes.ephemerals_source,
             ephemerals_target=self.changes.ephemerals_target,
             notes=tuple(self.notes),
+            left_out=left_out(self.ready, self.changes, self.root),
         )
 
     # -- gathering ----------------------------------------------------------------------------------------------------
@@ -174,7 +204,7 @@ class _Maker:
         self.journal_bytes += sum(sizes)
         largest = sizes.index(max(sizes)) if sizes else 0
         if sizes and sizes[largest] > self.limits.frame_bytes_max - CHUNK_OVERHEAD:
-            raise NodeTooLarge(sizes[largest] + CHUNK_OVERHEAD, self.added.creates.path_at(largest), self.limits)
+            self._find_too_large(sizes[largest] + CHUNK_OVERHEAD, self.added.creates.path_at(largest))
 
     def _gather(self, change: object) -> None:
         match change:
@@ -193,22 +223,17 @@ class _Maker:
             case Delete(path=relative, before=before):
                 path = paths.join(self.root, relative)
                 if before.kind is not Kind.PERSISTENT:
-                    raise PlanImpossible(
-                        f"it is a {before.kind.name.lower()} node, which undo could not bring back as one",
-                        path,
-                        "delete it yourself, or leave it out with --exclude",
-                    )
+                    what = f"it is a {before.kind.name.lower()} node, which undo could not bring back as one"
+                    self._find(KIND_DELETED, path, what, "delete it yourself, or leave it out with --exclude")
                 self.creates_to_take_back += before.counter
                 size = operation_size(Create(path, before.data, before.acl))
                 self.deletes.append(DeleteNode(path, Pin.of(before.stat), size))
                 self._need_on_parent(path, CREATE | DELETE)  # CREATE: to bring it back
                 self._journal(Action.DELETED, path, before)
             case ChangeKind(path=relative):
-                raise PlanImpossible(
-                    "its kind (persistent, container, TTL) differs, and no write can change that",
-                    paths.join(self.root, relative),
-                    "delete the node on the target first, or leave it out with --exclude",
-                )
+                what = "its kind (persistent, container, TTL) differs, and no write can change that"
+                hint = "delete the node on the target first, or leave it out with --exclude"
+                self._find(KIND_DIFFERS, paths.join(self.root, relative), what, hint)
             case _:
                 raise AssertionError(f"a change that the planner does not know: {change!r}")
 
@@ -216,7 +241,7 @@ class _Maker:
         size = entry_bytes(Entry(action, path, 0, before))
         frame_bytes = size + CHUNK_OVERHEAD + len(path)
         if frame_bytes > self.limits.frame_bytes_max:
-            raise NodeTooLarge(frame_bytes, path, self.limits)
+            self._find_too_large(frame_bytes, path)
         self.journal_bytes += size
 
     # -- permissions: what the target's ACLs say, before anything is tried --------------------------------------------
@@ -232,24 +257,54 @@ class _Maker:
     def _need(self, node: Znode, path: str, perms: int) -> None:
         if not self.check_permissions or grants(node.acl, self.identities) & perms == perms:
             return
-        if any(not self._can_evaluate(entry.scheme, entry.id) for entry in node.acl):
-            return  # sasl, x509, ip ranges: only the server knows
-        self.denied.append(path)
+        if all(can_evaluate(entry.scheme, entry.id, self.identities) for entry in node.acl):
+            self.denied.append(path)  # else (sasl, x509, ip ranges) only the server knows
 
-    def _can_evaluate(self, scheme: str, identity: str) -> bool:
-        if scheme == "ip":
-            # A server before 3.7 does not tell a session its address.
-            return "/" not in identity and any(own.scheme == "ip" for own in self.identities)
-        return scheme in ("world", "digest")
+    # -- what stands against the plan ---------------------------------------------------------------------------------
 
-    def _refuse_denied(self) -> None:
+    def _find(self, code: str, path: str, what: str, hint: str) -> None:
+        self.findings.append(Finding(code, path, what, hint, is_fatal=True))
+
+    def _find_too_large(self, frame_bytes: int, path: str) -> None:
+        self.too_large.append(NodeTooLarge(frame_bytes, path, self.limits))
+
+    def _weigh(self, creates: Creates, rest: Sequence[Operation], head_bytes: int) -> None:
+        """Find every operation that fits no frame: `cut_behind` would stop at the first."""
+        overhead = MULTI_OVERHEAD + head_bytes
+        room = self.limits.frame_bytes_max - overhead
+        sizes = creates.sizes()
+        if sizes and max(sizes) > room:
+            for index, size in enumerate(sizes):
+                if size > room:
+                    self._find_too_large(overhead + size, creates.path_at(index))
+        for operation in rest:
+            if not isinstance(operation, RaiseCounter):
+                size = max(forward_size(operation), operation.undo_size())
+                if size > room:
+                    self._find_too_large(overhead + size, operation.path)
+
+    def _refuse(self, acls: AclPlanner) -> None:
+        """Raise for all that was found, at once. What only the servers' frame limit is against comes as NodeTooLarge,
+        since they may take more than is known."""
+        for path in acls.shut_out:
+            what = "its ACL would shut the migrator out of its own work and undo"
+            self._find(SHUT_OUT, path, what, "authenticate with --auth-file")
         if self.denied:
             names = sorted(set(self.denied), key=paths.order_key)
-            raise NotPermitted(
-                f"{len(names)} node(s) of the target do not let this identity make the change or take it back",
-                _named(names),
-                "authenticate with --auth-file as somebody whom their ACLs let in",
-            )
+            what = f"{len(names)} node(s) of the target do not let this identity make the change or take it back"
+            hint = "authenticate with --auth-file as somebody whom their ACLs let in"
+            self._find(PERMISSION, _named(names), what, hint)
+        by_path: dict[str, NodeTooLarge] = {}
+        for error in sorted(self.too_large, key=lambda error: error.frame_bytes):
+            by_path[error.where] = error
+        heaviest = list(by_path.values())[::-1]
+        if self.findings:
+            oversize = [Finding(OVERSIZE, each.where, each.what, each.hint, is_fatal=True) for each in heaviest]
+            refuse([*self.findings, *oversize])
+        if heaviest:
+            for each in heaviest[1 : NAMED_MAX + 1]:
+                heaviest[0].add_note(f"  also: {each.where}: {each.what}")
+            raise heaviest[0]
 
     # -- counters, ACLs, parents --------------------------------------------------------------------------------------
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from zkmig.model.acl import AclList, Identity
+from zkmig.model.quota import Quota
 from zkmig.plan.creates import Operations
 from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, RaiseCounter, WriteData, forward_size
+from zkmig.policy.leftout import LeftOut
 from zkmig.wire.requests import MULTI_OVERHEAD
 
 SERVER_FRAME_BYTES_MAX = 1_048_575  # jute.maxbuffer's default, the length prefix not counted [zookeeper-facts 11]
@@ -73,7 +75,7 @@ class Plan:
     batch_ends: for each batch, the index one past its last operation. head_bytes: what each batch's guarded head was
     reckoned at. identity: who temporary ACLs let in, None when there are none. touched: existing parents whose Stat
     changes although they are not written. notes: sentences for the operator. operations: always `Operations`, whatever
-    sequence is given.
+    sequence is given. left_out: what is not carried. quotas: set after the commit, so that none is in force before.
     """
 
     source: SourcePin
@@ -89,6 +91,8 @@ class Plan:
     ephemerals_source: int = 0
     ephemerals_target: int = 0
     notes: tuple[str, ...] = ()
+    left_out: LeftOut = field(default_factory=LeftOut)
+    quotas: tuple[Quota, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.operations, Operations):
@@ -131,7 +135,7 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        return not self.operations and not self.acl_steps
+        return not self.operations and not self.acl_steps and not self.quotas
 
     @property
     def counts(self) -> dict[str, int]:

@@ -23,10 +23,12 @@ from typing import Any
 from zkmig import sealed
 from zkmig.errors import BadInput, DamagedFile
 from zkmig.model.acl import Acl, AclList, Identity
+from zkmig.model.quota import Quota
 from zkmig.model.znode import Kind
 from zkmig.plan.creates import Creates, Operations
 from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, Pin, RaiseCounter, WriteData
 from zkmig.plan.plan import Limits, Plan, SourcePin, TargetPin
+from zkmig.policy.leftout import LeftOut
 
 FORMAT = sealed.Format(b"zkplan\0", 2, "plan file", "zkmig plan")
 
@@ -95,6 +97,7 @@ def _put(plan: Plan, writer: sealed.Writer) -> str:
     }
     lengths = {name: len(getattr(plan, name)) for name in SECTIONS if name not in ("creates", "operations")}
     lengths |= {"creates": len(ranges), "operations": len(rest)}
+    fields["quotas"] = [[quota.path, quota.text] for quota in plan.quotas]
     header = {name: _plain(value) for name, value in fields.items()}
     writer.block({**header, "lengths": lengths, "acls": creates.acl_table})
     for name in SECTIONS:
@@ -211,6 +214,8 @@ def _build(header: dict[str, Any], sections: dict[str, list[Any]]) -> Plan:
         limits=Limits(**header.pop("limits")),
         identity=Identity(*identity) if identity else None,
         notes=tuple(sections["notes"]),
+        left_out=LeftOut.of_plain(header.pop("left_out")),
+        quotas=tuple(Quota(path, text) for path, text in header.pop("quotas")),
         **header,
     )
 
