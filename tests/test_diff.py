@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trees import EPHEMERAL, REAL_TREES, Node, Tree, load_real, neighbours, snapshot_of, tree_of, trees
+from zkmig import diff_plain
 from zkmig.diff import (
     Add,
     Change,
@@ -46,7 +47,7 @@ ROOTS = st.sampled_from((("/app", "/app"), ("/app", "/moved/app"), ("/app", "/")
 def short_runs() -> Iterator[None]:
     """Runs of siblings from the first one on, so that small trees take every path of the walk."""
     # Not `import zkmig.diff`: the package has a function of that name.
-    with mock.patch.multiple(import_module("zkmig.diff"), _STREAK=1, _RUN_NODES=1, _RUN_GROWTH=2):
+    with mock.patch.object(import_module("zkmig.diff"), "_RUNS", diff_plain.Runs(streak=1, nodes=1, growth=2)):
         yield
 
 
@@ -377,10 +378,11 @@ def test_hashes_save_the_walk() -> None:
     for number in range(1000):
         source |= {f"/n{number:04d}": Node(), **{f"/n{number:04d}/c{child}": Node(b"x") for child in range(4)}}
     one, other = snapshot_of(source), snapshot_of({**source, "/n0500/c2": Node(b"y")})
-    merge = import_module("zkmig.diff")._Merge
+    merge = diff_plain._Merge
     looks = []
     for hash_first in (False, True):
         with (
+            mock.patch.object(import_module("zkmig.diff"), "_backend", return_value=diff_plain),
             mock.patch.object(merge, "_compare", autospec=True, side_effect=merge._compare) as compare,
             mock.patch.object(merge, "_is_same", autospec=True, side_effect=merge._is_same) as is_same,
         ):

@@ -23,7 +23,7 @@ LAYERS = (
     {"_fast", "errors"},
     {"backend", "sealed", "stop"},
     {"model"},
-    {"changes", "treehash_plain", "wire"},
+    {"changes", "diff_plain", "treehash_plain", "wire"},
     {"source", "treehash"},
     {"diff"},
     {"epoch"},

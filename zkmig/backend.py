@@ -23,6 +23,7 @@ COMPILED_MODULES = (
     "zkmig._fast.bulk",
     "zkmig._fast.encode",
     "zkmig._fast.columns",
+    "zkmig._fast.diff",
     "zkmig._fast.order",
     "zkmig._fast.treehash",
 )

@@ -163,6 +163,13 @@ class Log(Sequence[_T], Generic[_T]):
         """The values of the entries of every other code."""
         return (self[position] for position, each in enumerate(self.codes) if each != code)
 
+    def extend(self, entries: tuple[bytearray, array[int], array[int]]) -> None:
+        """Append entries that come as three columns."""
+        codes, sources, targets = entries
+        self.codes += codes
+        self._sources += sources
+        self._targets += targets
+
     def __len__(self) -> int:
         return len(self.codes)
 
