@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zkmig.api.migrate import apply, load_plan, make_plan, resume, rollback, save_plan
+    from zkmig.api.migrate import apply, load_plan, make_plan, preflight, resume, rollback, save_plan
     from zkmig.api.scopes import Committed, committed, init
     from zkmig.api.status import status
     from zkmig.api.trees import Verification, diff, read, save_snapshot, verify
@@ -53,6 +53,12 @@ if TYPE_CHECKING:
     from zkmig.model.stat import Stat
     from zkmig.model.znode import Kind, Znode
     from zkmig.plan.plan import Limits, Plan
+    from zkmig.plan.preflight import Finding
+    from zkmig.policy.identities import AclRule
+    from zkmig.policy.kinds import KindRule
+    from zkmig.policy.leftout import LeftOut
+    from zkmig.policy.policy import Policy
+    from zkmig.policy.relocation import PathRule
     from zkmig.reader import Reader, Token, View
     from zkmig.stop import StopRequest
     from zkmig.wire.credential import Credential
@@ -61,7 +67,7 @@ if TYPE_CHECKING:
 
 # fmt: off
 _HOMES = {
-    "zkmig.api.migrate": ("apply", "load_plan", "make_plan", "resume", "rollback", "save_plan"),
+    "zkmig.api.migrate": ("apply", "load_plan", "make_plan", "preflight", "resume", "rollback", "save_plan"),
     "zkmig.api.scopes": ("Committed", "committed", "init"),
     "zkmig.api.status": ("status",),
     "zkmig.api.trees": ("Verification", "diff", "read", "save_snapshot", "verify"),
@@ -80,6 +86,12 @@ _HOMES = {
     "zkmig.model.stat": ("Stat",),
     "zkmig.model.znode": ("Kind", "Znode"),
     "zkmig.plan.plan": ("Limits", "Plan"),
+    "zkmig.plan.preflight": ("Finding",),
+    "zkmig.policy.identities": ("AclRule",),
+    "zkmig.policy.kinds": ("KindRule",),
+    "zkmig.policy.leftout": ("LeftOut",),
+    "zkmig.policy.policy": ("Policy",),
+    "zkmig.policy.relocation": ("PathRule",),
     "zkmig.reader": ("Reader", "Token", "View"),
     "zkmig.stop": ("StopRequest",),
     "zkmig.wire.credential": ("Credential",),
@@ -89,6 +101,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Acl",
+    "AclRule",
     "ActingRefused",
     "Applied",
     "BadInput",
@@ -98,10 +111,13 @@ __all__ = [
     "Credential",
     "DamagedFile",
     "Diff",
+    "Finding",
     "Forbidden",
     "Held",
     "Identity",
     "Kind",
+    "KindRule",
+    "LeftOut",
     "Limits",
     "NotOwner",
     "NotPermitted",
@@ -110,8 +126,10 @@ __all__ = [
     "OtherIncarnation",
     "Outcome",
     "OutcomeUnknown",
+    "PathRule",
     "Plan",
     "PlanImpossible",
+    "Policy",
     "Progress",
     "Reader",
     "ReaderError",
@@ -140,6 +158,7 @@ __all__ = [
     "init",
     "load_plan",
     "make_plan",
+    "preflight",
     "read",
     "resume",
     "rollback",

@@ -11,26 +11,30 @@ from typing import Literal, Unpack
 
 from zkmig.api.access import Access, Hosts, SessionOptions, covering_scope, ensemble, scope_at
 from zkmig.api.frames import fit_to_servers
-from zkmig.api.trees import ReadProgress, Tree, read_options, scan_target, split_excludes, take
+from zkmig.api.trees import ReadProgress, Tree, read_options, scan_target, split_excludes, take, with_excludes
 from zkmig.apply import engine
 from zkmig.apply.engine import SealedPlan, scope_of
 from zkmig.apply.forward import DRAIN_TIMEOUT_S, Applied, Options, Progress
+from zkmig.apply.preflight import examine
 from zkmig.apply.preview import Preview, preview_resume, preview_rollback
 from zkmig.apply.rollback import RolledBack
-from zkmig.diff import ComparePolicy
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.owner import TakeOver, read_owner
 from zkmig.epoch.transitions import MIGRATING, State
-from zkmig.errors import BadInput, Refused
+from zkmig.errors import BadInput, NotPermitted, Refused
 from zkmig.model import path as paths
 from zkmig.model.acl import Identity
 from zkmig.model.path import CONTROL_ROOT
+from zkmig.model.quota import Quota
 from zkmig.model.snapshot import Snapshot
 from zkmig.plan import make, planfile
 from zkmig.plan.make import TargetScope
 from zkmig.plan.plan import Limits, Plan
+from zkmig.plan.preflight import Finding
+from zkmig.policy.policy import AnyPolicy, Policy
 from zkmig.source import zks
 from zkmig.source.location import EnsembleLocation, parse, parse_hosts
+from zkmig.source.quotas import read_quotas
 from zkmig.wire.client import Client
 
 SingleShot = Literal["auto", "never", "require"]
@@ -52,7 +56,7 @@ def make_plan(
     source: Tree,
     target: Tree,
     *,
-    policy: ComparePolicy | None = None,
+    policy: AnyPolicy = None,
     limits: Limits | None = None,
     scope: str | None = None,
     excludes: Sequence[str] = (),
@@ -68,24 +72,44 @@ def make_plan(
     scope's incarnation and committed epoch are pinned in the plan, its servers asked who this session is and, for
     large nodes, what they take. A target given as a snapshot is not asked anything: what is unknown then, apply finds
     out. identities: who will apply, where the servers are not asked; None: the digest identities of `auth`.
-    excludes: absolute paths below either root. say: gets sentences for the operator.
+    policy: what is meant, and as what it is to arrive; a ComparePolicy says which aspects count. Quotas are read from a
+    live source. excludes: absolute paths below either root, besides those of the policy. say: gets sentences for the
+    operator.
 
     Raises PlanImpossible (an ephemeral in the way, a node over the frame limit, an ACL that would shut the migrator
     out), NotPermitted, and what `read` raises. Nothing is written.
     """
     access = Access.of(**session)
     limits = limits or Limits()
-    for_source, for_target = split_excludes(excludes, source, target)
+    declared = with_excludes(policy, excludes)
+    for_source, for_target = split_excludes(declared.excludes, source, target)
     place = parse(target) if isinstance(target, str) else None
     ours = take(source, read_options(access, for_source, control, progress))
+    quotas = _quotas_of(access, source, declared)
     if isinstance(place, EnsembleLocation):
         live = _LiveTarget(access, place, scope, control, say)
-        return live.plan(ours, policy, limits, for_target, identities, progress)
+        return live.plan(ours, declared, quotas, limits, for_target, identities, progress)
     theirs = take(target, read_options(access, for_target, control, progress))
     if identities is None:
         identities = [c.identity for c in access.auth if c.identity is not None] or None
     hosts = _hosts_of(theirs)
-    return make.make_plan(ours, theirs, policy=policy, limits=limits, hosts=hosts, identities=identities)
+    return make.make_plan(
+        ours, theirs, policy=declared, limits=limits, hosts=hosts, identities=identities, quotas=quotas
+    )
+
+
+def _quotas_of(access: Access, source: Tree, policy: Policy) -> tuple[Quota, ...] | None:
+    """The quotas of the source's scope; None where they cannot be known, and nobody asked for them."""
+    place = parse(source) if isinstance(source, str) else None
+    if not isinstance(place, EnsembleLocation):
+        return None
+    try:
+        with access.client(place) as client:
+            return read_quotas(client, place.path)
+    except NotPermitted:
+        if policy.quotas:
+            raise
+        return None
 
 
 def _hosts_of(snapshot: Snapshot) -> Hosts:
@@ -107,7 +131,8 @@ class _LiveTarget:
     def plan(
         self,
         source: Snapshot,
-        policy: ComparePolicy | None,
+        policy: Policy,
+        quotas: tuple[Quota, ...] | None,
         limits: Limits,
         excludes: Sequence[str],
         identities: Iterable[Identity] | None,
@@ -131,6 +156,7 @@ class _LiveTarget:
                 hosts=place.hosts,
                 scope=scope,
                 identities=who,
+                quotas=quotas,
             )
             return dataclasses.replace(made, target=dataclasses.replace(made.target, tls=place.tls))
 
@@ -157,6 +183,20 @@ class _LiveTarget:
                 "resume or roll back first, then plan again"
             )
         return TargetScope(found.scope, self._control, record.incarnation, record.epoch)
+
+
+def preflight(
+    plan: AnyPlan, target: str | None = None, *, ignore_quotas: bool = False, **session: Unpack[SessionOptions]
+) -> tuple[Finding, ...]:
+    """What the target says to a plan, asked without writing: all that `apply` would refuse for, and warnings.
+
+    The permissions that ACLs of existing nodes give are looked at by `make_plan`, and again by `apply`. Raises what
+    `read` raises.
+    """
+    access = Access.of(**session)
+    sealed = _sealed(plan)
+    with access.client(_plan_place(sealed.plan, target)) as client:
+        return examine(client, sealed.plan, ignore_quotas=ignore_quotas)
 
 
 def save_plan(plan: Plan, path: str, force: bool = False) -> SealedPlan:

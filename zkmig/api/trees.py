@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Unpack
 
 from zkmig.api.access import Access, SessionOptions
-from zkmig.diff import DEFAULT_POLICY, ComparePolicy, Diff
+from zkmig.diff import Diff
 from zkmig.diff import diff as compare
 from zkmig.errors import BadInput
 from zkmig.model import path as paths
 from zkmig.model.path import CONTROL_ROOT
 from zkmig.model.snapshot import Snapshot
+from zkmig.policy.carry import Prepared, prepare
+from zkmig.policy.leftout import LeftOut, left_out
+from zkmig.policy.patterns import parse_path
+from zkmig.policy.policy import AnyPolicy, Policy, policy_of
+from zkmig.policy.selection import merged, only
 from zkmig.source import ensemble as live
 from zkmig.source import read as sources
 from zkmig.source import zks
@@ -29,6 +35,7 @@ ReadProgress = Callable[[int], None]  # gets the number of znodes read so far
 def read(
     location: str,
     *,
+    includes: Sequence[str] = (),
     excludes: Sequence[str] = (),
     control: str = CONTROL_ROOT,
     progress: ReadProgress | None = None,
@@ -36,10 +43,12 @@ def read(
 ) -> Snapshot:
     """The tree at `location`: an ensemble is scanned, a snapshot file is read. Nothing is written.
 
-    excludes: absolute paths left out with all below them. session: see `SessionOptions`. Raises BadInput (no such root
-    or file, DamagedFile), Unreachable, NotPermitted (no znode is left out for want of permission).
+    includes: absolute paths; where there are any, only these subtrees are meant, and what is above them is kept to lead
+    there. excludes: absolute paths left out with all below them. session: see `SessionOptions`. Raises BadInput (no
+    such root or file, DamagedFile), Unreachable, NotPermitted (no znode is left out for want of permission).
     """
-    return take(location, read_options(Access.of(**session), excludes, control, progress))
+    tree = take(location, read_options(Access.of(**session), excludes, control, progress))
+    return selected(tree, includes)
 
 
 def save_snapshot(snapshot: Snapshot, path: str, force: bool = False) -> None:
@@ -67,7 +76,7 @@ def diff(
     source: Tree,
     target: Tree | None,
     *,
-    policy: ComparePolicy | None = None,
+    policy: AnyPolicy = None,
     excludes: Sequence[str] = (),
     control: str = CONTROL_ROOT,
     hash_first: bool = False,
@@ -77,14 +86,40 @@ def diff(
     """What to change on `target` so that it equals `source`; paths are relative to the roots.
 
     A target of None, or a location whose root is not there: everything is an add. A source that is not there is
-    BadInput. excludes: absolute paths, below either root; what one side leaves out counts on neither.
+    BadInput. policy: what is meant, and as what the source is to be taken; a ComparePolicy says which aspects count.
+    excludes: absolute paths, below either root, besides the policy's; what one side leaves out counts on neither.
     hash_first: compute hashes and pass over equal subtrees.
     """
-    access = Access.of(**session)
-    for_source, for_target = split_excludes(excludes, source, target)
+    declared = with_excludes(policy, excludes)
+    ready = _read_both(source, target, declared, Access.of(**session), control, progress)
+    return compare(ready.source, ready.target, declared.compare, hash_first)
+
+
+def _read_both(
+    source: Tree, target: Tree | None, policy: Policy, access: Access, control: str, progress: ReadProgress | None
+) -> Prepared:
+    """Both trees, with the policy in force."""
+    for_source, for_target = split_excludes(policy.excludes, source, target)
     ours = take(source, read_options(access, for_source, control, progress))
     theirs = None if target is None else take_or_none(target, read_options(access, for_target, control, progress))
-    return compare(ours, theirs, policy or DEFAULT_POLICY, hash_first)
+    return prepare(ours, theirs, policy, _root_of(target))
+
+
+def with_excludes(policy: AnyPolicy, excludes: Sequence[str]) -> Policy:
+    """The policy, these excludes added to its own."""
+    declared = policy_of(policy)
+    return dataclasses.replace(declared, excludes=tuple(dict.fromkeys((*declared.excludes, *excludes))))
+
+
+def selected(tree: Snapshot, includes: Sequence[str]) -> Snapshot:
+    """The tree less all that is neither in nor above the included subtrees. BadInput if one of them is not there."""
+    relative: list[str] = []
+    for text in includes:
+        include = parse_path(text, "--include")
+        if include not in tree:
+            raise BadInput("the tree has no such node to include", include, f"name paths below {tree.root}")
+        relative.append(paths.relative_to(include, tree.root))
+    return only(tree, merged(relative))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +129,7 @@ class Verification:
     source: Snapshot
     target: Snapshot | None
     diff: Diff | None
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def differs(self, exact_counters: bool = False) -> bool:
         """As `Diff.differs`: a counter that is higher on the target counts only with exact_counters."""
@@ -104,20 +140,28 @@ def verify(
     source: Tree,
     target: Tree,
     *,
-    policy: ComparePolicy | None = None,
+    policy: AnyPolicy = None,
     excludes: Sequence[str] = (),
     control: str = CONTROL_ROOT,
+    by_hash: bool = True,
     progress: ReadProgress | None = None,
     **session: Unpack[SessionOptions],
 ) -> Verification:
-    """Compare two trees by hash, and node by node where the hashes differ. Arguments and errors as for `diff`."""
-    access = Access.of(**session)
-    for_source, for_target = split_excludes(excludes, source, target)
-    ours = take(source, read_options(access, for_source, control, progress))
-    theirs = take_or_none(target, read_options(access, for_target, control, progress))
-    if theirs is not None and (ours.tree_hash, ours.counter_hash) == (theirs.tree_hash, theirs.counter_hash):
-        return Verification(ours, theirs, None)
-    return Verification(ours, theirs, compare(ours, theirs, policy or DEFAULT_POLICY))
+    """Compare two trees by hash, and node by node where the hashes differ. Arguments and errors as for `diff`.
+
+    by_hash: False compares node by node at once.
+    """
+    declared = with_excludes(policy, excludes)
+    ready = _read_both(source, target, declared, Access.of(**session), control, progress)
+    ours, theirs = ready.source, ready.target
+    found: Diff | None = None
+    if not by_hash or theirs is None or _hashes(ours) != _hashes(theirs):
+        found = compare(ours, theirs, declared.compare)
+    return Verification(ours, theirs, found, left_out(ready, found, theirs.root if theirs is not None else ours.root))
+
+
+def _hashes(tree: Snapshot) -> tuple[str, str]:
+    return tree.tree_hash, tree.counter_hash
 
 
 def take(tree: Tree, options: sources.ReadOptions) -> Snapshot:

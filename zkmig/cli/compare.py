@@ -20,6 +20,7 @@ from zkmig.changes import (
     Delete,
 )
 from zkmig.cli.output import check_output
+from zkmig.cli.policy import include_option, policy_options, say_left_out
 from zkmig.cli.run import (
     BAD_INPUT,
     STOPPED,
@@ -33,6 +34,7 @@ from zkmig.cli.run import (
 from zkmig.diff import Diff
 from zkmig.errors import EXIT_DIFFERENT, EXIT_DONE
 from zkmig.model.snapshot import Snapshot
+from zkmig.policy.policy import Policy
 from zkmig.source.location import parse
 
 DIFFERENCES_NAMED = 20  # by verify
@@ -47,19 +49,31 @@ _CODES = {"0": "the same", "1": "different", **BAD_INPUT, **UNREACHABLE, **STOPP
 @click.argument("location")
 @click.option("-o", "--output", required=True, metavar="FILE", help="The snapshot file to write.")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
+@include_option
 @exclude_option
 @control_option
 @command_options
-def snapshot(run: Run, location: str, output: str, force: bool, excludes: tuple[str, ...], control: str) -> None:
+def snapshot(
+    run: Run,
+    location: str,
+    output: str,
+    force: bool,
+    includes: tuple[str, ...],
+    excludes: tuple[str, ...],
+    control: str,
+) -> None:
     """Save the tree at LOCATION, with data, ACLs, stats and sequence counters, into a file.
 
     It says whether what was read is one state of the tree or, because others wrote meanwhile, of several (fuzzy).
-    The file is readable by its owner alone: it holds what ACLs protect.
+    The file is readable by its owner alone: it holds what ACLs protect. It remembers --include and --exclude: what they
+    leave out is never taken for absent.
     """
     parse(location)
     check_output(output, force)
     with run.progress() as progress:
-        tree = trees.read(location, excludes=excludes, control=control, progress=progress.read, **run.session)
+        tree = trees.read(
+            location, includes=includes, excludes=excludes, control=control, progress=progress.read, **run.session
+        )
     trees.save_snapshot(tree, output, force)
     run.document({"file": output, **tree_document(tree, hashes=True), "reason": tree.consistency.reason})
     run.line(f"{output}: {len(tree)} znodes of {tree.provenance.location}")
@@ -91,7 +105,10 @@ def tree_document(tree: Snapshot, hashes: bool = False) -> dict[str, Any]:
 @exclude_option
 @control_option
 @command_options
-def diff(run: Run, a: str, b: str, exact_counters: bool, excludes: tuple[str, ...], control: str) -> int:
+@policy_options()
+def diff(
+    run: Run, a: str, b: str, exact_counters: bool, excludes: tuple[str, ...], control: str, policy: Policy
+) -> int:
     """Name every difference between A and B: what would have to change on B so that it equals A.
 
     \b
@@ -105,15 +122,27 @@ def diff(run: Run, a: str, b: str, exact_counters: bool, excludes: tuple[str, ..
     """
     parse(a), parse(b)
     with run.progress() as progress:
-        found = trees.diff(a, b, excludes=excludes, control=control, progress=progress.read, **run.session)
+        compared = trees.verify(
+            a,
+            b,
+            policy=policy,
+            excludes=excludes,
+            control=control,
+            by_hash=False,
+            progress=progress.read,
+            **run.session,
+        )
+    found = compared.diff
+    assert found is not None
     differs = found.differs(exact_counters)
     items: Iterator[Change | CounterHigher] = chain(found, found.notes if exact_counters else ())
     if run.as_json:
-        run.document(_diff_document(found, differs, exact_counters))
+        run.document({**_diff_document(found, differs, exact_counters), "not_carried": compared.left_out.document()})
     else:
         for item in items:
             run.line(difference_line(item))
     _say_compared(run, found, exact_counters)
+    say_left_out(run, compared.left_out)
     return EXIT_DIFFERENT if differs else EXIT_DONE
 
 
@@ -188,7 +217,10 @@ def _say_compared(run: Run, found: Diff, exact_counters: bool) -> None:
 @exclude_option
 @control_option
 @command_options
-def verify(run: Run, a: str, b: str, exact_counters: bool, excludes: tuple[str, ...], control: str) -> int:
+@policy_options()
+def verify(
+    run: Run, a: str, b: str, exact_counters: bool, excludes: tuple[str, ...], control: str, policy: Policy
+) -> int:
     """Tell whether A and B are the same: data, ACLs and sequence counters of every node, the root included.
 
     Hashes are compared first; where they differ, the first differences are named as `zkmig diff` does. Kinds are
@@ -196,7 +228,9 @@ def verify(run: Run, a: str, b: str, exact_counters: bool, excludes: tuple[str, 
     """
     parse(a), parse(b)
     with run.progress() as progress:
-        found = trees.verify(a, b, excludes=excludes, control=control, progress=progress.read, **run.session)
+        found = trees.verify(
+            a, b, policy=policy, excludes=excludes, control=control, progress=progress.read, **run.session
+        )
     differs = found.differs(exact_counters)
     run.document(
         {
@@ -207,12 +241,14 @@ def verify(run: Run, a: str, b: str, exact_counters: bool, excludes: tuple[str, 
             "compared": list(_compared(found)),
             "counts": None if found.diff is None else found.diff.counts._asdict(),
             "differences": [_difference(item) for item in _first(found, exact_counters)],
+            "not_carried": found.left_out.document(),
         }
     )
     for item in _first(found, exact_counters):
         run.line(difference_line(item))
     if found.diff is not None:
         _say_compared(run, found.diff, exact_counters)
+    say_left_out(run, found.left_out)
     run.line("different" if differs else f"the same: {len(found.source)} znodes, tree {found.source.tree_hash}")
     return EXIT_DIFFERENT if differs else EXIT_DONE
 

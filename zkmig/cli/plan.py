@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ import click
 from zkmig.api import migrate
 from zkmig.apply.engine import SealedPlan
 from zkmig.cli.output import check_output
+from zkmig.cli.policy import policy_options
 from zkmig.cli.run import (
     STOPPED,
     Run,
@@ -20,6 +22,7 @@ from zkmig.cli.run import (
     exit_codes,
 )
 from zkmig.plan.plan import BATCH_FRAME_BYTES_MAX, JOURNAL_BYTES_MAX, SINGLE_SHOT_OPS_MAX, Limits, Plan
+from zkmig.policy.policy import Policy
 from zkmig.source.location import EnsembleLocation, parse
 
 NOTES_SHOWN = 20
@@ -68,6 +71,7 @@ NOTES_SHOWN = 20
 @exclude_option
 @control_option
 @command_options
+@policy_options(carrying=True)
 def plan(
     run: Run,
     source: str,
@@ -80,12 +84,14 @@ def plan(
     journal_max: int,
     excludes: tuple[str, ...],
     control: str,
+    policy: Policy,
 ) -> None:
     """Plan how the tree at --to becomes equal to the tree at --from, and write the plan to a file.
 
     The plan is the order of all writes, in batches, with the version that each expects; it names the servers, the
     scope and the epoch that it was made for, and `zkmig apply` refuses it once they have moved. Ephemerals are counted
-    and never carried over. Nothing is written to any server.
+    and never carried over. What is left out is said, and what the target would refuse (unknown schemes, kinds, quotas,
+    permissions) is named before anything is tried. Nothing is written to any server.
     """
     check_output(output, force)
     parse(source), parse(target)
@@ -95,6 +101,7 @@ def plan(
         made = migrate.make_plan(
             source,
             target,
+            policy=policy,
             limits=limits,
             scope=scope,
             excludes=excludes,
@@ -103,9 +110,14 @@ def plan(
             say=remarks.append,
             **run.session,
         )
+    findings = migrate.preflight(made, **run.session) if isinstance(parse(target), EnsembleLocation) else ()
     sealed = migrate.save_plan(made, output, force)
-    run.document({"plan": output, "plan_hash": sealed.hash, **summary_document(made)})
+    run.document(
+        {"plan": output, "plan_hash": sealed.hash, **summary_document(made), "preflight": list(map(asdict, findings))}
+    )
     show_summary(run, sealed)
+    for finding in findings:
+        run.say(f"{'apply will refuse' if finding.is_fatal else 'warning'}: {finding}")
     if made.source.is_fuzzy:
         remarks.append("others wrote the source while it was read: the plan leads to a mix of its states")
     for remark in remarks:
@@ -141,6 +153,8 @@ def summary_document(made: Plan) -> dict[str, Any]:
         "journal_bytes": made.journal_bytes,
         "ephemerals_source": made.ephemerals_source,
         "ephemerals_target": made.ephemerals_target,
+        "not_carried": made.left_out.document(),
+        "quotas": [{"path": quota.path, "limits": quota.text} for quota in made.quotas],
         "notes": list(made.notes),
     }
 
@@ -158,8 +172,12 @@ def show_summary(run: Run, sealed: SealedPlan) -> None:
         run.line(f"written   {size_text(made)}")
         reason = made.why_not_single_shot()
         run.line(f"at once   {'possible: one transaction' if reason is None else f'no: {reason}'}")
-    if made.ephemerals_source or made.ephemerals_target:
-        run.line(f"left out  {made.ephemerals_source} ephemerals of the source, {made.ephemerals_target} of the target")
+    if made.quotas:
+        run.line(f"quotas    {len(made.quotas)} to set after the commit, of {made.quotas[0].path} first")
+    for sentence in made.left_out.sentences():
+        run.line(f"left out  {sentence}")
+    if made.ephemerals_target:
+        run.line(f"left out  {made.ephemerals_target} ephemerals of the target")
     for note in made.notes[:NOTES_SHOWN]:
         run.line(f"note      {note}")
     if len(made.notes) > NOTES_SHOWN:

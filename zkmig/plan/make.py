@@ -7,6 +7,7 @@ has come.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,9 +28,10 @@ from zkmig.diff import (
 from zkmig.epoch.control import head_size_max
 from zkmig.epoch.created import created_sizes
 from zkmig.epoch.journal import Action, Entry, entry_bytes
-from zkmig.errors import PlanImpossible
+from zkmig.errors import BadInput, PlanImpossible
 from zkmig.model import path as paths
 from zkmig.model.acl import ADMIN, CREATE, DELETE, WRITE, Identity, grants
+from zkmig.model.quota import Quota
 from zkmig.model.snapshot import Snapshot
 from zkmig.model.znode import Kind, Znode
 from zkmig.plan.acls import AclPlanner
@@ -52,6 +54,7 @@ from zkmig.plan.preflight import (
 from zkmig.policy.carry import Prepared, prepare
 from zkmig.policy.leftout import left_out
 from zkmig.policy.policy import AnyPolicy, policy_of
+from zkmig.policy.quotas import carried_quotas
 from zkmig.wire.requests import MULTI_OVERHEAD, Create, operation_size
 
 NAMED_MAX = 5  # paths named in one message
@@ -79,12 +82,14 @@ def make_plan(
     hosts: tuple[tuple[str, int], ...] = (),
     scope: TargetScope | None = None,
     identities: Iterable[Identity] | None = None,
+    quotas: Iterable[Quota] | None = None,
 ) -> Plan:
     """The plan that makes `target` equal to `source`.
 
     target None: its root does not exist (give target_root, else the source's root). hosts, scope: where it will be
     applied; `apply` can supply what is missing. identities: of the session that will write, as the server knows it;
-    None leaves permissions to the server.
+    None leaves permissions to the server. quotas: those of the source's scope, which the plan carries if the policy
+    says so; None: not known.
 
     Raises PlanImpossible (an ephemeral in the way, a node over the frame limit, a lock-out) or NotPermitted, which name
     all that stands against the plan; and what a policy that cannot be followed raises.
@@ -94,7 +99,13 @@ def make_plan(
     ready = prepare(source, target, declared, root)
     changes = diff(ready.source, ready.target, declared.compare, hash_first=True)  # the pins need the hashes anyway
     maker = _Maker(ready, changes, root, limits or Limits(), scope, tuple(identities or ()), identities is not None)
-    return maker.plan(hosts)
+    made = maker.plan(hosts)
+    if quotas is not None:
+        carried, left = carried_quotas(quotas, ready, source.root, root, declared.quotas)
+        made = dataclasses.replace(made, quotas=carried, left_out=dataclasses.replace(made.left_out, quotas=left))
+    elif declared.quotas:
+        raise BadInput("its quotas are not known", source.provenance.location, "quotas are read from a live source")
+    return made
 
 
 def _in_the_way(changes: Diff, root: str) -> Iterator[Finding]:

@@ -42,7 +42,9 @@ class LeftOut:
     def of_plain(cls, fields: dict[str, Any]) -> LeftOut:
         """The inverse of dataclasses.asdict, from a file."""
         kinds = tuple(RuleUse(**use) for use in fields.pop("kinds"))
-        plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
         return cls(kinds=kinds, **plain)
 
     def document(self) -> dict[str, Any]:

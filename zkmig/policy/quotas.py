@@ -10,12 +10,12 @@ from zkmig.policy.carry import Prepared
 
 
 def carried_quotas(
-    quotas: Iterable[Quota], ready: Prepared, source_root: str, target_root: str
+    quotas: Iterable[Quota], ready: Prepared, source_root: str, target_root: str, is_asked: bool = True
 ) -> tuple[tuple[Quota, ...], tuple[str, ...]]:
     """(quotas for the target, source paths of those that are not carried).
 
-    Not carried: what lies outside the selection, on a node that is not carried itself, or would limit "/", where a
-    server heeds none.
+    Not carried: all, unless it is asked for; and what lies outside the selection, on a node that is not carried itself,
+    or would limit "/", where a server heeds none.
     """
     carried: list[Quota] = []
     left: list[str] = []
@@ -24,7 +24,7 @@ def carried_quotas(
         target = paths.join(target_root, relative)
         is_selected = not ready.includes or any(paths.contains(top or "/", relative) for top in ready.includes)
         is_there = paths.join(ready.source.root, relative) in ready.source
-        if target != "/" and is_selected and is_there:
+        if is_asked and target != "/" and is_selected and is_there:
             carried.append(Quota(target, quota.text))
         else:
             left.append(quota.path)
