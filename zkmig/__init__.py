@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zkmig.api.access import SessionOptions
     from zkmig.api.migrate import apply, load_plan, make_plan, preflight, resume, rollback, save_plan
     from zkmig.api.scopes import Committed, committed, init
     from zkmig.api.status import status
@@ -62,11 +63,13 @@ if TYPE_CHECKING:
     from zkmig.reader import Reader, Token, View
     from zkmig.stop import StopRequest
     from zkmig.wire.credential import Credential
+    from zkmig.wire.tls import Tls
 
     __version__: str
 
 # fmt: off
 _HOMES = {
+    "zkmig.api.access": ("SessionOptions",),
     "zkmig.api.migrate": ("apply", "load_plan", "make_plan", "preflight", "resume", "rollback", "save_plan"),
     "zkmig.api.scopes": ("Committed", "committed", "init"),
     "zkmig.api.status": ("status",),
@@ -95,6 +98,7 @@ _HOMES = {
     "zkmig.reader": ("Reader", "Token", "View"),
     "zkmig.stop": ("StopRequest",),
     "zkmig.wire.credential": ("Credential",),
+    "zkmig.wire.tls": ("Tls",),
 }
 # fmt: on
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -136,12 +140,14 @@ __all__ = [
     "Refused",
     "RolledBack",
     "SealedPlan",
+    "SessionOptions",
     "Snapshot",
     "StalePlan",
     "Stat",
     "Status",
     "StopRequest",
     "Stopped",
+    "Tls",
     "Token",
     "Unavailable",
     "UnknownFormat",

@@ -34,12 +34,22 @@ class _ChildrenWatchFactory(Protocol):
         send_event: bool = False,
     ) -> ChildrenWatch: ...
 
+class ConnectionHandler:
+    sasl_options: dict[str, str] | None
+
 class KazooClient:
     handler: IHandler
     hosts: list[tuple[str, int]]
     chroot: str | None
     auth_data: set[tuple[str, str]]
     use_ssl: bool
+    verify_certs: bool
+    check_hostname: bool
+    ca: str | None
+    certfile: str | None
+    keyfile: str | None
+    keyfile_password: str | None
+    _connection: ConnectionHandler
     state: str
     state_listeners: set[Listener]
     last_zxid: int

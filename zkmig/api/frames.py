@@ -10,11 +10,11 @@ import dataclasses
 from collections.abc import Callable
 
 from zkmig.api.access import Hosts
-from zkmig.errors import PlanImpossible, Unreachable
+from zkmig.errors import PlanImpossible
 from zkmig.plan.batches import NodeTooLarge
 from zkmig.plan.operations import Operation, forward_size
 from zkmig.plan.plan import Limits, Plan
-from zkmig.wire.client import probe_frame_limit
+from zkmig.wire.limits import frame_limits
 from zkmig.wire.requests import MULTI_OVERHEAD
 from zkmig.wire.tls import Tls
 
@@ -50,16 +50,7 @@ def fit_to_servers(make: Callable[[Limits], Plan], limits: Limits, hosts: Hosts,
 
 def all_take(hosts: Hosts, frame_bytes: int, tls: Tls | None = None) -> bool:
     """Whether every member that can be reached takes a frame of that size. Unreachable if none can be."""
-    unreachable: Unreachable | None = None
-    answers: list[bool] = []
-    for host in hosts:
-        try:
-            answers.append(probe_frame_limit([host], frame_bytes, tls))
-        except Unreachable as error:
-            unreachable = error
-    if not answers and unreachable is not None:
-        raise unreachable
-    return all(answers)
+    return frame_limits(hosts, frame_bytes, tls=tls).smallest.frame_bytes == frame_bytes
 
 
 def _largest_batch(plan: Plan) -> tuple[int, str]:

@@ -189,7 +189,8 @@ class Forward:
             return True
         if self.options.all_take is not None:
             return self.options.all_take(frame_bytes)
-        return probe_frame_limit([self.migrator.client.server], frame_bytes)
+        client = self.migrator.client
+        return probe_frame_limit([client.server], frame_bytes, client.tls)
 
     def _preflight(self, preimage: Preimage) -> None:
         """Refuse what the target would refuse midway; say what may surprise. Nothing but the lock is written yet."""

@@ -20,9 +20,10 @@ from zkmig.cli.failures import Interrupted
 from zkmig.cli.progress import Progress, open_progress
 from zkmig.cli.sessions import session_options, take_session
 from zkmig.cli.terminal import escape
-from zkmig.errors import BadInput, Outcome
+from zkmig.errors import BadInput, Outcome, Stopped
 from zkmig.model.path import CONTROL_ROOT
 from zkmig.stop import EXIT_SIGINT, EXIT_SIGTERM, StopRequest
+from zkmig.wire.link import silent_servers
 
 _SIGNALS = {signal.SIGINT: ("interrupted", EXIT_SIGINT), signal.SIGTERM: ("terminated", EXIT_SIGTERM)}
 _GRACEFUL = b"zkmig: stopping after what is under way; a second signal stops at once\n"
@@ -91,6 +92,10 @@ class Run:
         self._is_graceful = True
         try:
             yield
+        except Stopped as stopped:
+            if stopped.outcome is Outcome.NOTHING_WRITTEN:
+                stopped.hint = stopped.hint or Outcome.NOTHING_WRITTEN.value
+            raise
         finally:
             self._is_graceful = False
 
@@ -109,7 +114,10 @@ class Run:
 
     def _end(self) -> None:
         if not self._is_graceful:
-            raise Interrupted(self.stop.error(Outcome.NOTHING_WRITTEN))
+            stopped = self.stop.error(Outcome.NOTHING_WRITTEN)
+            if silent := silent_servers():
+                stopped.what += f" while waiting for {'; '.join(silent)}"
+            raise Interrupted(stopped)
         os.write(2, _GRACEFUL)  # click.echo is not for signal handlers
 
 

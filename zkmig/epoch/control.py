@@ -175,8 +175,8 @@ def default_roles(identities: tuple[Identity, ...]) -> Roles:
 
     A session without credentials cannot be told apart from any other, so the control plane is then open to all.
     """
-    digests = tuple(identity for identity in identities if identity.scheme == "digest")
-    return Roles(digests or (WORLD,), (WORLD,))
+    own = tuple(identity for identity in identities if identity.scheme in ("digest", "x509"))
+    return Roles(own or (WORLD,), (WORLD,))
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------

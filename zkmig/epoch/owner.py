@@ -373,10 +373,11 @@ class Migrator:
         try:
             if not self.client.is_connected:
                 self.client.reconnect()
-            if lost == SENDS_MAX - 1 and not probe_frame_limit([self.client.server], frame_size(multi)):
+            server, size = [self.client.server], frame_size(multi)
+            if lost == SENDS_MAX - 1 and not probe_frame_limit(server, size, self.client.tls):
                 # Such a server only drops the connection, which looks like any other loss [zookeeper-facts 11].
                 raise PlanImpossible(
-                    f"this server takes no frame of {frame_size(multi)} bytes",
+                    f"this server takes no frame of {size} bytes",
                     multi.operations[-1].path,
                     "raise jute.maxbuffer on every server of the target, or roll back and plan smaller batches",
                 )

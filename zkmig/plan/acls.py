@@ -79,7 +79,7 @@ class AclPlanner:
         return AclStep(path, both, after, pin)
 
     def _with_migrator(self, path: str, acl: AclList) -> AclList:
-        own = next((i for i in self._identities if i.scheme == "digest"), None)
+        own = next((i for i in self._identities if i.scheme in ("digest", "x509")), None)
         own = own or next((i for i in self._identities if i.scheme == "ip"), None)
         if own is None:
             self.shut_out[path] = None

@@ -33,6 +33,7 @@ from zkmig.model.acl import Identity
 from zkmig.model.path import CONTROL_ROOT
 from zkmig.model.znode import Znode
 from zkmig.reader.admission import Admission, Token
+from zkmig.reader.kazoo_client import Auth, client_of, credentials_of, tls_of
 from zkmig.reader.overlay import NO_OVERLAY, Overlay, overlay_of
 from zkmig.reader.part import Part, part_of
 from zkmig.reader.presence import Presence
@@ -40,12 +41,12 @@ from zkmig.reader.session import BulkSession
 from zkmig.reader.tree import read_tree
 from zkmig.reader.view import RecordSeen, View
 from zkmig.source.acl_cache import AclCache
-from zkmig.source.location import parse_hosts
 from zkmig.wire.client import Client
 from zkmig.wire.codes import Code, error_for
 from zkmig.wire.credential import Credential
 from zkmig.wire.replies import DataResult, StatResult
 from zkmig.wire.requests import Exists, GetData, Sync
+from zkmig.wire.tls import Tls
 
 TIMEOUT_S: Final = 30.0
 PAUSE_FIRST_S: Final = 0.02
@@ -54,24 +55,24 @@ PAUSE_MAX_S: Final = 0.5
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-Auth = Iterable[Credential | tuple[str, str]]
-
 
 class Reader:
     """Reads one scope. Safe to use from several threads: one view is read at a time, actions run side by side.
 
-    client_or_hosts: a kazoo client, started and stopped by its owner, or hosts ("zk1:2181,zk2:2181"), for which the
-    Reader makes a client of its own. kazoo's session holds the reader's registration and admits actions; bulk reads go
-    through a second session to the same hosts, which never shows a state older than kazoo's or its own before. A client
-    below a chroot is refused: the control plane is not below it, and paths in a view are absolute.
+    client_or_hosts: a kazoo client, started and stopped by its owner, or hosts ("zk1:2181,zk2:2181", for TLS
+    "zks://zk1:2281,zk2:2281"), for which the Reader makes a client of its own. kazoo's session holds the reader's
+    registration and admits actions; bulk reads go through a second session to the same hosts, which never shows a state
+    older than kazoo's or its own before. A client below a chroot is refused: the control plane is not below it, and
+    paths in a view are absolute.
 
     paths: read only these subtrees, whole components ("/app/a" does not take "/app/ab"); the nodes above them, up to
     the scope's root, are in the view too, without their other children. None: all of the scope.
 
-    control: where the control plane lies. auth: with hosts, credentials, also as ("digest", "user:password"); a client
-    brings its own. name: under which the reader registers, and takes leases; the default names host and process.
-    timeout_s: how long `view` goes on trying, through transitions, lost connections and lagging members; it also has to
-    suffice for reading: some 15 us for a znode, and 50 us for each ACL that is new.
+    control: where the control plane lies. auth: with hosts, credentials, also as ("digest", "user:password"). tls: with
+    hosts, how to use TLS, which is then used. A client brings its own of both. name: under which the reader registers,
+    and takes leases; the default names host and process. timeout_s: how long `view` goes on trying, through
+    transitions, lost connections and lagging members; it also has to suffice for reading: some 15 us for a znode, and
+    50 us for each ACL that is new.
     """
 
     # Tests switch these off, one at a time, to prove that they would notice. No application may.
@@ -86,16 +87,16 @@ class Reader:
         *,
         control: str = CONTROL_ROOT,
         auth: Auth | None = None,
+        tls: Tls | None = None,
         name: str | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._owns_client = isinstance(client_or_hosts, str)
-        self._kazoo = _client_of(client_or_hosts, auth)
-        _refuse_unusable(self._kazoo)
+        self._kazoo = client_of(client_or_hosts, auth, tls)
         self._names = ControlPaths(valid_scope_name(scope), _control_path(control))
         self._wanted = None if paths is None else _valid_paths(paths)
         self._timeout_s = timeout_s
-        self._session = BulkSession(tuple(self._kazoo.hosts), self._check_stop)
+        self._session = BulkSession(tuple(self._kazoo.hosts), self._check_stop, tls_of(self._kazoo))
         self._auth: tuple[Credential, ...] = ()
         self._acls = AclCache()
         self._overlay_key: object = None
@@ -208,7 +209,7 @@ class Reader:
         return View(nodes, self._names, seen, overlay, zxid)
 
     def _connected(self, floor: int) -> Client:
-        auth = _credentials(self._kazoo.auth_data)
+        auth = credentials_of(self._kazoo)
         if auth != self._auth:
             # Others may be shown other ACLs.
             self._auth, self._acls, self._overlay_key = auth, AclCache(), None
@@ -278,7 +279,7 @@ class Reader:
         if known is not None:
             return known
         # The view came from another Reader: its own sessions have not been asked who they are.
-        return tuple(one.identity for one in _credentials(self._kazoo.auth_data) if one.identity is not None)
+        return tuple(one.identity for one in credentials_of(self._kazoo) if one.identity is not None)
 
 
 def _refuse_without_image(seen: RecordSeen, names: ControlPaths) -> None:
@@ -293,45 +294,6 @@ def _refuse_without_image(seen: RecordSeen, names: ControlPaths) -> None:
 
 
 # -- what the caller gave ---------------------------------------------------------------------------------------------
-
-
-def _client_of(client_or_hosts: KazooClient | str, auth: Auth | None) -> KazooClient:
-    if not isinstance(client_or_hosts, str):
-        if auth is not None:
-            raise BadInput("auth= goes with hosts; a client brings its own", hint="use add_auth of the client")
-        return client_or_hosts
-    if "/" in client_or_hosts:
-        raise BadInput("hosts only, without a path", client_or_hosts, "paths in a view are absolute on the server")
-    parse_hosts(client_or_hosts)
-    credentials = [_credential(one) for one in auth or ()]
-    return KazooClient(
-        hosts=client_or_hosts,
-        auth_data=[(one.scheme, one.secret.decode()) for one in credentials],
-        # kazoo's own default gives up reconnecting less and less often, up to once an hour.
-        connection_retry={"max_tries": -1, "delay": 0.1, "max_delay": 5.0},
-    )
-
-
-def _refuse_unusable(client: KazooClient) -> None:
-    if client.chroot:
-        raise BadInput(
-            "this client lives below a chroot, and the control plane does not",
-            client.chroot,
-            "give the Reader the hosts, or a client without chroot; paths in a view are absolute",
-        )
-    if client.use_ssl:
-        raise BadInput("TLS is not supported yet", hint="use a client without it on a trusted network")
-    _credentials(client.auth_data)
-
-
-def _credentials(auth_data: Iterable[tuple[str, str]]) -> tuple[Credential, ...]:
-    return tuple(_credential(one) for one in sorted(auth_data))
-
-
-def _credential(one: Credential | tuple[str, str]) -> Credential:
-    credential = one if isinstance(one, Credential) else Credential(one[0], one[1].encode())
-    _ = credential.identity  # a malformed one is refused here, by BadInput, not by a view
-    return credential
 
 
 def _control_path(control: str) -> str:

@@ -11,6 +11,7 @@ from zkmig.wire.client import Client
 from zkmig.wire.credential import Credential
 from zkmig.wire.faults import SessionExpired
 from zkmig.wire.link import Host
+from zkmig.wire.tls import Tls
 
 SESSION_TIMEOUT_MS: Final = 10_000
 """As kazoo's default. A member that falls silent is given up after two thirds of it."""
@@ -22,11 +23,12 @@ class BulkSession:
     """hosts are tried in an order of its own, so that many readers spread over the members.
 
     check_stop: called at least every 0.5 s while waiting; what it raises ends the wait. identities: who the session
-    is, as ACLs name it; None before the first connection.
+    is, as ACLs name it; None before the first connection. tls: None for plain TCP.
     """
 
-    def __init__(self, hosts: tuple[Host, ...], check_stop: Callable[[], None]) -> None:
+    def __init__(self, hosts: tuple[Host, ...], check_stop: Callable[[], None], tls: Tls | None = None) -> None:
         self._hosts = random.sample(hosts, len(hosts))
+        self._tls = tls
         self._check_stop = check_stop
         self._client: Client | None = None
         self.identities: tuple[Identity, ...] | None = None
@@ -65,6 +67,7 @@ class BulkSession:
             connect_timeout_s=CONNECT_TIMEOUT_S,
             zxid_floor=max(self._zxid_seen, zxid_floor),
             check_stop=self._check_stop,
+            tls=self._tls,
         )
         client.connect()
         self._client, self._auth = client, auth

@@ -165,6 +165,11 @@ class Client:
         return self._link.server
 
     @property
+    def tls(self) -> Tls | None:
+        """How its connections are secured, None if they are not."""
+        return self._tls
+
+    @property
     def is_connected(self) -> bool:
         """Whether the connection stands, as far as is known."""
         return self._session.state is State.CONNECTED

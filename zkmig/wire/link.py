@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
@@ -38,6 +39,7 @@ CHECK_STOP_INTERVAL_S: Final = 0.5
 RETRY_PAUSE_S: Final = 0.1  # between rounds over the members while none of them takes the session
 RECEIVE_BYTES: Final = 1 << 18
 IDLE_PART: Final = 1 / 3  # of the session timeout without sending, then a ping (as Java's ClientCnxn does)
+SILENCE_TOLD_S: Final = 0.2  # of an answer that is due, before a stop names the server
 SILENCE_PART: Final = 2 / 3  # of the session timeout without hearing what is due, then the server is dead
 
 
@@ -78,6 +80,8 @@ class Link:
         self._loss = "not connected"
         self._is_hopeless = False  # what the peer did, it will do again
         self._last_sent = self._last_heard = self._waiting_since = self._last_check = 0.0
+        self._trying: Host | None = None  # while it is being connected to
+        _links.add(self)
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -163,11 +167,22 @@ class Link:
         return sock.fileno(), select.POLLIN | (select.POLLOUT if self.session.output else 0)
 
     def look_for_stop(self) -> None:
-        """Let the caller's check raise, at its interval."""
+        """Let the caller's check raise, at its interval; a server that was waited for is named in what it raises."""
         now = time.monotonic()
         if self.check_stop is not None and now - self._last_check >= CHECK_STOP_INTERVAL_S:
             self._last_check = now
-            self.check_stop()
+            try:
+                self.check_stop()
+            except ZkmigError as stop:
+                if (silent := self.silent()) and not stop.where:
+                    stop.what += f" while waiting for {silent}"
+                raise
+
+    def silent(self) -> str:
+        """The server that owes an answer, and how long it has said nothing; "" where none does, or not for long."""
+        owes = self._trying or (self.server if self._socket is not None and self.session.waits else None)
+        silence = time.monotonic() - max(self._last_heard, self._waiting_since)
+        return f"{address(owes)}, silent for {silence:.1f} s" if owes and silence >= SILENCE_TOLD_S else ""
 
     # -- bytes --------------------------------------------------------------------------------------------------------
 
@@ -286,20 +301,29 @@ class Link:
                 self._next_host = (self._next_host + 1) % len(self._hosts)
                 now = time.monotonic()
                 share = now + max(0.0, deadline - now) / count
+                self._trying, self._waiting_since = host, now
                 try:
-                    sock = self._open_socket(host, share)
-                except OSError as error:
-                    reasons.append(f"{address(host)} {_reason(error)}")
-                    continue
-                if self._begin(sock, host, share):
+                    reason = self._try(host, share)
+                finally:
+                    self._trying = None
+                if not reason:
                     return
-                reasons.append(f"{address(host)} {self._loss}")
+                reasons.append(f"{address(host)} {reason}")
                 hopeful = hopeful or not self._is_hopeless
             if time.monotonic() + RETRY_PAUSE_S >= deadline or not hopeful:
                 told = ", ".join(reasons)
                 raise Unreachable(f"no server took the session ({told})", hint="check the addresses and the servers")
             time.sleep(RETRY_PAUSE_S)
             self.look_for_stop()
+
+    def _try(self, host: Host, deadline: float) -> str:
+        """Why this member did not take the session, "" if it did."""
+        self._is_hopeless = True
+        try:
+            sock = self._open_socket(host, deadline)
+        except OSError as error:
+            return _reason(error)
+        return "" if self._begin(sock, host, deadline) else self._loss
 
     def _begin(self, sock: Stream, host: Host, deadline: float) -> bool:
         self._socket, self.server = sock, host
@@ -406,6 +430,16 @@ class Link:
         raise OSError(errno.ETIMEDOUT, too_late)
 
 
+_links: weakref.WeakSet[Link] = weakref.WeakSet()
+
+
+def silent_servers() -> list[str]:
+    """Those that any session of this process waits for just now, as `Link.silent` tells."""
+    with contextlib.suppress(RuntimeError):  # asked by a signal handler, which may interrupt the making of a session
+        return list(dict.fromkeys(filter(None, [link.silent() for link in _links])))
+    return []
+
+
 def address(host: Host) -> str:
     """As an operator would write it."""
     name, port = host
@@ -414,4 +448,4 @@ def address(host: Host) -> str:
 
 def _reason(error: OSError) -> str:
     text = error.strerror or str(error) or type(error).__name__
-    return text if error.errno == errno.EPROTO else text.lower()  # EPROTO: TLS, which is in an operator's words
+    return text[:1].lower() + text[1:]

@@ -137,6 +137,7 @@ _ABOUT_OUR_CERTIFICATE = frozenset(
         "unknown ca",
         "certificate required",
         "access denied",
+        "decrypt error",  # from OpenSSL, for a signature by an authority that only has the right name
     }
 )
 
