@@ -192,3 +192,25 @@ def test_spoiled_values_have_the_same_fault(tree: Tree, times: int, choice: st.D
     arguments[5] = array("q", sorted(arguments[5]))
     expected = outcome(columns_plain.first_unsound, *arguments)
     assert outcome(compiled_columns.first_unsound, *arguments) == expected
+
+
+@given(st.lists(st.integers(-1, 5) | st.integers(-(2**31), 2**31 - 1), max_size=6), st.integers(0, 2**40))
+def test_lengths_and_back(lengths: list[int], first: int) -> None:
+    """Slices of any lengths, null ones among them; from lengths to offsets and back gives the same."""
+    column = array("i", lengths)
+    expected = outcome(columns_plain.cuts, column, first)
+    assert outcome(compiled_columns.cuts, column, first) == expected
+    if isinstance(expected, tuple):
+        ends, nulls = expected
+        offsets = array("Q", [first, *ends])
+        for marks in (nulls, b""):
+            plain = columns_plain.lengths(offsets, marks, 0, len(lengths))
+            assert compiled_columns.lengths(offsets, marks, 0, len(lengths)) == plain
+        assert compiled_columns.lengths(offsets, nulls, 0, len(lengths)) == column
+
+
+@given(st.lists(st.integers(0, 4) | st.integers(0, 2**40), max_size=5), st.binary(max_size=4), small, small)
+def test_lengths_of_any_offsets(values: list[int], nulls: bytes, start: int, stop: int) -> None:
+    offsets = array("Q", values)
+    expected = outcome(columns_plain.lengths, offsets, nulls, start, stop)
+    assert outcome(compiled_columns.lengths, offsets, nulls, start, stop) == expected

@@ -60,9 +60,11 @@ cdef enum:
     KIND_TTL = 2
     KIND_EPHEMERAL = 3
     KINDS = 4
+    LENGTH_MAX = 0x7FFFFFFF
     CHECK_NODES = 4096
 
 
+cdef arrays.array _u64 = array("Q")
 cdef arrays.array _u32 = array("I")
 cdef arrays.array _i32 = array("i")
 
@@ -116,6 +118,45 @@ def kinds_of(const int64_t[::1] owners not None, Py_ssize_t start):
     for i in range(count):
         kinds[i] = KIND_EPHEMERAL if owners[start + i] else 0
     return out
+
+
+def lengths(const uint64_t[::1] offsets not None, const uint8_t[::1] nulls not None, Py_ssize_t start,
+            Py_ssize_t stop):
+    """Bytes of each of the slices from `start` to `stop`; -1 for a null one. nulls may be empty: then none is."""
+    cdef Py_ssize_t i
+    cdef arrays.array out
+    cdef int32_t *sizes
+    cdef uint64_t size
+    cdef bint is_outside = False, has_nulls = nulls.shape[0] > 0
+    demand_range(offsets.shape[0] - 1, start, stop)
+    if has_nulls:
+        demand_range(nulls.shape[0], start, stop)
+    out = arrays.clone(_i32, stop - start, zero=False)
+    sizes = <int32_t *>out.data.as_ints
+    for i in range(stop - start):
+        size = offsets[start + i + 1] - offsets[start + i]  # one below zero wraps to a large one
+        is_outside |= size > LENGTH_MAX
+        sizes[i] = -1 if has_nulls and nulls[start + i] else <int32_t>size
+    if is_outside:
+        raise ValueError("a length out of range")
+    return out
+
+
+def cuts(const int32_t[::1] lengths not None, uint64_t first):
+    """The inverse: where each slice ends if the first begins at `first`, and 1 for each that is null."""
+    cdef Py_ssize_t i, count = lengths.shape[0]
+    cdef arrays.array out = arrays.clone(_u64, count, zero=False)
+    cdef uint64_t *ends = <uint64_t *>out.data.as_chars
+    cdef uint8_t *is_null
+    nulls = PyBytes_FromStringAndSize(NULL, count)
+    is_null = <uint8_t *>PyBytes_AS_STRING(nulls)
+    for i in range(count):
+        if lengths[i] < -1:
+            raise ValueError("a length below -1")
+        is_null[i] = lengths[i] < 0
+        first += <uint64_t>max(lengths[i], 0)
+        ends[i] = first
+    return out, nulls
 
 
 # -- soundness --------------------------------------------------------------------------------------------------------

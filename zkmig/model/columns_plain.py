@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from array import array
-from itertools import islice
-from operator import gt
+from itertools import accumulate, islice
+from operator import gt, sub
 
 Blob = bytes | bytearray
 
@@ -26,6 +26,7 @@ OWNER_MISPLACED = 8  # ephemeral without a session, or the reverse
 EPHEMERAL_PARENT = 9
 NULL_WITH_DATA = 10
 
+_LENGTH_MAX = 0x7FFFFFFF
 _KIND_TTL = 2
 _KIND_EPHEMERAL = 3
 _KIND_BYTES = bytes(range(4))
@@ -51,6 +52,28 @@ def kinds_of(owners: array[int], start: int) -> bytes:
     """Ephemeral where a session owns the node, else persistent, from `start` on."""
     _demand_range(len(owners), start, len(owners))
     return bytes(_KIND_EPHEMERAL if owner else 0 for owner in islice(owners, start, None))
+
+
+def lengths(offsets: array[int], nulls: Blob, start: int, stop: int) -> array[int]:
+    """Bytes of each of the slices from `start` to `stop`; -1 for a null one. nulls may be empty: then none is."""
+    _demand_range(len(offsets) - 1, start, stop)
+    if nulls:
+        _demand_range(len(nulls), start, stop)
+    sizes = list(map(sub, islice(offsets, start + 1, stop + 1), islice(offsets, start, stop)))
+    if sizes and not 0 <= min(sizes) <= max(sizes) <= _LENGTH_MAX:
+        raise ValueError("a length out of range")
+    for node in range(start, stop) if any(nulls[start:stop]) else ():
+        if nulls[node]:
+            sizes[node - start] = -1
+    return array("i", sizes)
+
+
+def cuts(lengths: array[int], first: int) -> tuple[array[int], bytes]:
+    """The inverse: where each slice ends if the first begins at `first`, and 1 for each that is null."""
+    if lengths and min(lengths) < -1:
+        raise ValueError("a length below -1")
+    ends = accumulate((max(length, 0) for length in lengths), initial=first)
+    return array("Q", islice(ends, 1, None)), bytes(length < 0 for length in lengths)
 
 
 def _demand_range(count: int, start: int, stop: int) -> None:

@@ -15,15 +15,16 @@ from __future__ import annotations
 import os
 import sys
 from array import array
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from io import BytesIO
-from itertools import accumulate, pairwise, repeat
 from typing import Any
 
 from zkmig import sealed
 from zkmig.errors import BadInput, DamagedFile
+from zkmig.model import twins
 from zkmig.model.acl import Acl, AclList
 from zkmig.model.columns import STAT_TYPECODES, Columns, StatColumns
 from zkmig.model.scope import Scope
@@ -31,8 +32,8 @@ from zkmig.model.snapshot import Consistency, Provenance, Snapshot
 
 FORMAT = sealed.Format(b"zksnap\0", 1, "snapshot file", "zkmig snapshot")
 
-NODES_PER_BLOCK = 1 << 15
-BYTES_PER_BLOCK = 4 << 20  # of paths and data; a single node may exceed it
+NODES_PER_BLOCK = 1 << 13
+BYTES_PER_BLOCK = 1 << 20  # of paths and data, so that a block stays in the cache; a single node may exceed it
 ACLS_PER_BLOCK = 1 << 12
 
 
@@ -101,30 +102,26 @@ def _runs(columns: Columns) -> Iterator[tuple[int, int]]:
     count = len(columns)
     first = 0
     while first < count:
-        last, limit = first + 1, min(first + NODES_PER_BLOCK, count)
         start = columns.path_offsets[first] + columns.data_offsets[first]
-        while (
-            last < limit and columns.path_offsets[last + 1] + columns.data_offsets[last + 1] - start <= BYTES_PER_BLOCK
-        ):
-            last += 1
+        last = bisect_right(
+            range(first + 1, min(first + NODES_PER_BLOCK, count)),
+            start + BYTES_PER_BLOCK,
+            key=lambda node: columns.path_offsets[node + 1] + columns.data_offsets[node + 1],
+        )
+        last += first + 1
         yield first, last
         first = last
 
 
 def _encode_run(columns: Columns, first: int, last: int) -> dict[str, bytes]:
     nodes = slice(first, last)
-    path_offsets, data_offsets = columns.path_offsets[first : last + 1], columns.data_offsets[first : last + 1]
-    data_lengths = _lengths("i", data_offsets)
-    null = columns.nulls.find(1, first, last)
-    while null >= 0:
-        data_lengths[null - first] = -1
-        null = columns.nulls.find(1, null + 1, last)
+    lengths = twins.columns().lengths
     ttl_nodes = sorted(node for node in columns.ttls if first <= node < last) if columns.ttls else []
     return {
-        "paths": columns.paths_blob[path_offsets[0] : path_offsets[-1]],
-        "path_lengths": _little_endian(_lengths("I", path_offsets)),
-        "data": columns.data_blob[data_offsets[0] : data_offsets[-1]],
-        "data_lengths": _little_endian(data_lengths),
+        "paths": columns.paths_blob[columns.path_offsets[first] : columns.path_offsets[last]],
+        "path_lengths": _little_endian(lengths(columns.path_offsets, b"", first, last)),
+        "data": columns.data_blob[columns.data_offsets[first] : columns.data_offsets[last]],
+        "data_lengths": _little_endian(lengths(columns.data_offsets, columns.nulls, first, last)),
         "acl_ids": _little_endian(columns.acl_ids[nodes]),
         "kinds": columns.kinds[nodes],
         "ttl_nodes": _little_endian(array("I", (node - first for node in ttl_nodes))),
@@ -133,10 +130,6 @@ def _encode_run(columns: Columns, first: int, last: int) -> dict[str, bytes]:
             name: _little_endian(column[nodes]) for name, column in zip(StatColumns._fields, columns.stats, strict=True)
         },
     }
-
-
-def _lengths(typecode: str, offsets: array[int]) -> array[int]:
-    return array(typecode, (end - start for start, end in pairwise(offsets)))
 
 
 def _little_endian(column: array[int]) -> bytes:
@@ -181,20 +174,23 @@ class _Loader:
 
     def _take_nodes(self, run: dict[str, bytes]) -> None:
         first = len(self._kinds)
-        self._paths.write(run["paths"])
-        _extend_offsets(self._path_offsets, _column("I", run["path_lengths"]))
-        data_lengths = _column("i", run["data_lengths"])
-        if min(data_lengths) < -1:
-            raise ValueError("a length below -1")
-        self._data.write(run["data"])
-        _extend_offsets(self._data_offsets, map(max, data_lengths, repeat(0)))
-        self._nulls += bytes(length == -1 for length in data_lengths)
+        self._take_blob(self._paths, self._path_offsets, run["paths"], run["path_lengths"])
+        self._nulls += self._take_blob(self._data, self._data_offsets, run["data"], run["data_lengths"])
         self._acl_ids += _column("I", run["acl_ids"])
         self._kinds += run["kinds"]
         ttl_nodes, ttl_values = _column("I", run["ttl_nodes"]), _column("q", run["ttl_values"])
         self._ttls.update((first + node, ttl) for node, ttl in zip(ttl_nodes, ttl_values, strict=True))
         for name, typecode, column in zip(StatColumns._fields, STAT_TYPECODES, self._stats, strict=True):
             column.extend(_column(typecode, run[name]))
+
+    def _take_blob(self, blob: BytesIO, offsets: array[int], content: bytes, lengths: bytes) -> bytes:
+        """Append slices and where they end; returns which are null."""
+        ends, nulls = twins.columns().cuts(_column("i", lengths), offsets[-1])
+        blob.write(content)
+        offsets += ends
+        if offsets[-1] != blob.tell():
+            raise ValueError("lengths do not divide their bytes")
+        return nulls
 
     def finish(self, verify_hash: bool) -> Snapshot:
         """Check everything there is; a Snapshot, BadInput or ValueError."""
@@ -232,8 +228,3 @@ def _column(typecode: str, packed: bytes) -> array[int]:
     if sys.byteorder == "big":
         column.byteswap()
     return column
-
-
-def _extend_offsets(offsets: array[int], lengths: Iterable[int]) -> None:
-    sums = accumulate(lengths, initial=offsets.pop())
-    offsets.extend(sums)
