@@ -14,7 +14,10 @@ PROGRAM = str(Path(sys.executable).with_name("zkmig"))
 RUN_TIMEOUT_S = 100.0
 
 # What the surroundings of the test run say must not decide what the program does.
-_FOREIGN = ("ZKMIG_AT", "ZKMIG_SCOPE", "ZKMIG_AUTH", "ZKMIG_CONTROL", "ZKMIG_DEBUG")
+_FOREIGN = {
+    *("ZKMIG_AT", "ZKMIG_SCOPE", "ZKMIG_AUTH", "ZKMIG_CONTROL", "ZKMIG_DEBUG", "ZKMIG_PROFILE", "ZKMIG_PROFILES"),
+    *("ZKMIG_TLS_CA", "ZKMIG_TLS_CERT", "ZKMIG_TLS_KEY"),
+}
 
 
 class Ran(NamedTuple):

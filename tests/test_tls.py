@@ -24,16 +24,17 @@ import zkmig
 from tests.conftest import KazooClientFactory
 from tests.program import Program
 from tests.tls_front import TlsFront
-from zkmig.dev import Server
+from zkmig.dev import Ensemble, Server
 from zkmig.dev.certificates import CLIENT_NAME, Certificates, issue, make_certificates
 from zkmig.epoch.control import ControlPaths
 from zkmig.errors import BadInput, Outcome, OutcomeUnknown, Unreachable
 from zkmig.model.acl import ALL, OPEN_ACL, Acl, Identity
+from zkmig.source.location import parse_hosts
 from zkmig.wire.client import Client
 from zkmig.wire.faults import ConnectionLost
 from zkmig.wire.link import Host
 from zkmig.wire.replies import DataResult
-from zkmig.wire.requests import Create, GetData, Multi, SetData, Sync
+from zkmig.wire.requests import FLAG_EPHEMERAL, Create, GetData, Multi, SetData, Sync
 from zkmig.wire.tls import Tls
 
 X509 = Identity("x509", "CN=client,O=zkmig")
@@ -209,6 +210,31 @@ def test_what_did_not_leave_is_not_said_to_have_landed(
     stat = kazoo.exists(tree_root)
     assert stat is not None
     assert stat.version <= len(unknown)
+
+
+def test_another_member_takes_the_session_up() -> None:
+    """Three members with one authority: kill the one in use; the session, its ephemeral and all that it has seen are at
+    another one, by TLS; and a member that is behind the floor is passed over there as well."""
+    with Ensemble(tls=True) as ensemble:
+        certificates = ensemble.members[0].certificates
+        assert certificates is not None
+        tls = Tls(str(certificates.ca), str(certificates.client))
+        hosts = parse_hosts(ensemble.tls_hosts)
+        with Client(hosts, tls=tls, session_timeout_ms=30_000) as client:
+            client.call(Create("/moved", b"", OPEN_ACL, FLAG_EPHEMERAL))
+            seen, first = client.last_zxid, client.server
+            ensemble.members[hosts.index(first)].kill()
+            with pytest.raises(ConnectionLost):
+                client.call(Sync("/"))
+            client.reconnect()
+            assert client.server != first
+            stat = client.exists("/moved")
+            assert stat is not None
+            assert stat.ephemeral_owner == client.session_id
+            assert client.last_zxid >= seen
+            other = [client.server]
+        with pytest.raises(Unreachable, match="not serving, or behind what this session has seen"):
+            Client(other, tls=tls, zxid_floor=2**62, connect_timeout_s=0.5).connect()
 
 
 # -- servers that will not do -----------------------------------------------------------------------------------------

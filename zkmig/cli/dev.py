@@ -31,6 +31,7 @@ END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
     "  143  stopped by SIGTERM before the servers were up",
 )
 @click.option("--servers", type=click.IntRange(1, MEMBERS_MAX), default=1, show_default=True, help="How many servers.")
+@click.option("--tls", is_flag=True, help="Serve TLS as well, with certificates made for it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 @click.option(
     "--timeout",
@@ -39,23 +40,27 @@ END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
     metavar="SECONDS",
     help="End SECONDS after all serve.",
 )
-def dev(servers: int, as_json: bool, timeout_s: float | None) -> None:
+def dev(servers: int, tls: bool, as_json: bool, timeout_s: float | None) -> None:
     """Run a ZooKeeper server, or an ensemble, on loopback until Ctrl-C or SIGTERM.
 
     Prints the address of each server once all of them serve. The data are temporary and go when the command ends,
-    however it ends.
+    however it ends. With --tls each has a second port, which wants client certificates; the files are named on stderr.
     """
     is_up = False
     try:
-        with _ended_by_signals(), closing(Server() if servers == 1 else Ensemble(servers)) as started:
+        with _ended_by_signals(), closing(_make(servers, tls)) as started:
             started.start()
             is_up = True
             members = [started] if isinstance(started, Server) else started.members
-            _describe(started.hosts, members, as_json)
+            _describe(started, members, as_json)
             _watch(members, None if timeout_s is None else time.monotonic() + timeout_s)
     except _Ended as ended:
         if not is_up:
             raise ended.as_error() from None
+
+
+def _make(servers: int, tls: bool) -> Server | Ensemble:
+    return Server(tls=tls) if servers == 1 else Ensemble(servers, tls=tls)
 
 
 class _Ended(BaseException):
@@ -86,20 +91,31 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _describe(hosts: str, members: Sequence[Server], as_json: bool) -> None:
+def _describe(started: Server | Ensemble, members: Sequence[Server], as_json: bool) -> None:
     """Addresses on stdout for programs; what a person may want besides on stderr."""
     described = [
         {"address": member.address, "role": member.mode(), "pid": member.pid, "log": str(member.log_path)}
         for member in members
     ]
     if as_json:
-        click.echo(json.dumps({"hosts": hosts, "servers": described}))
+        click.echo(json.dumps({"hosts": started.hosts, "servers": described, **_tls_document(started, members)}))
     else:
         for server in described:
             click.echo(server["address"])
     for server in described:
         click.echo("{address}  {role}  pid {pid}  log {log}".format_map(server), err=True)
-    click.echo(f"zk://{hosts}/ is up; Ctrl-C ends it", err=True)
+    for name, value in _tls_document(started, members).get("tls", {}).items():
+        click.echo(f"{name}={value}", err=True)
+    click.echo(f"zk://{started.hosts}/ is up; Ctrl-C ends it", err=True)
+
+
+def _tls_document(started: Server | Ensemble, members: Sequence[Server]) -> dict[str, dict[str, str]]:
+    """With TLS: what to put into the environment to use it."""
+    made = members[0].certificates
+    if made is None:
+        return {}
+    files = {"ZKMIG_TLS_CA": str(made.ca), "ZKMIG_TLS_CERT": str(made.client)}
+    return {"tls": {"ZKMIG_AT": f"zks://{started.tls_hosts}", **files}}
 
 
 def _watch(members: Sequence[Server], deadline: float | None) -> None:
