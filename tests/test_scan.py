@@ -7,10 +7,12 @@ one request and the next) or by a concurrent writer whose invariant every snapsh
 from __future__ import annotations
 
 import random
+import struct
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -18,7 +20,8 @@ from kazoo.client import KazooClient
 from kazoo.security import make_acl, make_digest_acl
 
 from tests.conftest import KazooClientFactory
-from tests.wire_clients import NotingClient, SingleClient
+from tests.proxy import Fate, Proxy
+from tests.wire_clients import NotingClient, RewritingClient, SingleClient, paths_of
 from zkmig.dev import Ensemble, Server
 from zkmig.errors import BadInput, NotPermitted
 from zkmig.model.acl import READ, Acl, AclList, digest_id
@@ -26,14 +29,26 @@ from zkmig.model.path import order_key
 from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Snapshot
 from zkmig.model.znode import Kind
-from zkmig.source import ensemble as source
-from zkmig.source import frontier
-from zkmig.source.ensemble import AclCache, SourceAbsent, scan, scan_or_none
+from zkmig.source import frontier, settle
+from zkmig.source.ensemble import SourceAbsent, scan, scan_or_none
 from zkmig.source.location import parse_hosts
+from zkmig.source.treewatch import TreeWatch
 from zkmig.wire.client import Client
 from zkmig.wire.credential import Credential
-from zkmig.wire.replies import DataResult, MultiReadResult, ReadResult, Reply
-from zkmig.wire.requests import GetAcl, GetChildren, GetData, MultiRead, Read, Write
+from zkmig.wire.faults import ProtocolFault
+from zkmig.wire.requests import (
+    OP_ADD_WATCH,
+    OP_EXISTS,
+    OP_GET_ACL,
+    OP_MULTI_READ,
+    OP_SYNC,
+    Bulk,
+    GetAcl,
+    GetChildren,
+    GetData,
+    Read,
+    Write,
+)
 
 ANN = Credential("digest", b"ann:hunter2")
 ANN_ACL = make_digest_acl("ann", "hunter2", all=True)
@@ -146,7 +161,7 @@ def test_excludes_are_whole_subtrees_and_nothing_else(
     with NotingClient(zk) as client:
         snapshot = scan(client, Scope(tree_root, (tree_root + "/x",)))
         assert list(snapshot) == [tree_root + tail for tail in ("", "/x-y", "/xy", "/z", "/z/x")]
-        assert not any(part.path.startswith(tree_root + "/x/") for read in client.multi_reads for part in read.reads)
+        assert not any(path.startswith(tree_root + "/x/") for path in client.asked())
         with pytest.raises(BadInput, match="left out of its own scope"):
             scan(client, Scope(tree_root, (tree_root,)))
 
@@ -255,26 +270,192 @@ def is_whole(snapshot: Snapshot) -> bool:
     )
 
 
-def test_what_claims_to_be_one_state_is_one(zk: Server, tree_root: str, kazoo_client: KazooClientFactory) -> None:
-    """Scans under moving tokens. Negative control: without the rule, torn snapshots would have been taken for good."""
+def test_what_claims_to_be_one_state_by_zxids_is_one(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory
+) -> None:
+    """Unwatched scans under moving tokens. Negative control: without the rule, torn ones would have been taken."""
     kazoo = kazoo_client(zk)
     make_bins(kazoo, tree_root)
     one_state = torn = 0
     with NotingClient(zk) as client, moving(kazoo, tree_root) as mover:
         while one_state < 20 or torn < 20:
             assert mover.is_alive()
-            snapshot = scan(client, Scope(tree_root))
+            snapshot = scan(client, Scope(tree_root), watched=False)
+            assert snapshot.zxid_first <= snapshot.zxid_last
             if not snapshot.is_fuzzy:
                 assert is_whole(snapshot)
-                assert snapshot.zxid_first <= snapshot.zxid_last
                 one_state += 1
             else:
-                assert snapshot.zxid_first <= snapshot.zxid_last
-                assert "zxid" in snapshot.consistency.reason or "came and went" in snapshot.consistency.reason
+                assert "zxid" in snapshot.consistency.reason or "faster" in snapshot.consistency.reason
                 torn += not is_whole(snapshot)
     assert mover.moves > 100
     with NotingClient(zk) as client:
-        assert not scan(client, Scope(tree_root)).is_fuzzy
+        assert not scan(client, Scope(tree_root), watched=False).is_fuzzy
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_watched_scan_is_one_state_though_others_write(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory, known: bool
+) -> None:
+    """Tokens move all the time: each scan, or rescan, comes to one state, in which their total holds."""
+    kazoo = kazoo_client(zk)
+    make_bins(kazoo, tree_root)
+    by_watch = 0
+    snapshot = None
+    with NotingClient(zk) as client, moving(kazoo, tree_root) as mover:
+        while by_watch < 40:
+            assert mover.is_alive()
+            snapshot = scan(client, Scope(tree_root), known=snapshot if known else None)
+            assert not snapshot.is_fuzzy, snapshot.consistency.reason
+            assert is_whole(snapshot)
+            by_watch += "watch" in snapshot.consistency.reason
+    assert mover.moves > 100
+
+
+def test_a_watch_that_is_not_listened_to_is_found_out(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: with the events thrown away, the same scans claim one state for trees that are none."""
+    kazoo = kazoo_client(zk)
+    make_bins(kazoo, tree_root)
+    monkeypatch.setattr(TreeWatch, "_dirty", lambda *_: set())
+    torn = 0
+    with NotingClient(zk) as client, moving(kazoo, tree_root) as mover:
+        while not torn:
+            assert mover.is_alive()
+            snapshot = scan(client, Scope(tree_root))
+            torn += not snapshot.is_fuzzy and not is_whole(snapshot)
+
+
+def test_churn_without_end_is_called_fuzzy_over_its_zxids(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory
+) -> None:
+    """Before each request another znode is created, so that the watch always tells of one that was not read."""
+    kazoo = kazoo_client(zk)
+    create_all(kazoo, [tree_root, tree_root + "/a", tree_root + "/a/b"])
+    first_zxid = kazoo.last_zxid
+    number = 0
+
+    def before(_: Read | Write | Bulk) -> None:
+        nonlocal number
+        number += 1
+        kazoo.create(f"{tree_root}/a/{number}")
+
+    with NotingClient(zk) as client:
+        client.before = before
+        snapshot = scan(client, Scope(tree_root))
+    assert number > settle.ROUNDS_MAX
+    assert snapshot.is_fuzzy
+    assert first_zxid <= snapshot.zxid_first < snapshot.zxid_last <= kazoo.last_zxid
+    assert "faster than they could be read" in snapshot.consistency.reason
+
+
+def test_acls_that_change_all_the_time_belong_to_their_znodes(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory
+) -> None:
+    """A writer sets ACLs whose id tells the aversion that they will have: each snapshot of one state has them so."""
+    kazoo = kazoo_client(zk)
+    nodes = [f"{tree_root}/{number}" for number in range(40)]
+    create_all(kazoo, [tree_root, *nodes])
+    stop = threading.Event()
+
+    def write() -> None:
+        aversions = dict.fromkeys(nodes, 0)
+        rng = random.Random(13)
+        while not stop.is_set():
+            node = rng.choice(nodes)
+            aversions[node] += 1
+            acl = [make_acl("world", "anyone", all=True), make_acl("digest", f"n:{aversions[node]}", read=True)]
+            kazoo.set_acls(node, acl)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    one_state = seen_moving = 0
+    try:
+        with NotingClient(zk) as client:
+            while one_state < 30 or not seen_moving:
+                assert writer.is_alive()
+                snapshot = scan(client, Scope(tree_root))
+                if snapshot.is_fuzzy:
+                    assert "ACL" in snapshot.consistency.reason
+                    continue
+                one_state += 1
+                for node in nodes:
+                    acl, aversion = snapshot[node].acl, snapshot[node].stat.aversion
+                    assert (acl[1].id == f"n:{aversion}") if aversion else len(acl) == 1
+                asked = client.asked(GetAcl)
+                seen_moving += len(asked) > len(set(asked))
+                client.requests.clear()
+    finally:
+        stop.set()
+        writer.join()
+
+
+def toggle(kazoo: KazooClient, path: str) -> None:
+    if kazoo.exists(path):
+        kazoo.delete(path)
+    else:
+        kazoo.create(path)
+
+
+READS = (OP_MULTI_READ, OP_GET_ACL, OP_EXISTS, OP_ADD_WATCH, OP_SYNC)
+
+
+@pytest.mark.parametrize("with_known", [False, True])
+@pytest.mark.parametrize("fate", [Fate.LOST, Fate.UNANSWERED])
+def test_a_scan_goes_on_after_its_connection_is_lost(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory, with_known: bool, fate: Fate
+) -> None:
+    """The connection is cut at each request in turn, and something is written while it is down.
+
+    The watch went with it: the scan sets another, scans again, and ends with the tree as it is, of one state.
+    """
+    kazoo = kazoo_client(zk)
+    create_all(kazoo, [tree_root, *(f"{tree_root}/{name}" for name in ("a", "a/b", "a/c", "d"))])
+    cut_at, is_cut = 0, True
+    with Proxy(zk.port) as proxy:
+        while is_cut:
+            seen, is_cut = 0, False
+            proxy.judge = lambda *_: Fate.PASS
+            with NotingClient(proxy) as client:
+                known = scan(client, Scope(tree_root)) if with_known else None
+
+                def judge(opcode: int, _: int, cut_at: int = cut_at) -> Fate:
+                    nonlocal seen, is_cut
+                    seen += opcode in READS
+                    if opcode not in READS or seen != cut_at + 1:
+                        return Fate.PASS
+                    is_cut = True
+                    kazoo.set(f"{tree_root}/a/b", str(cut_at).encode())
+                    toggle(kazoo, f"{tree_root}/now-and-then")
+                    return fate
+
+                proxy.judge = judge
+                snapshot = scan(client, Scope(tree_root), known=known)
+                assert seen_by(snapshot) == walk(kazoo, tree_root)
+                assert not snapshot.is_fuzzy
+            cut_at += 1
+    assert cut_at > (3 if with_known else 6)
+
+
+def test_a_lost_side_connection_costs_nothing_but_time(fresh_zk: Server, kazoo_client: KazooClientFactory) -> None:
+    """ACLs of 3,000 znodes are asked for over several connections, each of which is cut at its 100th getACL."""
+    kazoo = kazoo_client(fresh_zk)
+    create_all(kazoo, ["/app", *(f"/app/{number}" for number in range(3_000))])
+    with Proxy(fresh_zk.port) as proxy:
+        asked = 0
+
+        def judge(opcode: int, _: int) -> Fate:
+            nonlocal asked
+            asked += opcode == OP_GET_ACL
+            return Fate.LOST if opcode == OP_GET_ACL and asked in (700, 1_900) else Fate.PASS
+
+        proxy.judge = judge
+        with NotingClient(proxy) as client:
+            snapshot = scan(client, Scope("/app"))
+    assert proxy.cuts == 2
+    assert seen_by(snapshot) == walk(kazoo, "/app")
+    assert not snapshot.is_fuzzy
 
 
 def test_the_rule_holds_whichever_member_answers(ensemble: Ensemble, kazoo_client: KazooClientFactory) -> None:
@@ -307,19 +488,21 @@ def test_without_multi_read_no_state_is_claimed(zk: Server, tree_root: str, kazo
 # -- changes at chosen moments ----------------------------------------------------------------------------------------
 
 
-def is_listing(part: GetData | GetChildren) -> bool:
-    return isinstance(part, GetChildren)
+def reads(request: Read | Write | Bulk, path: str) -> bool:
+    return path in paths_of(request) and not asks_acl_of(request, path)
 
 
-def asks_for(request: Read | Write, path: str) -> bool:
-    return isinstance(request, MultiRead) and any(part.path == path for part in request.reads)
+def asks_acl_of(request: Read | Write | Bulk, path: str) -> bool:
+    return path in paths_of(request, GetAcl)
 
 
-def once_before(client: NotingClient, when: Callable[[Read | Write], bool], act: Callable[[], object]) -> list[bool]:
+def once_before(
+    client: NotingClient, when: Callable[[Read | Write | Bulk], bool], act: Callable[[], object]
+) -> list[bool]:
     """Act when the first such request is about to go out. The list is not empty once that has happened."""
     done: list[bool] = []
 
-    def before(request: Read | Write) -> None:
+    def before(request: Read | Write | Bulk) -> None:
         if not done and when(request):
             done.append(True)
             act()
@@ -335,10 +518,10 @@ def test_a_change_between_two_requests_makes_it_fuzzy_over_their_zxids(
     create_all(kazoo, [tree_root, tree_root + "/a", tree_root + "/a/b"])
     with NotingClient(zk) as client:
         acted = once_before(
-            client, lambda request: asks_for(request, tree_root + "/a/b"), lambda: kazoo.set(tree_root + "/a/b", b"!")
+            client, lambda request: reads(request, tree_root + "/a/b"), lambda: kazoo.set(tree_root + "/a/b", b"!")
         )
-        before = scan(client, Scope(tree_root)) if not acted else None
-        after = scan(client, Scope(tree_root))
+        before = scan(client, Scope(tree_root), watched=False) if not acted else None
+        after = scan(client, Scope(tree_root), watched=False)
     assert before is not None
     assert before.is_fuzzy
     assert before.zxid_first < before[tree_root + "/a/b"].stat.mzxid <= before.zxid_last
@@ -355,7 +538,7 @@ def test_an_acl_set_between_data_and_acl_is_noticed(
     with NotingClient(zk) as client:
         acted = once_before(
             client,
-            lambda request: isinstance(request, GetAcl) and request.path == tree_root + "/a",
+            lambda request: asks_acl_of(request, tree_root + "/a"),
             lambda: kazoo.set_acls(tree_root + "/a", [make_acl("world", "anyone", read=True)]),
         )
         snapshot = scan(client, Scope(tree_root))
@@ -371,8 +554,8 @@ def test_an_acl_that_never_rests_makes_it_fuzzy(zk: Server, tree_root: str, kazo
     create_all(kazoo, [tree_root, tree_root + "/a"])
     with NotingClient(zk) as client:
 
-        def before(request: Read | Write) -> None:
-            if isinstance(request, GetAcl) and request.path == tree_root + "/a":
+        def before(request: Read | Write | Bulk) -> None:
+            if asks_acl_of(request, tree_root + "/a"):
                 kazoo.set_acls(tree_root + "/a", [make_acl("world", "anyone", all=True)])
 
         client.before = before
@@ -421,10 +604,10 @@ def test_what_comes_and_goes_during_a_scan_is_settled_not_skipped(
     before = walk(kazoo, tree_root)
     kind, _, tail = moment.rpartition(":")
 
-    def is_the_moment(request: Read | Write) -> bool:
+    def is_the_moment(request: Read | Write | Bulk) -> bool:
         if kind == "acl":
-            return isinstance(request, GetAcl) and request.path == tree_root + tail
-        return asks_for(request, tree_root + tail)
+            return asks_acl_of(request, tree_root + tail)
+        return reads(request, tree_root + tail)
 
     with NotingClient(zk) as client:
         acted = once_before(client, is_the_moment, lambda: CHURN[churn](kazoo, tree_root))
@@ -439,15 +622,19 @@ def test_what_comes_and_goes_during_a_scan_is_settled_not_skipped(
         assert znode.stat.num_children == len(snapshot.children(path)), path
 
 
+def _swapped(is_it: Callable[[Read | Write | Bulk, str], bool], path: str, request: Read | Write | Bulk) -> bool:
+    return is_it(request, path)
+
+
 def test_a_root_that_vanishes_midway_is_absent(zk: Server, tree_root: str, kazoo_client: KazooClientFactory) -> None:
     kazoo = kazoo_client(zk)
     for moment in (tree_root, tree_root + "/a"):
-        for kind in (MultiRead, GetAcl):
+        for is_it in (reads, asks_acl_of):
             create_all(kazoo, [tree_root, tree_root + "/a"])
             with NotingClient(zk) as client:
                 acted = once_before(
                     client,
-                    lambda request, kind=kind, moment=moment: isinstance(request, kind) and request.path == moment,  # type: ignore[misc]
+                    partial(_swapped, is_it, moment),
                     lambda: kazoo.delete(tree_root, recursive=True),
                 )
                 assert scan_or_none(client, Scope(tree_root)) is None
@@ -463,18 +650,18 @@ def test_endless_churn_ends_in_a_fuzzy_snapshot_that_says_so(
     number = 0
     with NotingClient(zk) as client:
 
-        def before(request: Read | Write) -> None:
+        def before(request: Read | Write | Bulk) -> None:
             nonlocal number
-            if asks_for(request, f"{tree_root}/queue/{number}"):
+            if reads(request, f"{tree_root}/queue/{number}"):
                 kazoo.delete(f"{tree_root}/queue/{number}")
                 number += 1
                 kazoo.create(f"{tree_root}/queue/{number}")
 
         client.before = before
         snapshot = scan(client, Scope(tree_root))
-    assert number > source.SETTLE_ROUNDS_MAX
+    assert number >= settle.ROUNDS_MAX
     assert snapshot.is_fuzzy
-    assert "came and went" in snapshot.consistency.reason
+    assert "faster than they could be read" in snapshot.consistency.reason
     assert list(snapshot) == [tree_root, tree_root + "/queue", tree_root + "/rest"]
 
 
@@ -514,7 +701,7 @@ def test_nodes_that_stay_are_in_every_snapshot_under_churn(
                 client.requests.clear()
                 snapshot = scan(client, Scope(tree_root))
                 assert set(staying) <= set(snapshot)
-                listed = [part.path for read in client.multi_reads for part in read.reads if is_listing(part)]
+                listed = client.asked(GetChildren)
                 vanished += len(listed) > len(set(listed))
     finally:
         stop.set()
@@ -569,61 +756,106 @@ def test_a_masked_acl_is_not_taken_for_the_real_one(
 # -- ACLs known beforehand --------------------------------------------------------------------------------------------
 
 
-def test_a_rescan_asks_only_for_acls_that_moved(zk: Server, tree_root: str, kazoo_client: KazooClientFactory) -> None:
+def test_a_rescan_asks_only_for_what_moved(zk: Server, tree_root: str, kazoo_client: KazooClientFactory) -> None:
+    """Given an earlier snapshot: data of all, ACLs where czxid or aversion moved, child lists where pzxid did."""
     kazoo = kazoo_client(zk)
-    create_all(kazoo, [tree_root, *(f"{tree_root}/{number}" for number in range(50))])
-    cache = AclCache()
+    parents = [f"{tree_root}/{number}" for number in range(50)]
+    create_all(kazoo, [tree_root, *parents, *(parent + "/leaf" for parent in parents)])
     with NotingClient(zk) as client:
-        first = scan(client, Scope(tree_root), acl_cache=cache)
-        assert sorted(client.acl_paths) == sorted(first)
+        first = scan(client, Scope(tree_root))
+        assert sorted(client.asked(GetAcl)) == sorted(first)
+        assert sorted(client.asked(GetChildren)) == sorted([tree_root, *parents])
         kazoo.set_acls(tree_root + "/7", [make_acl("world", "anyone", read=True)])
-        kazoo.delete(tree_root + "/8")
+        kazoo.delete(tree_root + "/8", recursive=True)
         kazoo.create(tree_root + "/8", acl=[make_acl("world", "anyone", all=True)])
-        kazoo.create(tree_root + "/new")
-        kazoo.delete(tree_root + "/9")
-        kazoo.set(tree_root + "/10", b"data alone")
-        for known in (cache, AclCache.of(first)):
-            client.requests.clear()
-            assert seen_by(scan(client, Scope(tree_root), acl_cache=known)) == walk(kazoo, tree_root)
-            assert sorted(client.acl_paths) == [tree_root + tail for tail in ("/7", "/8", "/new")]
-            client.requests.clear()
-            scan(client, Scope(tree_root), acl_cache=known)
-            assert client.acl_paths == []
+        kazoo.create(tree_root + "/8/other")
+        kazoo.create(tree_root + "/9/new/deep", makepath=True)
+        kazoo.delete(tree_root + "/10/leaf")
+        kazoo.set(tree_root + "/11", b"data alone")
+        client.requests.clear()
+        second = scan(client, Scope(tree_root), known=first)
+        assert seen_by(second) == walk(kazoo, tree_root)
+        assert not second.is_fuzzy
+        moved = [tree_root + tail for tail in ("/8", "/8/other", "/9/new", "/9/new/deep")]
+        assert sorted(client.asked(GetAcl)) == [tree_root + "/7", *moved]
+        # /10 has no child left, and what was gone when it was read is looked for through its parents.
+        assert {tree_root + tail for tail in ("/8", "/9")} <= set(client.asked(GetChildren))
+        assert not set(parents[11:]) & set(client.asked(GetChildren))
+        client.requests.clear()
+        assert seen_by(scan(client, Scope(tree_root), known=second)) == walk(kazoo, tree_root)
+        assert client.asked(GetAcl) == client.asked(GetChildren) == []
+
+
+@pytest.mark.parametrize("churn", CHURN)
+@pytest.mark.parametrize("moment", ["", "/a/leaf", "/a/sub/one", "/wide/150"])
+def test_a_rescan_settles_what_comes_and_goes(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory, churn: str, moment: str
+) -> None:
+    """One burst of deletes and creates before a rescan (no moment) or in its midst: it ends with the tree after it."""
+    kazoo = kazoo_client(zk)
+    tails = ["", "/a", "/a/leaf", "/a/sub", "/a/sub/one", "/a/sub/two", "/a/sub/two/three", "/wide", "/z", "/z/y"]
+    create_all(kazoo, [tree_root + tail for tail in (*tails, *(f"/wide/{number:03d}" for number in range(200)))])
+    with NotingClient(zk) as client:
+        known = scan(client, Scope(tree_root))
+        if moment:
+            acted = once_before(
+                client, lambda request: reads(request, tree_root + moment), lambda: CHURN[churn](kazoo, tree_root)
+            )
+        else:
+            acted = [True]
+            CHURN[churn](kazoo, tree_root)
+        snapshot = scan(client, Scope(tree_root), known=known)
+    assert acted
+    assert not snapshot.is_fuzzy
+    assert seen_by(snapshot) == walk(kazoo, tree_root)
+
+
+def test_what_is_known_of_another_scope_is_not_used(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory
+) -> None:
+    kazoo = kazoo_client(zk)
+    create_all(kazoo, [tree_root, *(tree_root + tail for tail in ("/a", "/a/b", "/c"))])
+    with NotingClient(zk) as client:
+        narrow = scan(client, Scope(tree_root, (tree_root + "/a",)))
+        assert seen_by(scan(client, Scope(tree_root), known=narrow)) == walk(kazoo, tree_root)
+        whole = scan(client, Scope(tree_root))
+        assert list(scan(client, Scope(tree_root, (tree_root + "/a",)), known=whole)) == [tree_root, tree_root + "/c"]
+        assert list(scan(client, Scope(tree_root + "/a"), known=whole)) == [tree_root + "/a", tree_root + "/a/b"]
 
 
 # -- servers of another kind, or small --------------------------------------------------------------------------------
 
 
-class OddClient(NotingClient):
-    """Shows the cversion of one node as ClickHouse Keeper would, which counts setData as well."""
-
-    odd_path = ""
-
-    def pipeline(self, requests: Iterable[Read | Write], depth: int) -> Generator[Reply, None, None]:
-        first = len(self.requests)
-        for number, reply in enumerate(super().pipeline(requests, depth), start=first):
-            request = self.requests[number]
-            if isinstance(request, MultiRead) and isinstance(reply.result, MultiReadResult):
-                parts = zip(request.reads, reply.result.results, strict=True)
-                reply = reply._replace(result=MultiReadResult(tuple(self._shown(*part) for part in parts)))
-            yield reply
-
-    def _shown(self, read: GetData | GetChildren, result: ReadResult) -> ReadResult:
-        if read.path != self.odd_path or not isinstance(result, DataResult):
-            return result
-        return DataResult(result.data, result.stat._replace(cversion=result.stat.cversion + 1))
-
-
 def test_counters_that_are_not_apache_zookeepers_are_refused(
     zk: Server, tree_root: str, kazoo_client: KazooClientFactory
 ) -> None:
+    """One node's cversion is shown as ClickHouse Keeper would, which counts setData as well."""
     create_all(kazoo_client(zk), [tree_root, tree_root + "/a", tree_root + "/a/b"])
-    with OddClient(zk) as client:
+
+    def count_one_more(request: Read | Write | Bulk, raw: bytes) -> bytes:
+        if paths_of(request, GetData) != [tree_root + "/a"]:
+            return raw
+        at = 16 + 9 + 4 + 36  # headers, the length of the data, which is empty, and what precedes cversion in a Stat
+        (cversion,) = struct.unpack_from(">i", raw, at)
+        return raw[:at] + struct.pack(">i", cversion + 1) + raw[at + 4 :]
+
+    with RewritingClient(zk) as client:
         scan(client, Scope(tree_root))
-        client.odd_path = tree_root + "/a"
+        client.rewrite = count_one_more
         with pytest.raises(BadInput, match="Keeper") as caught:
             scan(client, Scope(tree_root))
     assert caught.value.where == tree_root + "/a"
+
+
+def test_a_reply_that_is_none_ends_the_scan_with_its_place(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory
+) -> None:
+    create_all(kazoo_client(zk), [tree_root, tree_root + "/a"])
+    with RewritingClient(zk) as client:
+        client.rewrite = lambda _, raw: raw[:-1]
+        with pytest.raises(ProtocolFault, match="truncated multi header at byte") as caught:
+            scan(client, Scope(tree_root))
+    assert caught.value.where == tree_root
 
 
 def test_counters_foretell_the_next_sequential_name(
@@ -647,10 +879,13 @@ def test_large_siblings_are_asked_for_a_few_at_a_time(fresh_zk: Server, kazoo_cl
         kazoo.create(f"/large/{number}", bytes(200_000))
     with NotingClient(fresh_zk) as client:
         assert sum(len(znode.data or b"") for znode in scan(client, Scope("/")).values()) == 100 * 200_000
-        asked = [sum(part.path.startswith("/large/") for part in read.reads) for read in client.multi_reads]
-        assert max(len(read.reads) for read in client.multi_reads) > 500
-    assert sum(asked) == 100
-    assert max(asked) == frontier.SAMPLE_CHILDREN
+        asked = [
+            [path for path in paths_of(request, GetData) if path.startswith("/large/")] for request in client.requests
+        ]
+        assert max(len(paths_of(request, GetData)) for request in client.requests) > 500
+    asked_at_once = list(map(len, asked))
+    assert sum(asked_at_once) == 100
+    assert max(asked_at_once) == frontier.SAMPLE_CHILDREN
 
 
 @pytest.mark.nightly

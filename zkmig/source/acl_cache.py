@@ -1,4 +1,4 @@
-"""ACLs by path, each with the (czxid, aversion) that it was read at, so that who reads again asks only for those that moved."""
+"""ACLs by path, each with the (czxid, aversion) it was read at: who reads again asks only for those that moved."""
 
 from __future__ import annotations
 

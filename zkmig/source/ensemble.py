@@ -3,9 +3,9 @@
 A scan sets a watch over the tree, walks it (`source.walk`), and reads again what changed meanwhile (`source.settle`).
 That it is one state is known in one of two ways. By zxids: a reply's stamp is the zxid of the state that it was read
 from, and a change of data or children leaves its zxid in mzxid or pzxid; if no znode read shows a change above the
-lowest stamp, then everything read held at that stamp [zookeeper-facts 2]. Or by the watch: if up to a reply stamped z no
-event has named a path that was not read since, then everything read is the state at z [7]. ACL changes leave no zxid and
-fire no watch [3], so each ACL must come with the (czxid, aversion) that the data was read at.
+lowest stamp, then everything read held at that stamp [zookeeper-facts 2]. Or by the watch: if up to a reply stamped z
+no event has named a path that was not read since, then everything read is the state at z [7]. ACL changes leave no
+zxid and fire no watch [3], so each ACL must come with the (czxid, aversion) that the data was read at.
 """
 
 from __future__ import annotations
@@ -93,8 +93,6 @@ def scan_or_none(
     """
     if not scope.covers(scope.root):
         raise BadInput("the root is left out of its own scope", scope.root, "the server's own tree and zkmig's are")
-    # Not a guarantee [4], but a follower that lags would otherwise show a tree of seconds ago.
-    client.call(Sync(scope.root))
     if provenance is None:
         location = EnsembleLocation((client.server,), scope.root)
         provenance = Provenance(str(location), (location.hosts_text,), time.time_ns() // 1_000_000)
@@ -119,8 +117,7 @@ class _Scan:
         self._scope = scope
         self._progress = progress
         self._provenance = provenance
-        # Asked now: an old server that does not know the question costs a reconnect, in the midst of nothing.
-        self._identities = None if masked_acls else self._client.identities
+        self._masked_acls = masked_acls
         self._watched = watched
         self._watch = TreeWatch(self._client, scope)
 
@@ -128,8 +125,11 @@ class _Scan:
         """Scan until the connection holds from the first read to the last."""
         for scans_left in reversed(range(SCANS_MAX)):
             losses = self._fleet.losses
-            settling: Settling | None = None
             try:
+                # Not a guarantee [4], but a follower that lags would otherwise show a tree of seconds ago.
+                self._client.call(Sync(self._scope.root))
+                if not self._masked_acls:
+                    _ = self._client.identities  # an old server does not know the question, and hangs up
                 if self._watched:
                     self._watch.begin()
                 walk = Walk(self._fleet, self._scope, self._admit, self._progress, known)
@@ -194,7 +194,7 @@ class _Scan:
 
     def _admit(self, acl: AclList, path: str) -> None:
         """Refuse an ACL that is not the real one."""
-        if self._identities is not None and is_masked(acl, self._identities):
+        if not self._masked_acls and is_masked(acl, self._client.identities):
             raise NotPermitted(
                 "its ACL shows only masked ids to a session without ADMIN",
                 path,

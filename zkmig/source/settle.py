@@ -33,7 +33,6 @@ TOGETHER_MAX: Final = 1_000
 """Znodes that are read again by one request, so that their number does not keep them from being of one state."""
 
 
-
 class _Whole(NamedTuple):
     """A znode as read again. is_settled: its ACL was read at the same czxid and aversion."""
 
@@ -54,10 +53,10 @@ class Settled:
 
 
 class Settling:
-    """base: what a walk read. dirty: paths that are to be read again. doubtful: those whose ACL in the base is not theirs.
+    """base: what a walk read. dirty: paths to be read again. doubtful: those whose ACL in the base is not theirs.
 
-    left_out: children that the scope leaves out, by parent; kept up to date. note: called with the znodes that were read
-    again, a list a round.
+    left_out: children that the scope leaves out, by parent; kept up to date. note: called with the znodes that were
+    read again, a list a round.
     """
 
     def __init__(

@@ -212,7 +212,10 @@ class Walk:
         waiting = len(self._lists) - self._lists_at
         if not waiting or (waiting < LISTS_WAITING and (self._runs or self._reads)):
             return False
-        nodes, offsets = self._lists[self._lists_at : self._lists_at + self._list_pace.nodes], self._staging.path_offsets
+        nodes, offsets = (
+            self._lists[self._lists_at : self._lists_at + self._list_pace.nodes],
+            self._staging.path_offsets,
+        )
         reply_bytes, column = 0, self._staging.stats.num_children
         for count, node in enumerate(nodes):
             reply_bytes += NAME_BYTES * column[node]
@@ -396,7 +399,7 @@ class Walk:
         self._lists += lists
 
     def _unknown(self, index: int, column: bytearray, offsets: array[int], stretch: range) -> Iterator[int]:
-        """Of the children in `stretch` those that the earlier snapshot did not have, and that nobody reads therefore."""
+        """Of the children in `stretch` those that the earlier snapshot did not have: nobody has asked for them."""
         assert self._known is not None
         columns = self._known.columns
         known = {columns.path_bytes(child) for child in self._known.children_at(index)}

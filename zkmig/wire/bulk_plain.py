@@ -1,7 +1,7 @@
-"""Bulk reads on the wire in plain Python: requests encoded from columns of paths, replies decoded into columns of nodes.
+"""Bulk reads on the wire in plain Python: requests encoded from columns of paths, replies decoded into columns.
 
-This is the specification: zkmig/_fast/bulk.pyx must give the same bytes, the same columns, and the same error at the same
-offset. Nothing is appended to any column before the whole reply has proved to be sound.
+This is the specification: zkmig/_fast/bulk.pyx must give the same bytes, the same columns, and the same error at the
+same offset. Nothing is appended to any column before the whole reply has proved to be sound.
 
 Columns are those of `zkmig.model.staging`: blobs with offsets of one entry more than nodes, and an array for each Stat
 field. `nodes` are always indices into a column of paths. A refusal is (node, error code), for the caller to name.
@@ -32,9 +32,7 @@ REPLY_BYTES_MAX = 2**30  # as in wire.session
 MULTI_OVERHEAD = 17  # bytes of a frame beside its parts, its length prefix not counted
 
 _PART = struct.Struct(">i?ii")  # type, done, error; length of the path
-_LASTMULTI_OVERHEAD = 17  # bytes of a frame beside its parts, its length prefix not counted
-
-_PART = struct.Struct(">i?i").pack(-1, True, -1)
+_LAST_PART = struct.Struct(">i?i").pack(-1, True, -1)
 _HEAD = struct.Struct(">iii")  # length, xid, opcode
 _ACL_HEAD = struct.Struct(">iiii")  # length, xid, opcode; length of the path
 _FRAME_HEAD = struct.Struct(">iiqi")  # length, xid, zxid, error
@@ -106,8 +104,9 @@ def decode_data(
 ) -> tuple[list[int], Refusal | None]:
     """Append what a multiRead of getData says of `nodes` of the column `asked`; (absent nodes, first refusal).
 
-    columns: paths, their offsets, data, its offsets, nulls. stats: the eleven Stat columns. origins: which node each one
-    that was appended is. Where a node was refused, nothing is appended. error: makes what is raised, from what and where.
+    columns: paths, their offsets, data, its offsets, nulls. stats: the eleven Stat columns. origins: which node each
+    one that was appended is. Where a node was refused, nothing is appended. error: makes what is raised, from what and
+    where.
     """
     decoder = Decoder(frame, REPLY_HEADER_BYTES)
     absent: list[int] = []
@@ -200,7 +199,8 @@ def decode_acls(
 
     frames: replies to getACL, length prefixes included, as `take_frames` delimits them. pins: columns of czxid and
     aversion; a node for which the reply has others has moved. acl_ids: the column that gets a position for each node.
-    known: positions by encoded ACL; new ones are added, and returned in order. Where a node was refused, only that counts.
+    known: positions by encoded ACL; new ones are added, and returned in order. Where a node was refused, only that
+    counts.
     """
     absent: list[int] = []
     moved: list[int] = []

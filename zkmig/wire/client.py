@@ -382,16 +382,12 @@ class Client:
             while posted and posted[0][0] in answers:
                 ready.append(answers.pop(posted.popleft()[0]))
             if posted and not ready:
-                if ready_error := self._over_error():
-                    raise ready_error
+                link.require_connected()
         return ready
-
-    def _over_error(self) -> ZkmigError | None:
-        return None if self._session.state is State.CONNECTED else self._link.loss_error(())
 
     @property
     def readiness(self) -> tuple[int, int]:
-        """The socket's number, -1 when the connection is over, and the mask to poll it with until `take` is worth it."""
+        """The socket's number, -1 when the connection is over, and what to poll it for before the next `take`."""
         return self._link.readiness
 
     def take_watch_events(self, timeout_s: float = 0.0) -> list[WatchEvent]:

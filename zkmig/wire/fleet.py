@@ -1,4 +1,4 @@
-"""A fleet: one session that leads and others of the same identity, over which bulk reads are spread and awaited together.
+"""A fleet: one session that leads and others of the same identity, over which bulk reads are spread.
 
 One connection is answered one request after another, so that getACLs, which come singly, are many times faster over
 several [zookeeper-facts 26]. Only reads are sent, so whatever a loss leaves unanswered is simply asked again: what
@@ -140,7 +140,7 @@ class Fleet:
             return []
 
     def _wait(self) -> list[int]:
-        """Lanes on which something has happened; now and then all of them, since sessions live by being looked after."""
+        """Lanes on which something has happened; now and then all, since sessions live by being looked after."""
         sockets: dict[int, int] = {}
         for number, lane in self._lanes.items():
             if lane.requests:

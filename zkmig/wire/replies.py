@@ -71,7 +71,7 @@ class IdentitiesResult(NamedTuple):
 
 
 class RawResult(NamedTuple):
-    """Of a bulk read, as it came. ReadMany: its frame without the length. GetAclMany: all frames, with their lengths."""
+    """Of a bulk read, as it came. ReadMany: its frame without the length. GetAclMany: all frames, with lengths."""
 
     received: bytes
 
