@@ -49,6 +49,7 @@ REQUESTS: st.SearchStrategy[rq.Read | rq.Write] = st.one_of(
     st.builds(rq.GetAcl, PATHS),
     st.builds(rq.Sync, PATHS),
     st.builds(rq.AddWatch, PATHS, st.integers(0, 1)),
+    st.builds(rq.RemoveWatches, PATHS),
     st.builds(rq.WhoAmI),
     st.builds(rq.SetAcl, PATHS, ACLS, INT),
     WRITE_OPS.filter(lambda op: not isinstance(op, rq.Check)),
@@ -133,6 +134,8 @@ def _answer(draw: st.DrawFn, request: rq.Read | rq.Write) -> tuple[rp.Result, by
             return rp.PathResult(path), pack_text(path)
         case rq.AddWatch():
             return rp.DONE, struct.pack(">i", 0)
+        case rq.RemoveWatches():
+            return rp.DONE, b""
         case rq.WhoAmI():
             names = draw(st.lists(st.builds(Identity, TEXT, TEXT), max_size=3))
             packed = [pack_text(one.scheme) + pack_text(one.id) for one in names]
