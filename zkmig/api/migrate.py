@@ -11,7 +11,16 @@ from typing import Literal, Unpack
 
 from zkmig.api.access import Access, Hosts, SessionOptions, covering_scope, ensemble, scope_at
 from zkmig.api.frames import fit_to_servers
-from zkmig.api.trees import ReadProgress, Tree, read_options, scan_target, split_excludes, take, with_excludes
+from zkmig.api.trees import (
+    ReadProgress,
+    Tree,
+    read_options,
+    scan_target,
+    split_excludes,
+    take,
+    take_source,
+    with_excludes,
+)
 from zkmig.apply import engine
 from zkmig.apply.engine import SealedPlan, scope_of
 from zkmig.apply.forward import DRAIN_TIMEOUT_S, Applied, Options, Progress
@@ -31,6 +40,7 @@ from zkmig.plan import make, planfile
 from zkmig.plan.make import TargetScope
 from zkmig.plan.plan import Limits, Plan
 from zkmig.plan.preflight import Finding
+from zkmig.policy.carry import target_tops
 from zkmig.policy.policy import AnyPolicy, Policy
 from zkmig.source import zks
 from zkmig.source.location import EnsembleLocation, parse, parse_hosts
@@ -84,7 +94,7 @@ def make_plan(
     declared = with_excludes(policy, excludes)
     for_source, for_target = split_excludes(declared.excludes, source, target)
     place = parse(target) if isinstance(target, str) else None
-    ours = take(source, read_options(access, for_source, control, progress))
+    ours = take_source(source, target, declared, read_options(access, for_source, control, progress), access)
     quotas = _quotas_of(access, source, declared)
     if isinstance(place, EnsembleLocation):
         live = _LiveTarget(access, place, scope, control, say)
@@ -141,7 +151,8 @@ class _LiveTarget:
         place = self._place
         with self._access.client(place) as client:
             scope = self._pin(client)  # before the tree: what changes in between makes the plan stale, not wrong
-            target = scan_target(self._access, place, client, excludes, self._control, progress)
+            tops = target_tops(policy, source, place.path)
+            target = scan_target(self._access, place, client, excludes, self._control, progress, tops)
             if target is None and scope is not None:
                 self._require_parent(client)
             who = tuple(client.identities if identities is None else identities)

@@ -14,8 +14,9 @@ from zkmig.diff import diff as compare
 from zkmig.errors import BadInput
 from zkmig.model import path as paths
 from zkmig.model.path import CONTROL_ROOT
+from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Snapshot
-from zkmig.policy.carry import Prepared, prepare
+from zkmig.policy.carry import Prepared, prepare, source_tops, target_tops
 from zkmig.policy.leftout import LeftOut, left_out
 from zkmig.policy.patterns import parse_path
 from zkmig.policy.policy import AnyPolicy, Policy, policy_of
@@ -23,6 +24,7 @@ from zkmig.policy.selection import merged, only
 from zkmig.source import ensemble as live
 from zkmig.source import read as sources
 from zkmig.source import zks
+from zkmig.source.beside import beside
 from zkmig.source.location import EnsembleLocation, Location, parse
 from zkmig.wire.client import Client
 
@@ -47,8 +49,12 @@ def read(
     there. excludes: absolute paths left out with all below them. session: see `SessionOptions`. Raises BadInput (no
     such root or file, DamagedFile), Unreachable, NotPermitted (no znode is left out for want of permission).
     """
-    tree = take(location, read_options(Access.of(**session), excludes, control, progress))
-    return selected(tree, includes)
+    access = Access.of(**session)
+    root = _root_of(location)
+    tops = tuple(parse_path(text, "--include") for text in includes)
+    if root is None or root in tops or not all(paths.contains(root, top) for top in tops):
+        tops = ()
+    return selected(take(location, read_options(access, excludes, control, progress), access, tops), includes)
 
 
 def save_snapshot(snapshot: Snapshot, path: str, force: bool = False) -> None:
@@ -100,9 +106,22 @@ def _read_both(
 ) -> Prepared:
     """Both trees, with the policy in force."""
     for_source, for_target = split_excludes(policy.excludes, source, target)
-    ours = take(source, read_options(access, for_source, control, progress))
-    theirs = None if target is None else take_or_none(target, read_options(access, for_target, control, progress))
-    return prepare(ours, theirs, policy, _root_of(target))
+    ours = take_source(source, target, policy, read_options(access, for_source, control, progress), access)
+    if target is None:
+        return prepare(ours, None, policy)
+    there = _root_of(target)
+    tops = target_tops(policy, ours, there) if there is not None else ()
+    theirs = take_or_none(target, read_options(access, for_target, control, progress), access, tops)
+    return prepare(ours, theirs, policy, there)
+
+
+def take_source(
+    source: Tree, target: Tree | None, policy: Policy, options: sources.ReadOptions, access: Access
+) -> Snapshot:
+    """The source, of a live one only what the policy includes. SourceAbsent if it is not there."""
+    here = _root_of(source)
+    tops = source_tops(policy, here, _root_of(target)) if here is not None else ()
+    return take(source, options, access, tops)
 
 
 def with_excludes(policy: AnyPolicy, excludes: Sequence[str]) -> Policy:
@@ -164,21 +183,41 @@ def _hashes(tree: Snapshot) -> tuple[str, str]:
     return tree.tree_hash, tree.counter_hash
 
 
-def take(tree: Tree, options: sources.ReadOptions) -> Snapshot:
+def take(tree: Tree, options: sources.ReadOptions, access: Access | None = None, tops: Sequence[str] = ()) -> Snapshot:
     """A snapshot less the excludes of the options, or the tree at a location. SourceAbsent if it is not there."""
-    found = take_or_none(tree, options)
+    found = take_or_none(tree, options, access, tops)
     if found is None:
         raise live.absent(str(tree))
     return found
 
 
-def take_or_none(tree: Tree, options: sources.ReadOptions) -> Snapshot | None:
-    """The same, None if the location's root is not there."""
+def take_or_none(
+    tree: Tree, options: sources.ReadOptions, access: Access | None = None, tops: Sequence[str] = ()
+) -> Snapshot | None:
+    """The same, None if the location's root is not there.
+
+    tops: absolute paths; where there are any, no more than these subtrees, and what is above them, is read of a live
+    ensemble, over a session of `access` besides.
+    """
     if isinstance(tree, str):
-        _log.info("reading %s", parse(tree))  # parsed: what cannot be a location may hold a password
-        return sources.read_or_none(tree, **options)
+        place = parse(tree)
+        _log.info("reading %s", place)  # parsed: what cannot be a location may hold a password
+        if not tops or access is None or not isinstance(place, EnsembleLocation):
+            return sources.read_or_none(tree, **options)
+        with access.client(place) as client:
+            aside = beside(client, place.path, tops)
+        asked = list(options["excludes"])
+        limited: sources.ReadOptions = {**options, "excludes": [*asked, *aside]}
+        found = sources.read_or_none(tree, **limited)
+        return found and _only(found, sources.make_scope(place.path, asked, options["control"]), tops)
     excludes = tuple(dict.fromkeys((*tree.scope.excludes, *options["excludes"])))
     return sources.narrow(tree, excludes)
+
+
+def _only(snapshot: Snapshot, scope: Scope, tops: Iterable[str]) -> Snapshot:
+    """What a scan brought of these subtrees. What stood beside them is not excluded, it is not selected."""
+    whole = Snapshot(snapshot.columns, scope, snapshot.provenance, snapshot.consistency)
+    return only(whole, merged(paths.relative_to(top, scope.root) for top in tops))
 
 
 def split_excludes(excludes: Sequence[str], source: Tree, target: Tree | None) -> tuple[list[str], list[str]]:
@@ -216,8 +255,13 @@ def scan_target(
     excludes: Sequence[str],
     control: str,
     progress: ReadProgress | None,
+    tops: Sequence[str] = (),
 ) -> Snapshot | None:
-    """The tree of a live target over a session that is open; None if its root is not there yet."""
+    """The tree of a live target over a session that is open; None if its root is not there yet. tops: only these."""
     access.stop.check()
-    scope = sources.make_scope(place.path, excludes, control)
-    return live.scan_or_none(client, scope, progress=progress, provenance=sources.provenance_of(place))
+    aside = beside(client, place.path, tops) if tops else []
+    scope = sources.make_scope(place.path, (*excludes, *aside), control)
+    found = live.scan_or_none(client, scope, progress=progress, provenance=sources.provenance_of(place))
+    if found is None or not tops:
+        return found
+    return _only(found, sources.make_scope(place.path, excludes, control), tops)

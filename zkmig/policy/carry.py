@@ -63,6 +63,27 @@ def prepare(source: Snapshot, target: Snapshot | None, policy: Policy, target_ro
     return Prepared(source, target, relocation, includes, uses, tuple(notes))
 
 
+def source_tops(policy: Policy, source_root: str, target_root: str | None) -> tuple[str, ...]:
+    """Where all that is included lies on the source, absolute; () where that is not known, or is all of it."""
+    tops: list[str] = []
+    for text in policy.includes:
+        include = parse_path(text, "--include")
+        if paths.contains(source_root, include):
+            tops.append(include)
+        elif target_root is not None and paths.contains(target_root, include) and not policy.map_paths:
+            tops.append(paths.join(source_root, paths.relative_to(include, target_root)))
+        else:
+            return ()  # some other path leads there; what is read too much is dropped by `prepare`
+    return () if source_root in tops else tuple(tops)
+
+
+def target_tops(policy: Policy, source: Snapshot, target_root: str) -> tuple[str, ...]:
+    """Where all that is included, by the policy or by what the source holds, lies on the target, likewise."""
+    relocation = Relocation.of(policy.map_paths, source.root, target_root)
+    includes = _includes(source, None, policy.includes, relocation, target_root)
+    return () if "" in includes else tuple(paths.join(target_root, each) for each in includes)
+
+
 def _less_excludes(
     source: Snapshot, target: Snapshot | None, excludes: Iterable[str], target_root: str
 ) -> tuple[Snapshot, Snapshot | None]:
