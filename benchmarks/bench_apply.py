@@ -18,7 +18,6 @@ from benchmarks.pairs import Baseline, Contest
 from benchmarks.raw_floor import Floor
 from benchmarks.realistic import OWNER
 from benchmarks.size import SIZE
-from zkmig.apply.forward import BATCH_DEPTH
 from zkmig.epoch.control import INCARNATION_CHARS, ControlPaths
 from zkmig.model.acl import OPEN_ACL
 from zkmig.model.snapshot import Snapshot
@@ -26,6 +25,7 @@ from zkmig.plan.make import make_plan
 from zkmig.plan.operations import Operation, RaiseCounter
 from zkmig.wire.requests import Check, Create, Delete, Multi, SetData, WriteOp
 
+FLOOR_DEPTH = 4
 FLOOR_CONTROL = "/floor"  # as long as the default, /zkmig: frames have the same size
 BAR = 1.25
 
@@ -115,7 +115,7 @@ class _FloorJob:
         self._cursor = self._names.attempt(1, "ffffffff").cursor
         requests = [Multi((*self._head(index), *_writes(batch))) for index, batch in enumerate(job.plan.batches())]
         self._batches = len(requests)
-        self._floor = Floor(job.site.address, requests, BATCH_DEPTH, auth=OWNER)
+        self._floor = Floor(job.site.address, requests, FLOOR_DEPTH, auth=OWNER)
         for path in (self._incarnation, self._names.record, self._names.owner, self._cursor):
             _ensure(job.site, path)
 

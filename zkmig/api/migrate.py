@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Unpack
 
 from zkmig.api.access import Access, Hosts, SessionOptions, covering_scope, ensemble, scope_at
-from zkmig.api.frames import fit_to_servers
+from zkmig.api.frames import all_take, fit_to_servers
 from zkmig.api.trees import (
     ReadProgress,
     Tree,
@@ -45,6 +45,7 @@ from zkmig.policy.policy import AnyPolicy, Policy
 from zkmig.source import zks
 from zkmig.source.location import EnsembleLocation, parse, parse_hosts
 from zkmig.source.quotas import read_quotas
+from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
 
 SingleShot = Literal["auto", "never", "require"]
@@ -249,6 +250,7 @@ def apply(
     wait: bool = False,
     steal: bool = False,
     dry_run: bool = False,
+    throttle: float | None = None,
     control: str = CONTROL_ROOT,
     report: Report = _quiet,
     say: Say = _quiet,
@@ -259,7 +261,8 @@ def apply(
     plan: a plan, or the name of its file. target: zk://... of the ensemble; None: the servers that the plan names.
     scope: None: the one that the plan names or that covers its root. single_shot: whether all goes into the one
     transaction that moves the record. wait: for a living owner to end; steal: take over from one. dry_run: every
-    check, no write.
+    check, no write. throttle: writes a second at most (a single shot is one transaction all the same); None: as many as
+    other clients can stand, which a session of its own measures.
 
     Applied the second time, and with nothing to do, nothing is written. Raises BadInput, and Refused with its kinds
     (StalePlan, WrongEpoch, Held, NotOwner, OtherIncarnation) before the first write; Conflict, OutcomeUnknown, Stopped
@@ -267,17 +270,37 @@ def apply(
     """
     access = Access.of(**session)
     sealed = _sealed(plan)
-    with access.client(_plan_place(sealed.plan, target), sealed.plan.limits.frame_bytes_max) as client:
+    place = _plan_place(sealed.plan, target)
+    pace = _pace(access, place, throttle)
+    with access.client(place, sealed.plan.limits.frame_bytes_max) as client:
         return engine.apply_plan(
             client,
             scope_of(client, sealed.plan, scope, control),
             sealed,
             epoch,
-            options=Options(single_shot, drain_timeout_s, report, say),
+            options=dataclasses.replace(
+                pace, single_shot=single_shot, drain_timeout_s=drain_timeout_s, report=report, say=say
+            ),
             take_over=TakeOver(wait, steal, sealed.path),
             stop=access.stop,
             dry_run=dry_run,
         )
+
+
+def _pace(access: Access, place: EnsembleLocation, throttle: float | None) -> Options:
+    """How fast to write: what measures it, what limits it, and what the members take."""
+    if throttle is not None and not throttle > 0:
+        raise BadInput(
+            "nothing would ever be written", f"--throttle {throttle:g}", "allow at least some writes a second"
+        )
+
+    def open_probe(stop: StopRequest) -> Client:
+        return dataclasses.replace(access, stop=stop).client(place)
+
+    def takes(frame_bytes: int) -> bool:
+        return all_take(place.hosts, frame_bytes, access.tls_for(place))
+
+    return Options(writes_per_s=throttle, open_probe=open_probe, all_take=takes)
 
 
 def _plan_place(plan: Plan, at: str | None) -> EnsembleLocation:
@@ -300,6 +323,7 @@ def resume(
     drain_timeout_s: float = DRAIN_TIMEOUT_S,
     wait: bool = True,
     steal: bool = False,
+    throttle: float | None = None,
     control: str = CONTROL_ROOT,
     report: Report = _quiet,
     say: Say = _quiet,
@@ -314,11 +338,14 @@ def resume(
     access = Access.of(**session)
     with _Begun.open(access, plan, at, scope, control) as begun:
         begun.find_plan(say)
+        pace = _pace(access, begun.place, throttle)
         return engine.resume(
             begun.client,
             begun.names,
             begun.sealed,
-            options=Options(single_shot, drain_timeout_s, report, say),
+            options=dataclasses.replace(
+                pace, single_shot=single_shot, drain_timeout_s=drain_timeout_s, report=report, say=say
+            ),
             take_over=TakeOver(wait, steal, begun.plan_path),
             stop=access.stop,
         )
@@ -331,6 +358,7 @@ def rollback(
     scope: str | None = None,
     wait: bool = True,
     steal: bool = False,
+    throttle: float | None = None,
     control: str = CONTROL_ROOT,
     report: Report = _quiet,
     say: Say = _quiet,
@@ -344,10 +372,11 @@ def rollback(
     """
     access = Access.of(**session)
     with _Begun.open(access, plan, at, scope, control) as begun:
+        pace = _pace(access, begun.place, throttle)
         return engine.rollback(
             begun.client,
             begun.names,
-            options=Options(report=report, say=say),
+            options=dataclasses.replace(pace, report=report, say=say),
             take_over=TakeOver(wait, steal, begun.plan_path),
             stop=access.stop,
         )
@@ -376,6 +405,7 @@ class _Begun:
     """A migration that was begun: a session, its scope, and its plan as far as it is known."""
 
     client: Client
+    place: EnsembleLocation
     names: ControlPaths
     sealed: SealedPlan | None = None
 
@@ -386,14 +416,15 @@ class _Begun:
     ) -> Iterator[_Begun]:
         if plan is not None:
             sealed = _sealed(plan)
-            with access.client(_plan_place(sealed.plan, at), FRAME_BYTES_ANY) as client:
-                yield cls(client, scope_of(client, sealed.plan, scope, control), sealed)
+            place = _plan_place(sealed.plan, at)
+            with access.client(place, FRAME_BYTES_ANY) as client:
+                yield cls(client, place, scope_of(client, sealed.plan, scope, control), sealed)
             return
         if at is None:
             raise BadInput("no ensemble is given", "", "say --at zk://HOST, set ZKMIG_AT, or name the plan file")
         place = ensemble(at)
         with access.client(place, FRAME_BYTES_ANY) as client:
-            yield cls(client, scope_at(client, place.path, scope, control))
+            yield cls(client, place, scope_at(client, place.path, scope, control))
 
     @property
     def plan_path(self) -> str:

@@ -22,6 +22,7 @@ from zkmig.wire.requests import Check, Multi
 INTERVAL_S: Final = 0.01  # between an answer and the next probe
 RETRY_S: Final = 1.0  # after a loss, before the next session
 IDLE_PROBES: Final = 20
+IDLE_INTERVAL_S: Final = 0.004
 IDLE_WAIT_S_MAX: Final = 0.5
 JOIN_S_MAX: Final = 1.0
 
@@ -45,7 +46,7 @@ class LatencyProbe:
         self._path = path
         self._stop = StopRequest()
         self._over = threading.Event()
-        self._hurry = True  # no intervals, while the idle value is taken
+        self._interval_s = IDLE_INTERVAL_S
         self._lock = threading.Lock()
         self._latencies: list[float] = []
         self._sent_at: float | None = None
@@ -73,7 +74,7 @@ class LatencyProbe:
                     break
             time.sleep(INTERVAL_S / 2)
         with self._lock:
-            self._hurry = False
+            self._interval_s = INTERVAL_S
             found, self._latencies = self._latencies, []
         return found
 
@@ -105,9 +106,8 @@ class LatencyProbe:
             with self._lock:
                 self._latencies.append(end - start)
                 self._sent_at, self._is_lost = None, False
-                pause_s = 0.0 if self._hurry else INTERVAL_S
-            if pause_s:
-                self._over.wait(pause_s)
+                interval_s = self._interval_s
+            self._over.wait(interval_s)
 
     def _lose(self) -> None:
         with self._lock:

@@ -16,6 +16,7 @@ from zkmig.apply.batches import describe
 from zkmig.apply.engine import SealedPlan
 from zkmig.apply.forward import DRAIN_TIMEOUT_S, Applied
 from zkmig.apply.rollback import RolledBack
+from zkmig.apply.tempo import TempoSeen
 from zkmig.apply.verify import Deviation
 from zkmig.cli.plan import counts_text
 from zkmig.cli.run import (
@@ -53,6 +54,13 @@ _drain_option = click.option(
     metavar="SECONDS",
     help="How long to wait for readers' actions and guarded processes to end.",
 )
+_throttle_option = click.option(
+    "--throttle",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="WRITES",
+    help="At most so many writes (creates, changes, deletes) a second. Without it, as many as other clients can stand: "
+    "their latency is measured all the while. A single shot is one transaction all the same.",
+)
 _steal_option = click.option("--steal", is_flag=True, help="Take over from another migrator without waiting for it.")
 _dry_run_option = click.option("--dry-run", is_flag=True, help="Read and check everything, print it, write nothing.")
 
@@ -81,6 +89,7 @@ _dry_run_option = click.option("--dry-run", is_flag=True, help="Read and check e
 @_dry_run_option
 @_single_shot_option
 @_drain_option
+@_throttle_option
 @click.option("--wait", is_flag=True, help="Wait for another migrator to end instead of exiting 3.")
 @_steal_option
 @scope_options(at_help="Other servers than the plan names.")
@@ -93,6 +102,7 @@ def apply(
     dry_run: bool,
     single_shot: migrate.SingleShot,
     drain_timeout_s: float,
+    throttle: float | None,
     wait: bool,
     steal: bool,
     at: str | None,
@@ -118,6 +128,7 @@ def apply(
                 scope=scope,
                 single_shot=single_shot,
                 drain_timeout_s=drain_timeout_s,
+                throttle=throttle,
                 wait=wait,
                 steal=steal,
                 dry_run=dry_run,
@@ -222,6 +233,7 @@ def _show_applied(run: Run, applied: Applied, scope: str | None, was_resumed: bo
             "batches": applied.batches,
             "single_shot": applied.single_shot,
             "deviations": _plain(applied.deviations),
+            "tempo": _tempo_document(applied.tempo),
         }
     )
     if outcome != "applied":
@@ -229,7 +241,27 @@ def _show_applied(run: Run, applied: Applied, scope: str | None, was_resumed: bo
         return
     how = "in one transaction" if applied.single_shot else f"in {applied.batches} batches"
     run.line(f"epoch {applied.epoch} is committed: {applied.writes} writes {how}")
+    _say_tempo(run, applied.tempo)
     _say_deviations(run, applied.deviations)
+
+
+def _tempo_document(tempo: TempoSeen | None) -> dict[str, Any] | None:
+    return asdict(tempo) if tempo is not None else None
+
+
+def _say_tempo(run: Run, tempo: TempoSeen | None) -> None:
+    """What others felt of it."""
+    if tempo is None:
+        return
+    low, high = f"{tempo.in_flight_min:g}", f"{tempo.in_flight_max:g}"
+    depths = low if low == high else f"{low} to {high}"
+    if tempo.median_ms is None or tempo.p99_ms is None or tempo.idle_ms is None:
+        run.say(f"{depths} batches in flight; the latency of other clients' writes could not be measured")
+        return
+    run.say(
+        f"{depths} batches in flight; a small write of another client took {tempo.median_ms:.1f} ms (median) to "
+        f"{tempo.p99_ms:.1f} ms (p99), up to {tempo.idle_ms:.1f} ms before the first"
+    )
 
 
 def _plain(deviations: tuple[Deviation, ...]) -> list[dict[str, Any]]:
@@ -260,6 +292,7 @@ def _say_deviations(run: Run, deviations: tuple[Deviation, ...]) -> None:
 @yes_option
 @_single_shot_option
 @_drain_option
+@_throttle_option
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for another migrator to end.")
 @_steal_option
 @_dry_run_option
@@ -271,6 +304,7 @@ def resume(
     yes: bool,
     single_shot: migrate.SingleShot,
     drain_timeout_s: float,
+    throttle: float | None,
     wait: bool,
     steal: bool,
     dry_run: bool,
@@ -297,6 +331,7 @@ def resume(
                 scope=scope,
                 single_shot=single_shot,
                 drain_timeout_s=drain_timeout_s,
+                throttle=throttle,
                 wait=wait,
                 steal=steal,
                 control=control,
@@ -329,6 +364,7 @@ def resume(
 @click.argument("plan_file", metavar="[PLAN]", required=False)
 @yes_option
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for another migrator to end.")
+@_throttle_option
 @_steal_option
 @_dry_run_option
 @scope_options(at_help="The ensemble; may be left out when PLAN is given.")
@@ -338,6 +374,7 @@ def rollback(
     plan_file: str | None,
     yes: bool,
     wait: bool,
+    throttle: float | None,
     steal: bool,
     dry_run: bool,
     at: str | None,
@@ -361,6 +398,7 @@ def rollback(
                 plan=sealed,
                 scope=scope,
                 wait=wait,
+                throttle=throttle,
                 steal=steal,
                 control=control,
                 report=progress.counted,

@@ -70,8 +70,8 @@ def pack_created(
             raise ValueError(f"offsets {first} and {last} in {len(paths_blob)} bytes")
         if batches[node] < 0:
             raise ValueError(f"node {node} is in batch {batches[node]}")
-        text = paths_blob[first:last]
-        packed = msgpack.packb(["e", node, ACTION, text, batches[node]], use_bin_type=False)
+        path = paths_blob[first:last].decode(errors="surrogateescape")
+        packed = msgpack.packb(["e", node, ACTION, path, batches[node]], unicode_errors="surrogateescape")
         if size and size + len(packed) > payload_bytes_max:
             payloads.append(b"".join(waiting))
             waiting, size = [], 0

@@ -22,6 +22,7 @@ from zkmig.wire.jute import encode_acl
 
 _KINDS = tuple(Kind)  # by value
 _KIND_BYTES = bytes(kind.value for kind in Kind if kind is not Kind.EPHEMERAL)
+_SLASH = ord("/")
 _DELETE_BYTES = 17  # that undoing a create adds to a multi beside the path: header, length, version
 
 
@@ -88,9 +89,10 @@ class Creates(Sequence[CreateNode]):
             raise BadInput("an ACL id of a create points outside the ACL table")
         if self.ttls.keys() != {index for index, kind in enumerate(self.kinds) if kind == Kind.TTL.value}:
             raise BadInput("times to live are not those of the creates of kind TTL")
-        self.paths_blob.decode()  # a ValueError unless it is UTF-8; and no path may begin inside a character:
-        if any(self.paths_blob[offset] & 0xC0 == 0x80 for offset in self.path_offsets[:-1]):
-            raise BadInput("a path of a create is not UTF-8")
+        self.paths_blob.decode()  # a ValueError unless it is UTF-8; where "/" stands a character begins
+        starts, size = self.path_offsets[:-1], len(self.paths_blob)
+        if any(start == size or self.paths_blob[start] != _SLASH for start in starts):
+            raise BadInput("a path of a create does not begin with /")
 
     # -- the sequence -------------------------------------------------------------------------------------------------
 

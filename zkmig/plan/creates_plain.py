@@ -97,10 +97,14 @@ def encode_creates(
         raise ValueError(f"creates {start} to {stop} of {len(kinds)}")
     if min(len(path_offsets) - 1, len(data_offsets) - 1, len(nulls), len(acl_ids)) < len(kinds):
         raise ValueError("columns are not of one length")
+    for node in range(start, stop):
+        _check_create(node, acl_ids[node], len(acl_offsets) - 1, kinds[node])
+        _slice(paths_blob, path_offsets, node)
+        _slice(data_blob, data_offsets, node)
+        _slice(acl_blob, acl_offsets, acl_ids[node])
     parts: list[bytes] = []
     for node in range(start, stop):
         kind, acl_id = kinds[node], acl_ids[node]
-        _check_create(node, acl_id, len(acl_offsets) - 1, kind)
         path, data = _slice(paths_blob, path_offsets, node), _slice(data_blob, data_offsets, node)
         parts += (
             _HEADER.pack(OPCODES[kind], False, -1),
