@@ -226,9 +226,25 @@ def test_an_end_while_draining_leaves_nothing_behind(
     ran = ended(process)
     assert ran.code == code
     assert "go on with" not in ran.stderr
+    assert ran.stderr.splitlines()[-1].endswith("; nothing was written")
     found = status(program, at)
     assert (found["state"], found["target_epoch"]) == ("STABLE", None)
     assert names(client, at) == 0
+
+
+def test_a_silent_server_before_the_first_write_is_named(program: Program, server: Server, at: str) -> None:
+    """The server is halted before apply asks its first question: --timeout ends it with the server's name, and says
+    that nothing was written."""
+    server.pause()
+    try:
+        ran = program(*APPLY, "--timeout", "2")
+    finally:
+        server.unpause()
+    assert ran.code == 143
+    line = ran.stderr.splitlines()[-1]
+    assert f"--timeout is over while waiting for {server.hosts}, silent for " in line
+    assert line.endswith("; nothing was written")
+    assert status(program, at)["state"] == "STABLE"
 
 
 def test_a_second_signal_ends_at_once(program: Program, server: Server, client: KazooClient, at: str) -> None:

@@ -234,7 +234,7 @@ def test_another_member_takes_the_session_up() -> None:
             assert client.last_zxid >= seen
             other = [client.server]
         with pytest.raises(Unreachable, match="not serving, or behind what this session has seen"):
-            Client(other, tls=tls, zxid_floor=2**62, connect_timeout_s=0.5).connect()
+            Client(other, tls=tls, zxid_floor=2**62, connect_timeout_s=2.0).connect()
 
 
 # -- servers that will not do -----------------------------------------------------------------------------------------

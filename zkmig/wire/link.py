@@ -294,6 +294,7 @@ class Link:
             self._context = self._tls.context()
         deadline = time.monotonic() + self._connect_timeout_s
         while True:
+            begun = time.monotonic()
             reasons: list[str] = []
             hopeful = patient
             for count in range(len(self._hosts), 0, -1):
@@ -310,7 +311,9 @@ class Link:
                     return
                 reasons.append(f"{address(host)} {reason}")
                 hopeful = hopeful or not self._is_hopeless
-            if time.monotonic() + RETRY_PAUSE_S >= deadline or not hopeful:
+            # No round that cannot last as long as this one: that it was cut short would be all that is told.
+            lasted = time.monotonic() - begun
+            if time.monotonic() + RETRY_PAUSE_S + lasted >= deadline or not hopeful:
                 told = ", ".join(reasons)
                 raise Unreachable(f"no server took the session ({told})", hint="check the addresses and the servers")
             time.sleep(RETRY_PAUSE_S)
