@@ -212,6 +212,12 @@ def test_option_before_environment_before_profile(program: Program, two_trees: s
     assert scope_of("--profile", "one", "--at", f"{two_trees}/one", "--scope", names[0], env=in_env) == names[0]
     assert scope_of("--at", "@one", env=env) == names[0]
     program("epoch", env=env).failed(2, "no ensemble is given")
+    # What status proposes works as it stands: it repeats who the operator said to be, however that was said.
+    for arguments in (("--profile", "two", "--profiles", file), ("--at", "@two", "--profiles", file)):
+        proposed = program("status", *arguments, "--json").succeeded().document["next"][1]
+        assert sorted(proposed.partition(" PLAN.zkplan ")[2].split()) == sorted(
+            ("--profile", "two", "--profiles", file)
+        )
 
 
 def test_credentials_go_with_the_profile_that_is_named(program: Program, two_trees: str, tree_root: str) -> None:

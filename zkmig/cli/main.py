@@ -97,9 +97,12 @@ def cli(verbose: int) -> None:
     \b
     Locations:
       zk://zk1:2181,zk2:2181/app   a tree of a live ensemble
+      zks://zk1:2281/app           the same by TLS
+      @prod                        the tree of a profile
       monday.zks                   a snapshot file, known by its content
 
-    Credentials come from --auth-file FILE or ZKMIG_AUTH, a line each: digest:user:password.
+    Credentials come from --auth-file FILE or ZKMIG_AUTH, a line each: digest:user:password. A profile holds them, TLS
+    files and more in ~/.config/zkmig/profiles.toml.
     """
     log_to_stderr(verbose)
 

@@ -28,6 +28,7 @@ from zkmig.cli.run import (
     scope_options,
     yes_option,
 )
+from zkmig.cli.sessions import session_words
 from zkmig.cli.terminal import is_terminal
 from zkmig.errors import BadInput, Outcome, ZkmigError
 from zkmig.plan.plan import Plan
@@ -461,8 +462,9 @@ def _ways_on(plan_file: str | None, at: str | None, scope: str | None) -> Iterat
         if not isinstance(error, ZkmigError) or error.outcome is not Outcome.NOTHING_WRITTEN:
             where = "".join(f" {option} {shlex.quote(value)}" for option, value in _place_options(at, scope))
             plan = f" {shlex.quote(plan_file)}" if plan_file is not None else ""
-            error.add_note(f"  go on with:    zkmig resume{plan}{where} --yes")
-            error.add_note(f"  or take back:  zkmig rollback{plan}{where} --yes")
+            how = session_words()
+            error.add_note(f"  go on with:    zkmig resume{plan}{where}{how} --yes")
+            error.add_note(f"  or take back:  zkmig rollback{plan}{where}{how} --yes")
         raise
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from zkmig.api.access import SessionOptions
 from zkmig.errors import BadInput
@@ -18,6 +20,7 @@ LOCATIONS = ("location", "a", "b", "source", "target", "at")
 """Names of parameters that hold locations."""
 
 _GIVEN = "zkmig.profile"  # in click's context: what --profiles and --profile were given as
+_CHOSEN = "zkmig.profile.chosen"  # and the profile that counts, None for none
 
 
 def _found(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -102,6 +105,7 @@ def take_session(options: dict[str, Any]) -> SessionOptions:
             options[key], profile = profiles.location(options[key], file)
             named += [] if profile is None else [profile]
     profile = chosen or _the_one(named)
+    click.get_current_context().meta[_CHOSEN] = profile
     session: SessionOptions = {
         "auth": credentials.load(options.pop("auth_file"), os.environ, profile),
         "tls": _take_tls(options, profile),
@@ -109,6 +113,31 @@ def take_session(options: dict[str, Any]) -> SessionOptions:
     if profile is not None and profile.session_timeout is not None:
         session["session_timeout_s"] = profile.session_timeout
     return session
+
+
+def session_words() -> str:
+    """How this command was told to open its sessions, for the commands that it proposes: "" or " --profile prod"."""
+    ctx = click.get_current_context()
+    told = {name: ctx.params.get(name) for name in _WORDS if _is_on_command_line(ctx, name)}
+    profile = ctx.meta.get(_CHOSEN)
+    if profile is not None and not ctx.params.get("profile"):
+        told["profile"] = profile.name  # of a location @name, which is written out in what is proposed
+    words = [f" {_WORDS[name]} {shlex.quote(value)}" for name, value in told.items() if isinstance(value, str)]
+    return "".join(words) + (" --tls-no-hostname" if ctx.params.get("tls_hostname") is False else "")
+
+
+_WORDS = {
+    "profile": "--profile",
+    "profiles": "--profiles",
+    "auth_file": "--auth-file",
+    "tls_ca": "--tls-ca",
+    "tls_cert": "--tls-cert",
+    "tls_key": "--tls-key",
+}
+
+
+def _is_on_command_line(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _the_one(named: list[Profile]) -> Profile | None:

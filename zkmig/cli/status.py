@@ -12,6 +12,7 @@ from zkmig.api import status as scopes
 from zkmig.api.access import address, ensemble
 from zkmig.apply.status import Status, next_commands
 from zkmig.cli.run import BAD_INPUT, STOPPED, UNREACHABLE, Run, command_options, exit_codes, required_at, scope_options
+from zkmig.cli.sessions import session_words
 from zkmig.epoch.transitions import State
 
 
@@ -24,7 +25,7 @@ def status(run: Run, at: str | None, scope: str | None, control: str) -> None:
     """Tell what a scope is doing, who does it, what blocks it, and the commands that can follow."""
     place = ensemble(required_at(at))
     found = scopes.status(str(place), scope, control=control, **run.session)
-    following = next_commands(found, address(place), control)
+    following = [command + session_words() for command in next_commands(found, address(place), control)]
     run.document(_document(found, following, control))
     if not run.as_json:
         _show(run, found, following)
