@@ -250,6 +250,7 @@ def apply(
     wait: bool = False,
     steal: bool = False,
     dry_run: bool = False,
+    ignore_quotas: bool = False,
     throttle: float | None = None,
     control: str = CONTROL_ROOT,
     report: Report = _quiet,
@@ -261,7 +262,8 @@ def apply(
     plan: a plan, or the name of its file. target: zk://... of the ensemble; None: the servers that the plan names.
     scope: None: the one that the plan names or that covers its root. single_shot: whether all goes into the one
     transaction that moves the record. wait: for a living owner to end; steal: take over from one. dry_run: every
-    check, no write. throttle: writes a second at most (a single shot is one transaction all the same); None: as many as
+    check, no write. ignore_quotas: go on although hard quotas of the target would be passed, where the servers do not
+    enforce them. throttle: writes a second at most (a single shot is one transaction all the same); None: as many as
     other clients can stand, which a session of its own measures.
 
     Applied the second time, and with nothing to do, nothing is written. Raises BadInput, and Refused with its kinds
@@ -279,7 +281,12 @@ def apply(
             sealed,
             epoch,
             options=dataclasses.replace(
-                pace, single_shot=single_shot, drain_timeout_s=drain_timeout_s, report=report, say=say
+                pace,
+                single_shot=single_shot,
+                drain_timeout_s=drain_timeout_s,
+                report=report,
+                say=say,
+                ignore_quotas=ignore_quotas,
             ),
             take_over=TakeOver(wait, steal, sealed.path),
             stop=access.stop,

@@ -19,6 +19,7 @@ from zkmig.apply.rollback import RolledBack
 from zkmig.apply.tempo import TempoSeen
 from zkmig.apply.verify import Deviation
 from zkmig.cli.plan import counts_text
+from zkmig.cli.policy import say_left_out
 from zkmig.cli.run import (
     STOPPED,
     UNREACHABLE,
@@ -32,6 +33,7 @@ from zkmig.cli.sessions import session_words
 from zkmig.cli.terminal import is_terminal
 from zkmig.errors import BadInput, Outcome, ZkmigError
 from zkmig.plan.plan import Plan
+from zkmig.policy.leftout import LeftOut
 
 _WRITING = {
     "4": "conflict: somebody else wrote a path of the plan; their value stands",
@@ -64,6 +66,11 @@ _throttle_option = click.option(
 )
 _steal_option = click.option("--steal", is_flag=True, help="Take over from another migrator without waiting for it.")
 _dry_run_option = click.option("--dry-run", is_flag=True, help="Read and check everything, print it, write nothing.")
+_ignore_quotas_option = click.option(
+    "--ignore-quotas",
+    is_flag=True,
+    help="Go on although hard quotas of the target would be passed: its servers do not enforce them.",
+)
 
 
 @click.command(
@@ -91,6 +98,7 @@ _dry_run_option = click.option("--dry-run", is_flag=True, help="Read and check e
 @_single_shot_option
 @_drain_option
 @_throttle_option
+@_ignore_quotas_option
 @click.option("--wait", is_flag=True, help="Wait for another migrator to end instead of exiting 3.")
 @_steal_option
 @scope_options(at_help="Other servers than the plan names.")
@@ -104,6 +112,7 @@ def apply(
     single_shot: migrate.SingleShot,
     drain_timeout_s: float,
     throttle: float | None,
+    ignore_quotas: bool,
     wait: bool,
     steal: bool,
     at: str | None,
@@ -113,8 +122,9 @@ def apply(
     """Carry out PLAN as migration epoch N, and commit it.
 
     Readers that use zkmig see the whole old tree until the commit and the whole new one afterwards. The servers and
-    the scope are those that the plan names. SIGINT and SIGTERM stop after the batch in flight; what was begun is
-    recorded on the servers, and `zkmig resume` or `zkmig rollback` leads out from any host.
+    the scope are those that the plan names. What the target would refuse is named before anything is written. SIGINT
+    and SIGTERM stop after the batch in flight; what was begun is recorded on the servers, and `zkmig resume` or `zkmig
+    rollback` leads out from any host.
     """
     sealed = migrate.load_plan(plan_file)
     at, scope = _given(at, scope, sealed)
@@ -130,6 +140,7 @@ def apply(
                 single_shot=single_shot,
                 drain_timeout_s=drain_timeout_s,
                 throttle=throttle,
+                ignore_quotas=ignore_quotas,
                 wait=wait,
                 steal=steal,
                 dry_run=dry_run,
@@ -145,14 +156,14 @@ def apply(
     if not yes:
         foreseen = carry_out(True)  # nobody is asked about what would be refused, or is done already
         if _ends_there(foreseen):
-            _show_applied(run, foreseen, scope or sealed.plan.target.scope)
+            _show_applied(run, foreseen, scope or sealed.plan.target.scope, left_out=sealed.plan.left_out)
             return
         _say_intent(run, sealed, epoch, foreseen)
         click.confirm("Apply it?", abort=True, err=True)
     with run.gracefully():  # to the last line: a signal that comes after the commit must not look like one before
         with _ways_on(plan_file, at, scope):
             applied = carry_out(False)
-        _show_applied(run, applied, scope or sealed.plan.target.scope)
+        _show_applied(run, applied, scope or sealed.plan.target.scope, left_out=sealed.plan.left_out)
 
 
 def _given(at: str | None, scope: str | None, sealed: SealedPlan | None) -> tuple[str | None, str | None]:
@@ -186,6 +197,7 @@ def _say_intent(run: Run, sealed: SealedPlan, epoch: int, foreseen: Applied) -> 
     run.say(f"{counts_text(plan)}; {plan.writes} writes {how}; {plan.journal_bytes} bytes of undo")
     for note in plan.notes:
         run.say(f"note: {note}")
+    say_left_out(run, plan.left_out)
 
 
 def _show_dry_run(run: Run, sealed: SealedPlan, epoch: int, foreseen: Applied) -> None:
@@ -205,8 +217,10 @@ def _show_dry_run(run: Run, sealed: SealedPlan, epoch: int, foreseen: Applied) -
             "batches": foreseen.batches,
             "single_shot": foreseen.single_shot,
             "operations": operations,
+            "not_carried": plan.left_out.document(),
         }
     )
+    say_left_out(run, plan.left_out)
 
 
 def _described(plan: Plan) -> Iterator[str]:
@@ -214,6 +228,8 @@ def _described(plan: Plan) -> Iterator[str]:
         yield describe(operation)
     for step in plan.acl_steps:
         yield f"set acl {step.path}"
+    for quota in plan.quotas:
+        yield f"set quota {quota.path}"
 
 
 def _outcome(applied: Applied) -> str:
@@ -222,7 +238,9 @@ def _outcome(applied: Applied) -> str:
     return "nothing to do" if _ends_there(applied) else "applied"
 
 
-def _show_applied(run: Run, applied: Applied, scope: str | None, was_resumed: bool = False) -> None:
+def _show_applied(
+    run: Run, applied: Applied, scope: str | None, was_resumed: bool = False, left_out: LeftOut | None = None
+) -> None:
     outcome = "applied" if was_resumed else _outcome(applied)
     run.document(
         {
@@ -235,6 +253,7 @@ def _show_applied(run: Run, applied: Applied, scope: str | None, was_resumed: bo
             "single_shot": applied.single_shot,
             "deviations": _plain(applied.deviations),
             "tempo": _tempo_document(applied.tempo),
+            "not_carried": left_out.document() if left_out is not None else None,
         }
     )
     if outcome != "applied":
@@ -244,6 +263,8 @@ def _show_applied(run: Run, applied: Applied, scope: str | None, was_resumed: bo
     run.line(f"epoch {applied.epoch} is committed: {applied.writes} writes {how}")
     _say_tempo(run, applied.tempo)
     _say_deviations(run, applied.deviations)
+    if left_out is not None:
+        say_left_out(run, left_out)
 
 
 def _tempo_document(tempo: TempoSeen | None) -> dict[str, Any] | None:
