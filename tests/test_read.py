@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 from kazoo.security import make_digest_acl
 
+import zkmig
 from tests.conftest import KazooClientFactory
+from tests.program import Program
 from zkmig.dev import Server
-from zkmig.errors import BadInput, DamagedFile, NotPermitted, Stopped, Unreachable
+from zkmig.errors import BadInput, DamagedFile, NotConsistent, NotPermitted, Stopped, Unreachable
 from zkmig.model.path import CONTROL_ROOT, SYSTEM_ROOT
+from zkmig.model.snapshot import Consistency, Snapshot
 from zkmig.plan import planfile
 from zkmig.source import read as reading
 from zkmig.source import zks
@@ -47,6 +50,36 @@ def test_an_ensemble_and_a_file_made_of_it_read_the_same(zk: Server, tree: str, 
     assert dict(stored) == dict(live)
     assert (stored.scope, stored.provenance, stored.consistency) == (live.scope, live.provenance, live.consistency)
     assert stored.tree_hash == live.tree_hash
+
+
+def test_what_must_be_one_state_is_refused_when_it_is_not_known_to_be(
+    zk: Server, tree: str, tmp_path: Path, program: Program
+) -> None:
+    """A file that says it is fuzzy: read as it is, unless one state is asked for; then exit code 4, and no file."""
+    live = zkmig.read(f"zk://{zk.hosts}{tree}", require_consistent=True)
+    fuzzy = Snapshot(live.columns, live.scope, live.provenance, Consistency(True, 0x17, 0x19, "others wrote"))
+    zks.write(fuzzy, tmp_path / "fuzzy.zks")
+    location = str(tmp_path / "fuzzy.zks")
+    assert zkmig.read(location).is_fuzzy
+    with pytest.raises(NotConsistent, match="0x17 to 0x19: others wrote"):
+        zkmig.read(location, require_consistent=True)
+    program("snapshot", location, "-o", "copy.zks").succeeded()
+    program("snapshot", location, "-o", "none.zks", "--require-consistent").failed(4, "fuzzy", "others wrote")
+    to = f"zk://{zk.hosts}/elsewhere"
+    program("plan", "--from", location, "--to", to, "-o", "none.zkplan", "--require-consistent").failed(4, "fuzzy")
+    assert sorted(path.name for path in program.folder.iterdir()) == ["copy.zks", "fuzzy.zks"]
+
+
+def test_a_read_given_an_earlier_snapshot_is_the_tree_as_it_is(
+    zk: Server, tree: str, kazoo_client: KazooClientFactory
+) -> None:
+    earlier = zkmig.read(f"zk://{zk.hosts}{tree}")
+    kazoo = kazoo_client(zk)
+    kazoo.delete(tree + "/c", recursive=True)
+    kazoo.create(tree + "/a/new", b"new")
+    later = zkmig.read(f"zk://{zk.hosts}{tree}", known=earlier)
+    assert dict(later) == dict(zkmig.read(f"zk://{zk.hosts}{tree}"))
+    assert list(later) == [tree + tail for tail in ("", "/a", "/a/b", "/a/new", "/a-b", "/ab")]
 
 
 def test_a_location_is_where_a_chrooted_client_works(zk: Server, tree: str, kazoo_client: KazooClientFactory) -> None:

@@ -120,6 +120,12 @@ class Conflict(ZkmigError):
     exit_code = EXIT_CONFLICT
 
 
+class NotConsistent(ZkmigError):
+    """What was read is not known to be one state of the tree, and that was asked for."""
+
+    exit_code = EXIT_CONFLICT
+
+
 class OutcomeUnknown(ZkmigError):
     """A write was sent and its answer never came."""
 

@@ -40,10 +40,15 @@ def read(
     includes: Sequence[str] = (),
     excludes: Sequence[str] = (),
     control: str = CONTROL_ROOT,
+    known: Snapshot | None = None,
+    require_consistent: bool = False,
     progress: ReadProgress | None = None,
     **session: Unpack[SessionOptions],
 ) -> Snapshot:
     """The tree at `location`: an ensemble is scanned, a snapshot file is read. Nothing is written.
+
+    known: an earlier snapshot of the same ensemble, never of a copy, so that ACLs are asked for only where czxid or
+    aversion moved since, and child lists only where pzxid did. require_consistent: NotConsistent for a fuzzy one.
 
     includes: absolute paths; where there are any, only these subtrees are meant, and what is above them is kept to lead
     there. excludes: absolute paths left out with all below them. session: see `SessionOptions`. Raises BadInput (no
@@ -54,7 +59,10 @@ def read(
     tops = tuple(parse_path(text, "--include") for text in includes)
     if root is None or root in tops or not all(paths.contains(root, top) for top in tops):
         tops = ()
-    return selected(take(location, read_options(access, excludes, control, progress), access, tops), includes)
+    options = read_options(access, excludes, control, progress)
+    options["known"] = known
+    tree = selected(take(location, options, access, tops), includes)
+    return sources.consistent(tree) if require_consistent else tree
 
 
 def save_snapshot(snapshot: Snapshot, path: str, force: bool = False) -> None:

@@ -23,10 +23,12 @@ from zkmig.cli.output import check_output
 from zkmig.cli.policy import include_option, policy_options, say_left_out
 from zkmig.cli.run import (
     BAD_INPUT,
+    FUZZY,
     STOPPED,
     UNREACHABLE,
     Run,
     command_options,
+    consistent_option,
     control_option,
     exclude_option,
     exit_codes,
@@ -45,10 +47,11 @@ _EXACT_COUNTERS = click.option(
 _CODES = {"0": "the same", "1": "different", **BAD_INPUT, **UNREACHABLE, **STOPPED}
 
 
-@click.command(epilog=exit_codes({"0": "saved, whatever it holds", **BAD_INPUT, **UNREACHABLE, **STOPPED}))
+@click.command(epilog=exit_codes({"0": "saved, whatever it holds", **BAD_INPUT, **FUZZY, **UNREACHABLE, **STOPPED}))
 @click.argument("location")
 @click.option("-o", "--output", required=True, metavar="FILE", help="The snapshot file to write.")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
+@consistent_option
 @include_option
 @exclude_option
 @control_option
@@ -58,13 +61,15 @@ def snapshot(
     location: str,
     output: str,
     force: bool,
+    require_consistent: bool,
     includes: tuple[str, ...],
     excludes: tuple[str, ...],
     control: str,
 ) -> None:
     """Save the tree at LOCATION, with data, ACLs, stats and sequence counters, into a file.
 
-    It says whether what was read is one state of the tree or, because others wrote meanwhile, of several (fuzzy).
+    The tree is watched while it is read, and what others change meanwhile is read again, until all of it is one state.
+    Where they write too fast for that, it says so (fuzzy, of several states).
     The file is readable by its owner alone: it holds what ACLs protect. It remembers --include and --exclude: what they
     leave out is never taken for absent.
     """
@@ -72,7 +77,13 @@ def snapshot(
     check_output(output, force)
     with run.progress() as progress:
         tree = trees.read(
-            location, includes=includes, excludes=excludes, control=control, progress=progress.read, **run.session
+            location,
+            includes=includes,
+            excludes=excludes,
+            control=control,
+            require_consistent=require_consistent,
+            progress=progress.read,
+            **run.session,
         )
     trees.save_snapshot(tree, output, force)
     run.document({"file": output, **tree_document(tree, hashes=True), "reason": tree.consistency.reason})

@@ -14,9 +14,11 @@ from zkmig.apply.engine import SealedPlan
 from zkmig.cli.output import check_output
 from zkmig.cli.policy import policy_options
 from zkmig.cli.run import (
+    FUZZY,
     STOPPED,
     Run,
     command_options,
+    consistent_option,
     control_option,
     exclude_option,
     exit_codes,
@@ -34,6 +36,7 @@ NOTES_SHOWN = 20
             "0": "planned, whatever the differences",
             "2": "usage or bad input; also a change that cannot be made safely",
             "3": "refused: --scope names another scope than the target's",
+            **FUZZY,
             "6": "unreachable, or not permitted to read or to make the change",
             **STOPPED,
         }
@@ -68,6 +71,7 @@ NOTES_SHOWN = 20
     metavar="BYTES",
     help="Most bytes of undo to put on the servers.",
 )
+@consistent_option
 @exclude_option
 @control_option
 @command_options
@@ -82,6 +86,7 @@ def plan(
     batch_bytes: int,
     single_shot_ops_max: int,
     journal_max: int,
+    require_consistent: bool,
     excludes: tuple[str, ...],
     control: str,
     policy: Policy,
@@ -106,6 +111,7 @@ def plan(
             scope=scope,
             excludes=excludes,
             control=control,
+            require_consistent=require_consistent,
             progress=progress.read,
             say=remarks.append,
             **run.session,

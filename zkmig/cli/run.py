@@ -144,6 +144,11 @@ control_option = click.option(
     show_default=True,
     help="Root of the control plane. ZKMIG_CONTROL.",
 )
+consistent_option = click.option(
+    "--require-consistent",
+    is_flag=True,
+    help="Fail with 4 where others write so fast that what was read is not known to be one state of the tree.",
+)
 exclude_option = click.option(
     "--exclude",
     "excludes",
@@ -195,6 +200,7 @@ def exit_codes(codes: Mapping[str, str]) -> str:
 
 # What most commands say of a code. 70 is said once, in the help of zkmig itself.
 BAD_INPUT = {"2": "usage or bad input"}
+FUZZY = {"4": "with --require-consistent: not known to be one state of the tree"}
 UNREACHABLE = {"6": "unreachable, or not permitted; nothing was written"}
 STOPPED = {"130/143": "stopped by SIGINT / by SIGTERM or --timeout"}
 

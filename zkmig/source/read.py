@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from zkmig.errors import BadInput
+from zkmig.errors import BadInput, NotConsistent
 from zkmig.model import path as paths
 from zkmig.model.path import CONTROL_ROOT, SYSTEM_ROOT
 from zkmig.model.scope import Scope
@@ -87,6 +87,18 @@ def read_or_none(location: str | Location, **options: Unpack[ReadOptions]) -> Sn
             known=options.get("known"),
             provenance=provenance_of(location),
         )
+
+
+def consistent(snapshot: Snapshot) -> Snapshot:
+    """`snapshot` if it is one state of the tree; raises NotConsistent if it is not known to be."""
+    if not snapshot.is_fuzzy:
+        return snapshot
+    seen = f"zxids {snapshot.zxid_first:#x} to {snapshot.zxid_last:#x}"
+    raise NotConsistent(
+        f"it is fuzzy, of {seen}: {snapshot.consistency.reason}",
+        snapshot.provenance.location,
+        "try again when fewer write, or leave out with --exclude what never rests",
+    )
 
 
 def provenance_of(location: EnsembleLocation) -> Provenance:

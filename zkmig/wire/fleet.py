@@ -9,7 +9,6 @@ Its watches are gone then, which `losses` tells.
 from __future__ import annotations
 
 import logging
-import select
 import time
 from collections import deque
 from types import TracebackType
@@ -19,7 +18,7 @@ from zkmig.errors import Unreachable
 from zkmig.wire import requests as rq
 from zkmig.wire.client import Client
 from zkmig.wire.faults import ConnectionLost
-from zkmig.wire.link import CHECK_STOP_INTERVAL_S, Submitted
+from zkmig.wire.link import CHECK_STOP_INTERVAL_S, Pollster, Submitted
 from zkmig.wire.replies import Reply
 
 LOSSES_MAX: Final = 5
@@ -68,8 +67,7 @@ class Fleet:
     def __init__(self, lead: Client) -> None:
         self._lanes: dict[int, _Lane] = {LEAD: _Lane(lead)}
         self._lane_next = 1
-        self._poll = select.poll()
-        self._masks: dict[int, int] = {}  # what each socket is polled for
+        self._pollster = Pollster()
         self._looked_after = time.monotonic()
         self.losses = 0
 
@@ -141,24 +139,12 @@ class Fleet:
 
     def _wait(self) -> list[int]:
         """Lanes on which something has happened; now and then all, since sessions live by being looked after."""
-        sockets: dict[int, int] = {}
-        for number, lane in self._lanes.items():
-            if lane.requests:
-                socket, mask = lane.client.readiness
-                if socket < 0:
-                    return [number]  # an end that `take` has not told of yet
-                sockets[socket] = number
-                if self._masks.get(socket) != mask:
-                    self._poll.register(socket, mask)
-                    self._masks[socket] = mask
-        for socket in self._masks.keys() - sockets.keys():
-            self._poll.unregister(socket)
-            del self._masks[socket]
-        ready = [sockets[socket] for socket, _ in self._poll.poll(CHECK_STOP_INTERVAL_S * 1000)]
+        busy = {number: lane for number, lane in self._lanes.items() if lane.requests}
+        ready = self._pollster.ready({number: lane.client.readiness for number, lane in busy.items()})
         now = time.monotonic()
         if not ready or now - self._looked_after > CHECK_STOP_INTERVAL_S:
             self._looked_after = now
-            return [number for number, lane in self._lanes.items() if lane.requests]
+            return list(busy)
         return ready
 
     def _lost(self, number: int, error: Unreachable) -> None:

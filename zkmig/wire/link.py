@@ -14,7 +14,7 @@ import socket
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
 
 from zkmig.errors import NotPermitted, OutcomeUnknown, Unreachable, ZkmigError
@@ -441,6 +441,32 @@ def silent_servers() -> list[str]:
     with contextlib.suppress(RuntimeError):  # asked by a signal handler, which may interrupt the making of a session
         return list(dict.fromkeys(filter(None, [link.silent() for link in _links])))
     return []
+
+
+class Pollster:
+    """Waits for several links at a time."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._masks: dict[int, int] = {}  # what each socket is polled for
+
+    def ready(self, links: Mapping[int, tuple[int, int]]) -> list[int]:
+        """Those on which something has happened, given `readiness` by a number of the caller's choice.
+
+        Waits up to CHECK_STOP_INTERVAL_S; a link that is over counts as ready, since it has that to tell.
+        """
+        over = [number for number, (socket, _) in links.items() if socket < 0]
+        if over:
+            return over
+        for socket, mask in links.values():
+            if self._masks.get(socket) != mask:
+                self._poll.register(socket, mask)
+                self._masks[socket] = mask
+        numbers = {socket: number for number, (socket, _) in links.items()}
+        for socket in self._masks.keys() - numbers.keys():
+            self._poll.unregister(socket)
+            del self._masks[socket]
+        return [numbers[socket] for socket, _ in self._poll.poll(CHECK_STOP_INTERVAL_S * 1000)]
 
 
 def address(host: Host) -> str:
