@@ -45,6 +45,7 @@ from zkmig.policy.policy import AnyPolicy, Policy
 from zkmig.source import zks
 from zkmig.source.location import EnsembleLocation, parse, parse_hosts
 from zkmig.source.quotas import read_quotas
+from zkmig.source.read import consistent
 from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
 
@@ -73,6 +74,7 @@ def make_plan(
     excludes: Sequence[str] = (),
     control: str = CONTROL_ROOT,
     identities: Iterable[Identity] | None = None,
+    require_consistent: bool = False,
     progress: ReadProgress | None = None,
     say: Say = _quiet,
     **session: Unpack[SessionOptions],
@@ -84,8 +86,8 @@ def make_plan(
     large nodes, what they take. A target given as a snapshot is not asked anything: what is unknown then, apply finds
     out. identities: who will apply, where the servers are not asked; None: the digest identities of `auth`.
     policy: what is meant, and as what it is to arrive; a ComparePolicy says which aspects count. Quotas are read from a
-    live source. excludes: absolute paths below either root, besides those of the policy. say: gets sentences for the
-    operator.
+    live source. require_consistent: NotConsistent for a source that is fuzzy. excludes: absolute paths below either
+    root, besides those of the policy. say: gets sentences for the operator.
 
     Raises PlanImpossible (an ephemeral in the way, a node over the frame limit, an ACL that would shut the migrator
     out), NotPermitted, and what `read` raises. Nothing is written.
@@ -96,6 +98,8 @@ def make_plan(
     for_source, for_target = split_excludes(declared.excludes, source, target)
     place = parse(target) if isinstance(target, str) else None
     ours = take_source(source, target, declared, read_options(access, for_source, control, progress), access)
+    if require_consistent:
+        consistent(ours)
     quotas = _quotas_of(access, source, declared)
     if isinstance(place, EnsembleLocation):
         live = _LiveTarget(access, place, scope, control, say)
