@@ -45,14 +45,17 @@ def outcome(function: Callable[..., Any], *arguments: Any) -> object:
 
 def agree_on_paths(blob: bytes, offsets: array[int]) -> array[int] | None:
     """Both sides order, then check and shape what came out; returns the order."""
-    with mock.patch.multiple(order_plain, _SORT_RUN_NODES=7, _COPY_NODES=3):
+    with (
+        mock.patch.object(order_plain, "_SORT_RUN_NODES", 7),
+        mock.patch.object(columns_plain, "_COPY_NODES", 3),
+    ):
         order = order_plain.tree_order(blob, offsets)
         compiled = compiled_order.tree_order(blob, offsets)
         assert compiled == order
         assert compiled is None or compiled.typecode == "i"
         if order is not None:
-            plain = order_plain.reordered_blob(blob, offsets, order)
-            assert compiled_order.reordered_blob(bytearray(blob), offsets, order) == plain
+            plain = columns_plain.reordered_blob(blob, offsets, order)
+            assert compiled_columns.reordered_blob(bytearray(blob), offsets, order) == plain
             for each in ((blob, offsets), plain):
                 agree_on_shape(*each)
         agree_on_shape(blob, offsets)
@@ -85,6 +88,15 @@ def test_paths_in_any_order(tree: Tree, spoiled: list[bytes], shuffle: random.Ra
     paths += spoiled
     shuffle.shuffle(paths)
     agree_on_paths(*blob_of(paths))
+
+
+@given(trees(nodes_max=60), st.lists(spoiled_paths, max_size=2), st.data())
+def test_few_nodes_that_come_late(tree: Tree, spoiled: list[bytes], choice: st.DataObject) -> None:
+    """All but a few are in order, as when an earlier snapshot is put together with what was read again."""
+    whole = [relative.encode() or b"/" for relative in tree]
+    late = choice.draw(st.sets(st.sampled_from(whole), max_size=5))
+    paths = sorted((path for path in whole if path not in late), key=order_plain.sort_key)
+    agree_on_paths(*blob_of([*paths, *late, *spoiled]))
 
 
 @given(st.lists(spoiled_paths, max_size=8))
@@ -121,11 +133,13 @@ def test_names_that_are_alike_for_very_long() -> None:
 def test_real_trees_in_scrambled_order(name: str) -> None:
     whole = load_real(name).columns
     indices = array("i", random.Random(5).sample(range(len(whole)), len(whole)))
-    blob, offsets = order_plain.reordered_blob(whole.paths_blob, whole.path_offsets, indices)
+    blob, offsets = columns_plain.reordered_blob(whole.paths_blob, whole.path_offsets, indices)
     order = compiled_order.tree_order(blob, offsets)
     assert order is not None
-    assert compiled_order.reordered_blob(blob, offsets, order) == (whole.paths_blob, whole.path_offsets)
-    assert compiled_order.reordered(compiled_order.reordered(whole.stats.czxid, indices), order) == whole.stats.czxid
+    assert compiled_columns.reordered_blob(blob, offsets, order) == (whole.paths_blob, whole.path_offsets)
+    assert (
+        compiled_columns.reordered(compiled_columns.reordered(whole.stats.czxid, indices), order) == whole.stats.czxid
+    )
     assert compiled_columns.shape(whole.paths_blob, whole.path_offsets) == (whole.parents, whole.ends, 0, -1)
     assert compiled_columns.first_refused(whole.paths_blob, whole.path_offsets) == -1
 
@@ -138,13 +152,13 @@ small = st.integers(-2, 6)
 @given(st.lists(st.integers(0, 2**31 - 1), max_size=6), st.sampled_from("qiIQ"), st.lists(small, max_size=6))
 def test_reordering_one_column(values: list[int], typecode: str, order: list[int]) -> None:
     column, indices = array(typecode, values), array("i", order)
-    assert outcome(compiled_order.reordered, column, indices) == outcome(order_plain.reordered, column, indices)
+    assert outcome(compiled_columns.reordered, column, indices) == outcome(columns_plain.reordered, column, indices)
     octets = bytes(value & 255 for value in values)
-    expected = outcome(order_plain.reordered_bytes, octets, indices)
-    assert outcome(compiled_order.reordered_bytes, octets, indices) == expected
+    expected = outcome(columns_plain.reordered_bytes, octets, indices)
+    assert outcome(compiled_columns.reordered_bytes, octets, indices) == expected
     offsets = array("Q", range(len(octets) + 1))
-    expected = outcome(order_plain.reordered_blob, octets, offsets, indices)
-    assert outcome(compiled_order.reordered_blob, octets, offsets, indices) == expected
+    expected = outcome(columns_plain.reordered_blob, octets, offsets, indices)
+    assert outcome(compiled_columns.reordered_blob, octets, offsets, indices) == expected
 
 
 @given(st.lists(st.integers(0, 9), max_size=6), small, small, small)

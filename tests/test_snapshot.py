@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.trees import EPHEMERAL, REAL_TREES, Node, Tree, load_real, names, snapshot_of, trees
 from zkmig.errors import BadInput
-from zkmig.model import order_plain
+from zkmig.model import columns_plain, order_plain
 from zkmig.model import path as paths
 from zkmig.model.acl import OPEN_ACL
 from zkmig.model.columns import STAT_TYPECODES, Columns, StatColumns
@@ -117,7 +117,7 @@ def test_the_check_of_whole_blobs_agrees_with_path_validate(text: str) -> None:
 def test_more_nodes_than_a_sort_run_are_merged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small runs stand for large trees; every rotation of the input gives the same snapshot."""
     monkeypatch.setattr(order_plain, "_SORT_RUN_NODES", 4)
-    monkeypatch.setattr(order_plain, "_COPY_NODES", 3)
+    monkeypatch.setattr(columns_plain, "_COPY_NODES", 3)
     real = list(load_real("clickhouse-18.16").values())[:53]
     for turn in (0, 1, 17, 52):
         builder = SnapshotBuilder()
@@ -218,7 +218,7 @@ def test_stat_columns_hold_every_field_in_wire_order() -> None:
 def test_memory_stays_near_the_bytes_of_the_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     """Peak of building 20,000 nodes in scrambled order, sorted in short runs: 1.5 x (path + data + 68 B) + 64 B."""
     monkeypatch.setattr(order_plain, "_SORT_RUN_NODES", 2_000)
-    monkeypatch.setattr(order_plain, "_COPY_NODES", 2_000)
+    monkeypatch.setattr(columns_plain, "_COPY_NODES", 2_000)
     count = 20_000
     gc.collect()
     tracemalloc.start()

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Shape and soundness of columns, and pieces of them, compiled. The specification is zkmig/model/columns_plain.py.
+"""Columns in another order, their pieces, shape and soundness, compiled. The specification is zkmig/model/columns_plain.py.
 
-Nothing is taken on trust: offsets are checked before anything is read through them.
+Nothing is taken on trust: offsets and orders are checked before anything is read through them.
 """
 
 from array import array
@@ -9,13 +9,19 @@ from array import array
 from cpython cimport array as arrays
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 include "paths.pxi"
 
-# Scans that the compiler turns into vector instructions.
+# Fetching ahead, and scans that the compiler turns into vector instructions.
 cdef extern from *:
     """
+    #if defined(__GNUC__)
+    #define ZKMIG_PREFETCH(address) __builtin_prefetch(address)
+    #else
+    #define ZKMIG_PREFETCH(address) ((void)(address))
+    #endif
+
     /* Whether all bytes are printable ASCII and none is a "." after "/", so that no path needs a closer look. */
     static int zkmig_is_plain(const uint8_t *p, size_t size) {
         uint8_t odd = 0;
@@ -37,6 +43,7 @@ cdef extern from *:
         return most;
     }
     """
+    void ZKMIG_PREFETCH(const void *address) noexcept nogil
     bint zkmig_is_plain(const uint8_t *p, size_t size) noexcept nogil
     uint8_t zkmig_max_u8(const uint8_t *p, size_t size) noexcept nogil
     uint32_t zkmig_max_u32(const uint32_t *p, size_t size) noexcept nogil
@@ -61,12 +68,83 @@ cdef enum:
     KIND_EPHEMERAL = 3
     KINDS = 4
     LENGTH_MAX = 0x7FFFFFFF
+    AHEAD = 12  # nodes whose bytes are fetched before their turn
     CHECK_NODES = 4096
 
 
 cdef arrays.array _u64 = array("Q")
 cdef arrays.array _u32 = array("I")
 cdef arrays.array _i32 = array("i")
+
+
+# -- another order ---------------------------------------------------------------------------------------------------
+
+cdef int demand_within(const int32_t[::1] order, Py_ssize_t count) except -1:
+    cdef Py_ssize_t i
+    cdef bint is_outside = False
+    for i in range(order.shape[0]):
+        is_outside |= order[i] < 0 or order[i] >= count
+    if is_outside:
+        raise ValueError("an order that points outside the column")
+    return 0
+
+
+def reordered(arrays.array column not None, const int32_t[::1] order not None):
+    """The column's values in another order."""
+    cdef Py_ssize_t i, count = order.shape[0]
+    cdef arrays.array out
+    demand_within(order, len(column))
+    out = arrays.clone(column, count, zero=False)
+    if column.ob_descr.itemsize == 8:
+        for i in range(count):
+            (<uint64_t *>out.data.as_chars)[i] = (<uint64_t *>column.data.as_chars)[order[i]]
+    elif column.ob_descr.itemsize == 4:
+        for i in range(count):
+            (<uint32_t *>out.data.as_chars)[i] = (<uint32_t *>column.data.as_chars)[order[i]]
+    else:
+        raise ValueError("a column of another width")
+    return out
+
+
+def reordered_bytes(const uint8_t[::1] column not None, const int32_t[::1] order not None):
+    """The same for a column of bytes."""
+    cdef Py_ssize_t i, count = order.shape[0]
+    cdef uint8_t *bytes_out
+    demand_within(order, column.shape[0])
+    out = PyBytes_FromStringAndSize(NULL, count)
+    bytes_out = <uint8_t *>PyBytes_AS_STRING(out)
+    for i in range(count):
+        bytes_out[i] = column[order[i]]
+    return out
+
+
+def reordered_blob(const uint8_t[::1] blob not None, const uint64_t[::1] offsets not None,
+                   const int32_t[::1] order not None):
+    """The same for a blob with its offsets."""
+    cdef Py_ssize_t i, count = order.shape[0]
+    cdef arrays.array out_offsets
+    cdef uint64_t *cuts
+    cdef uint64_t position = 0, start
+    cdef uint8_t *bytes_out
+    cdef const uint8_t *bytes_in
+    demand_division(offsets, blob.shape[0])
+    demand_within(order, offsets.shape[0] - 1)
+    out_offsets = arrays.clone(_u64, count + 1, zero=False)
+    cuts = <uint64_t *>out_offsets.data.as_chars
+    cuts[0] = 0
+    for i in range(count):
+        position += offsets[order[i] + 1] - offsets[order[i]]
+        cuts[i + 1] = position
+    out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>position)
+    bytes_out = <uint8_t *>PyBytes_AS_STRING(out)
+    bytes_in = &blob[0]
+    with nogil:
+        for i in range(count):
+            if i + AHEAD < count:
+                ZKMIG_PREFETCH(bytes_in + offsets[order[i + AHEAD]])
+                ZKMIG_PREFETCH(bytes_in + offsets[order[i + AHEAD]] + 64)
+            memcpy(bytes_out + cuts[i], bytes_in + offsets[order[i]], cuts[i + 1] - cuts[i])
+    return out, out_offsets
 
 
 # -- pieces of columns ------------------------------------------------------------------------------------------------

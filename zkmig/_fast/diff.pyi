@@ -1,4 +1,4 @@
-"""The walk along two trees, compiled; zkmig/diff_plain.py is the specification, and Side, Aspects and Runs are there."""
+"""The walk along two trees, compiled; zkmig/diff_plain.py specifies it, and Side, Aspects and Runs are there."""
 
 from array import array
 from typing import Any, TypeAlias

@@ -1,13 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Tree order of columns, compiled. The specification is zkmig/model/order_plain.py.
 
-Nothing is taken on trust: offsets and orders are checked before anything is read through them.
+Nothing is taken on trust: offsets are checked before anything is read through them.
 """
 
 from array import array
 
 from cpython cimport array as arrays
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
@@ -64,13 +63,12 @@ cdef extern from *:
 
 
 cdef enum:
-    AHEAD = 12  # nodes whose bytes are fetched before their turn
+    TAIL_SHARE = 8  # a tail of up to this part of all nodes is sorted alone, and merged
     BATCH = 32  # nodes looked up together, so that waiting for memory overlaps
     FEW = 12  # nodes that are sorted by insertion
     SPLITS_MAX = 64  # words of a name by which nodes are told apart before whole names are compared
 
 
-cdef arrays.array _u64 = array("Q")
 cdef arrays.array _i32 = array("i")
 
 
@@ -78,12 +76,13 @@ cdef inline int compare_nodes(const Paths *paths, Py_ssize_t one, Py_ssize_t oth
     return zkmig_compare(path_at(paths, one), size_at(paths, one), path_at(paths, other), size_at(paths, other))
 
 
-cdef bint is_in_order(const Paths *paths) noexcept nogil:
+cdef Py_ssize_t ordered_nodes(const Paths *paths) noexcept nogil:
+    """How many nodes from the first on are in order."""
     cdef Py_ssize_t node
     for node in range(1, paths.count):
         if compare_nodes(paths, node - 1, node) > 0:
-            return False
-    return True
+            return node
+    return paths.count
 
 
 # Groups: the nodes of one parent. A parent's path is looked up once for each run of siblings, and siblings arrive
@@ -456,92 +455,60 @@ cdef bint order_by_merging(const Paths *paths, int32_t *order) noexcept nogil:
     return True
 
 
+cdef bint order_with_tail(const Paths *paths, Py_ssize_t ordered, int32_t *order) noexcept nogil:
+    """Tree order of nodes of which the first ones are in order and the others few: each of these is searched for."""
+    cdef Paths tail
+    cdef int32_t *late
+    cdef Py_ssize_t i, low, high, middle, node, done = 0, put_out = 0
+    cdef bint is_done
+    tail.blob, tail.offsets, tail.count = paths.blob, paths.offsets + ordered, paths.count - ordered
+    late = <int32_t *>PyMem_RawMalloc(<size_t>tail.count * sizeof(int32_t) + 1)
+    is_done = late != NULL and order_by_merging(&tail, late)
+    for i in range(tail.count if is_done else 0):
+        node = ordered + late[i]
+        low, high = done, ordered
+        while low < high:
+            middle = (low + high) >> 1
+            if compare_nodes(paths, middle, node) <= 0:
+                low = middle + 1
+            else:
+                high = middle
+        while done < low:
+            order[put_out] = <int32_t>done
+            put_out += 1
+            done += 1
+        order[put_out] = <int32_t>node
+        put_out += 1
+    while done < ordered:
+        order[put_out] = <int32_t>done
+        put_out += 1
+        done += 1
+    PyMem_RawFree(late)
+    return is_done
+
+
 def tree_order(const uint8_t[::1] blob not None, const uint64_t[::1] offsets not None):
     """Indices in tree order, equal paths in the order they are in; None if all are in that order already."""
     cdef Paths paths
     cdef arrays.array order
     cdef int32_t *out
+    cdef Py_ssize_t ordered
     cdef bint is_done
     demand_division(offsets, blob.shape[0])
     paths.count = offsets.shape[0] - 1
     paths.blob = &blob[0]
     paths.offsets = &offsets[0]
     with nogil:
-        is_done = is_in_order(&paths)
-    if is_done:
+        ordered = ordered_nodes(&paths)
+    if ordered == paths.count:
         return None
     order = arrays.clone(_i32, paths.count, zero=False)
     out = <int32_t *>order.data.as_ints
     with nogil:
-        is_done = order_by_groups(&paths, out) or order_by_merging(&paths, out)
+        if paths.count - ordered <= paths.count // TAIL_SHARE:
+            is_done = order_with_tail(&paths, ordered, out)
+        else:
+            is_done = order_by_groups(&paths, out) or order_by_merging(&paths, out)
     if not is_done:
         raise MemoryError
     return order
-
-
-cdef int demand_within(const int32_t[::1] order, Py_ssize_t count) except -1:
-    cdef Py_ssize_t i
-    cdef bint is_outside = False
-    for i in range(order.shape[0]):
-        is_outside |= order[i] < 0 or order[i] >= count
-    if is_outside:
-        raise ValueError("an order that points outside the column")
-    return 0
-
-
-def reordered(arrays.array column not None, const int32_t[::1] order not None):
-    """The column's values in another order."""
-    cdef Py_ssize_t i, count = order.shape[0]
-    cdef arrays.array out
-    demand_within(order, len(column))
-    out = arrays.clone(column, count, zero=False)
-    if column.ob_descr.itemsize == 8:
-        for i in range(count):
-            (<uint64_t *>out.data.as_chars)[i] = (<uint64_t *>column.data.as_chars)[order[i]]
-    elif column.ob_descr.itemsize == 4:
-        for i in range(count):
-            (<uint32_t *>out.data.as_chars)[i] = (<uint32_t *>column.data.as_chars)[order[i]]
-    else:
-        raise ValueError("a column of another width")
-    return out
-
-
-def reordered_bytes(const uint8_t[::1] column not None, const int32_t[::1] order not None):
-    """The same for a column of bytes."""
-    cdef Py_ssize_t i, count = order.shape[0]
-    cdef uint8_t *bytes_out
-    demand_within(order, column.shape[0])
-    out = PyBytes_FromStringAndSize(NULL, count)
-    bytes_out = <uint8_t *>PyBytes_AS_STRING(out)
-    for i in range(count):
-        bytes_out[i] = column[order[i]]
-    return out
-
-
-def reordered_blob(const uint8_t[::1] blob not None, const uint64_t[::1] offsets not None,
-                   const int32_t[::1] order not None):
-    """The same for a blob with its offsets."""
-    cdef Py_ssize_t i, count = order.shape[0]
-    cdef arrays.array out_offsets
-    cdef uint64_t *cuts
-    cdef uint64_t position = 0, start
-    cdef uint8_t *bytes_out
-    cdef const uint8_t *bytes_in
-    demand_division(offsets, blob.shape[0])
-    demand_within(order, offsets.shape[0] - 1)
-    out_offsets = arrays.clone(_u64, count + 1, zero=False)
-    cuts = <uint64_t *>out_offsets.data.as_chars
-    cuts[0] = 0
-    for i in range(count):
-        position += offsets[order[i] + 1] - offsets[order[i]]
-        cuts[i + 1] = position
-    out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>position)
-    bytes_out = <uint8_t *>PyBytes_AS_STRING(out)
-    bytes_in = &blob[0]
-    with nogil:
-        for i in range(count):
-            if i + AHEAD < count:
-                ZKMIG_PREFETCH(bytes_in + offsets[order[i + AHEAD]])
-                ZKMIG_PREFETCH(bytes_in + offsets[order[i + AHEAD]] + 64)
-            memcpy(bytes_out + cuts[i], bytes_in + offsets[order[i]], cuts[i + 1] - cuts[i])
-    return out, out_offsets

@@ -1,4 +1,4 @@
-"""Shape and soundness of columns, and pieces of them, in plain Python: what zkmig/_fast/columns.pyx must equal.
+"""Columns in another order, their pieces, shape and soundness in plain Python: what zkmig/_fast/columns.pyx must equal.
 
 Functions over blobs, offsets and arrays that know no errors of ours: what is amiss comes back as a fault and the node
 it is about, and `zkmig.model.columns` makes the message. Columns that do not fit together raise ValueError.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from io import BytesIO
 from itertools import accumulate, islice
 from operator import gt, sub
 
@@ -30,6 +31,44 @@ _LENGTH_MAX = 0x7FFFFFFF
 _KIND_TTL = 2
 _KIND_EPHEMERAL = 3
 _KIND_BYTES = bytes(range(4))
+
+# -- another order ----------------------------------------------------------------------------------------------------
+
+_COPY_NODES = 1 << 14  # slices of a blob held at a time while it is reordered
+
+
+def reordered(column: array[int], order: array[int]) -> array[int]:
+    """The column's values in another order."""
+    _demand_within(order, len(column))
+    return array(column.typecode, map(column.__getitem__, order))
+
+
+def reordered_bytes(column: Blob, order: array[int]) -> bytes:
+    """The same for a column of bytes."""
+    _demand_within(order, len(column))
+    return bytes(map(column.__getitem__, order))
+
+
+def reordered_blob(blob: Blob, offsets: array[int], order: array[int]) -> tuple[bytes, array[int]]:
+    """The same for a blob with its offsets."""
+    demand_division(offsets, len(blob))
+    _demand_within(order, len(offsets) - 1)
+    out = BytesIO()
+    out_offsets = array("Q", (0,))
+    position = 0
+    for first in range(0, len(order), _COPY_NODES):
+        pieces = [blob[offsets[index] : offsets[index + 1]] for index in order[first : first + _COPY_NODES]]
+        out.write(b"".join(pieces))
+        for piece in pieces:
+            position += len(piece)
+            out_offsets.append(position)
+    return out.getvalue(), out_offsets
+
+
+def _demand_within(order: array[int], count: int) -> None:
+    if order and not 0 <= min(order) <= max(order) < count:
+        raise ValueError("an order that points outside the column")
+
 
 # -- pieces of columns ------------------------------------------------------------------------------------------------
 

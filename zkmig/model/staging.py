@@ -129,9 +129,9 @@ class Staging:
         self.data.clear()
         nulls, kinds = _bytes(self.nulls, order), _bytes(self.kinds, order)
         if order is not None:
-            self.acl_ids = twins.order().reordered(self.acl_ids, order)
+            self.acl_ids = twins.columns().reordered(self.acl_ids, order)
             for position, name in enumerate(StatColumns._fields):
-                self.stats = self.stats._replace(**{name: twins.order().reordered(self.stats[position], order)})
+                self.stats = self.stats._replace(**{name: twins.columns().reordered(self.stats[position], order)})
             if self.ttls:
                 self.ttls = {new: self.ttls[old] for new, old in enumerate(order) if old in self.ttls}
         columns = Columns.checked(
@@ -160,11 +160,11 @@ class Staging:
 
 
 def _blob(blob: bytearray, offsets: array[int], order: array[int] | None) -> tuple[bytes, array[int]]:
-    return (bytes(blob), offsets) if order is None else twins.order().reordered_blob(blob, offsets, order)
+    return (bytes(blob), offsets) if order is None else twins.columns().reordered_blob(blob, offsets, order)
 
 
 def _bytes(column: bytearray, order: array[int] | None) -> bytes:
-    return bytes(column) if order is None else twins.order().reordered_bytes(column, order)
+    return bytes(column) if order is None else twins.columns().reordered_bytes(column, order)
 
 
 SnapshotBuilder = Staging
