@@ -25,7 +25,7 @@ LIBASAN=$("$CC" -print-file-name=libasan.so)
 
 rm -rf "$COPY"
 mkdir -p "$COPY"
-cp -r zkmig tests "$COPY"
+cp -r zkmig tests docs "$COPY"
 rm -f "$COPY"/zkmig/_fast/*.so "$COPY"/zkmig/_fast/*.c
 cd "$COPY"
 

@@ -112,7 +112,7 @@ class Fleet:
         """Send a read."""
         try:
             self._lanes[lane].post(request)
-        except ConnectionLost as error:
+        except Unreachable as error:
             self._lost(lane, error)
 
     def arrivals(self) -> list[Arrival]:

@@ -365,15 +365,20 @@ class Session:
         self.session_id, self.timeout_ms, self.password = session_id, timeout_ms, password or b""
         return Connected(session_id, timeout_ms, self.read_only)
 
-    def _answer(self, xid: int, zxid: int, error: int, decoder: Decoder) -> Event:
+    def _answer(self, xid: int, zxid: int, error: int, decoder: Decoder) -> Event | None:
         if not self._pending:
+            if self.state is State.EXPIRED:
+                return None  # one more refusal of a GetAclMany, see below
             raise ProtocolFault(f"an answer to request {xid}, but none is waiting for one")
         first, request, _ = self._pending[0]
         due = first + self._many_taken
         if xid != due:
+            if self.state is State.EXPIRED:
+                return None
             raise ProtocolFault(f"an answer to request {xid} where that to {due} is due")
         if isinstance(request, rq.GetAclMany):
-            # All that `take_frames` leaves for here: the session is over, so that the other replies will not come.
+            # All that `take_frames` leaves for here: the session is over. The server refuses the rest one by one
+            # (PrepRequestProcessor), or just closes the connection; the first refusal answers for all.
             result, xid = None, first
         else:
             result = decode_result(request, decoder) if error == Code.OK else None
