@@ -6,6 +6,7 @@ damaged, through both backends, whose results or errors must be equal; replies t
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from array import array
 from collections.abc import Callable
@@ -223,10 +224,10 @@ def test_damaged_columns_give_equal_errors(seed: int) -> None:
         one = outcome(creates_plain.encode_creates, *columns, *bounds)
         assert outcome(compiled.encode_creates, *columns, *bounds) == one
         nodes = array("i", rng.choices(range(-1, 9), k=4))
-        arguments = (columns[0], columns[1], nodes, 1, b"/to")
-        assert outcome(compiled.relocate, *arguments) == outcome(creates_plain.relocate, *arguments)
-        arguments = (columns[0], columns[1], nodes, array("i", rng.choices([0, 1, -1], k=9)), 50)
-        assert outcome(compiled.pack_created, *arguments) == outcome(created.pack_created, *arguments)
+        moved = (columns[0], columns[1], nodes, 1, b"/to")
+        assert outcome(compiled.relocate, *moved) == outcome(creates_plain.relocate, *moved)
+        noted = (columns[0], columns[1], nodes, array("i", rng.choices([0, 1, -1], k=9)), 50)
+        assert outcome(compiled.pack_created, *noted) == outcome(created.pack_created, *noted)
 
 
 @pytest.mark.parametrize("column", ["path_offsets", "data_offsets", "acl_ids", "kinds", "nulls", "ttls", "paths_blob"])
@@ -242,7 +243,7 @@ def test_columns_that_do_not_fit_together_are_refused(column: str) -> None:
         "ttls": {0: 5},
         "paths_blob": b"/a/\xff\xfe\xfd",
     }
-    fields = {name: getattr(sound, name) for name in Creates.__slots__}
+    fields = {name: getattr(sound, name) for name in (field.name for field in dataclasses.fields(Creates))}
     with pytest.raises((BadInput, ValueError)):
         Creates(**{**fields, column: bad[column]}).check()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
@@ -17,9 +17,18 @@ SLICE_S: Final = 0.05  # of a wait, after which a stop is looked for
 
 
 class Pacing:
-    """probe None: DEPTH_UNPROBED, and only the throttle counts."""
+    """probe None: DEPTH_UNPROBED, and only the throttle counts. clock, sleep: seconds, as those of `time`."""
 
-    def __init__(self, stop: StopRequest, probe: LatencyProbe | None, throttle: Throttle | None) -> None:
+    def __init__(
+        self,
+        stop: StopRequest,
+        probe: LatencyProbe | None,
+        throttle: Throttle | None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
         self._stop = stop
         self._probe = probe
         self._throttle = throttle
@@ -42,19 +51,19 @@ class Pacing:
         if self.tempo is not None and not self._unanswered:
             until = self._answered_at + self.tempo.pause_s(self._round_trip_s)
         while not self._stop.requested:
-            wait_s = max(until - time.monotonic(), self._throttle.wait_s() if self._throttle is not None else 0.0)
+            wait_s = max(until - self._clock(), self._throttle.wait_s() if self._throttle is not None else 0.0)
             if wait_s <= 0:
                 break
-            time.sleep(min(wait_s, SLICE_S))
+            self._sleep(min(wait_s, SLICE_S))
         if self._throttle is not None:
             self._throttle.sent(writes)
         self._unanswered += 1
-        self._sent_at = time.monotonic()
+        self._sent_at = self._clock()
 
     def answered(self) -> None:
         """A batch was answered."""
         self._unanswered = max(0, self._unanswered - 1)
-        self._answered_at = time.monotonic()
+        self._answered_at = self._clock()
         if not self._unanswered:
             self._round_trip_s = self._answered_at - self._sent_at
 

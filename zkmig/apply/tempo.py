@@ -1,7 +1,7 @@
 """Tempo: how fast to write so that other clients do not suffer. Pure: it is told times, it reads no clock.
 
-A few slow writes mean little: servers pause, and machines are busy with other things. Those that wait behind our batches
-are all slow, so latencies are looked at in windows, and the median of one is held against the median when idle.
+A few slow writes mean little: servers pause, and machines are busy with other things. Those that wait behind our
+batches are all slow, so latencies are looked at in windows, whose median is held against the median when idle.
 
 What is steered is the mean number of batches under way: from 1 on that is the depth of the pipeline; below 1 one batch
 is under way for that part of the time, with pauses in between. It goes up by a step when others' latency has been
@@ -25,9 +25,7 @@ INCREASE_PART_MAX: Final = 0.5  # of what is in flight: below 1 the steps are sm
 DECREASE: Final = 0.5
 
 LATENCY_RATIO_MAX: Final = 3.0  # of the idle value, in the median; in the 99th percentile others are to see less than 5
-IDLE_MS_MIN: Final = (
-    2.0  # a server that answers faster when idle is not held to multiples of less: a batch takes longer
-)
+IDLE_MS_MIN: Final = 2.0  # a server that is faster when idle is not held to multiples of less: a batch takes longer
 IDLE_MS_UNKNOWN: Final = 5.0  # taken for the idle value where it could not be measured
 WINDOW: Final = 16  # latencies
 SLOW_MAX: Final = WINDOW // 2  # of a window; more, and its median is too high

@@ -74,9 +74,9 @@ def find_deviations(client: Client, plan: Plan, zxids: Mapping[int, int] | None 
     guarded: dict[str, _Guarded] = {}
     rest: Iterable[Operation] = plan.ordered.rest
     if client.has_multi_read:
-        for step in _read_again(client, plan, zxids or {}):
-            found += step.deviations
-            guarded |= step.guarded
+        for read in _read_again(client, plan, zxids or {}):
+            found += read.deviations
+            guarded |= read.guarded
     else:
         rest = plan.operations
     values = {op.path: op for op in rest if isinstance(op, CreateNode | WriteData)}

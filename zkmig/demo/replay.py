@@ -15,7 +15,8 @@ from zkmig.api.migrate import apply, make_plan, rollback
 from zkmig.api.scopes import init
 from zkmig.api.status import status
 from zkmig.api.trees import read
-from zkmig.apply.forward import BATCH_DEPTH, Progress
+from zkmig.apply.forward import Progress
+from zkmig.apply.tempo import IN_FLIGHT_FIRST
 from zkmig.demo import registry
 from zkmig.demo.decision import digest, surplus
 from zkmig.demo.observations import Observation, Span, count
@@ -29,7 +30,7 @@ from zkmig.stop import EXIT_SIGINT, StopRequest
 
 NEXT_ROOT = registry.ROOT  # on the source: the state that epoch 1 leads to
 LATER_ROOT = "/later/registry"  # on the source: the state that epoch 2 would lead to
-BATCHES_AHEAD = 3 * BATCH_DEPTH // 2  # by which the servers are ahead of a report: one to two pipelines
+BATCHES_AHEAD = int(IN_FLIGHT_FIRST)  # by which the servers are ahead of a report: those in flight
 NAMES = {PLAIN: "plain kazoo", AWARE: "zkmig.Reader"}
 
 
@@ -257,7 +258,7 @@ class Replay:
 def _batches_to_half_of_the_pools(plan: Plan) -> int:
     """How many batches are to be reported until half of the pools are rewritten: where an outage waits to happen.
 
-    The servers are ahead of the report: one pipeline of batches was answered together, and the next is on its way.
+    The servers are ahead of the report: the next batches are on their way.
     """
     pools = [index for index, each in enumerate(plan.operations) if each.path.endswith(registry.POOL_SUFFIX)]
     return max(1, bisect_right(plan.batch_ends, pools[len(pools) // 2]) + 1 - BATCHES_AHEAD)

@@ -408,13 +408,16 @@ class Migrator:
         done = start
         may_have_landed = start  # multis below this number were sent on a connection that was lost
         losses = 0
+
+        def depth_now() -> int:
+            return 1 if done < may_have_landed else pace.depth()  # what is sent again is judged one by one
+
         while done < total:
             series = _Series(self, operations_of, done, total, pace)
-            depth = (lambda: 1) if losses else pace.depth  # after a loss, what is resent is judged one by one
             pace.restarted()
             try:
                 with self.stop.patiently():
-                    for reply in self.client.pipeline(series, depth):
+                    for reply in self.client.pipeline(series, depth_now):
                         pace.answered()
                         if series.failure is not None:
                             continue  # those behind a failure fail at the witness: drained, not judged

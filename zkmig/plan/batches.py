@@ -28,10 +28,10 @@ def cut(
 ) -> tuple[tuple[Operation, ...], tuple[int, ...]]:
     """Operations and the ends of their batches.
 
-    A batch and its undo each fit `batch_bytes_max`, and it holds no more than `batch_ops_max` writes; one operation that
-    is larger than that makes a batch of its own up to `frame_bytes_max`, above which the plan is refused. A RaiseCounter
-    that is larger than a batch comes back in several; no other operation is ever split, and no path is written in two
-    batches.
+    A batch and its undo each fit `batch_bytes_max`, and it holds no more than `batch_ops_max` writes; one operation
+    that is larger than that makes a batch of its own up to `frame_bytes_max`, above which the plan is refused. A
+    RaiseCounter that is larger than a batch comes back in several; no other operation is ever split, and no path is
+    written in two batches.
     """
     return cut_behind(None, operations, head_bytes, limits)
 

@@ -1,6 +1,6 @@
 """The plan file: a sealed file whose seal names the plan.
 
-    header    a map: the plan's single values (source, target, limits, ...), the length of each section, the ACLs of creates
+    header    a map: the plan's single values (source, target, limits, ...), length of each section, ACLs of creates
     sections  [name, [item, ...]] blocks: creates, operations (those behind them), acl_steps, batch_ends, touched, notes
 
 An item of creates is columns of up to CREATES_PER_ITEM nodes: paths and data, each as lengths and a blob; null markers,

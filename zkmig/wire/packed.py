@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from struct import Struct
-from typing import TYPE_CHECKING, overload
+from typing import Generic, Protocol, TypeVar, overload
 
 from zkmig import backend
-
-if TYPE_CHECKING:
-    from zkmig.wire.requests import WriteOp
 
 _HEADER = Struct(">i?i")  # opcode, done, error
 _INT = Struct(">i")
@@ -23,26 +20,36 @@ _CREATE, _DELETE, _SET_DATA, _CHECK, _CREATE2, _CREATE_CONTAINER, _CREATE_TTL = 
 _CREATIONS = frozenset({_CREATE, _CREATE2, _CREATE_CONTAINER, _CREATE_TTL})
 
 
-class PackedOperations(Sequence["WriteOp"]):
+class Operation(Protocol):
+    """What is known here of an operation."""
+
+    @property
+    def opcode(self) -> int: ...
+
+
+_O = TypeVar("_O", bound=Operation)
+
+
+class PackedOperations(Sequence[_O], Generic[_O]):
     """parts: each operation's header and record, one after another. opcodes: theirs, a byte each.
 
     make: gives the same operations as values.
     """
 
-    __slots__ = ("_make", "_made", "opcodes", "parts")
+    __slots__ = ("_made", "_make", "opcodes", "parts")
 
-    def __init__(self, parts: bytes, opcodes: bytes, make: Callable[[], Sequence[WriteOp]]) -> None:
+    def __init__(self, parts: bytes, opcodes: bytes, make: Callable[[], Sequence[_O]]) -> None:
         self.parts = parts
         self.opcodes = opcodes
         self._make = make
-        self._made: tuple[WriteOp, ...] | None = None
+        self._made: tuple[_O, ...] | None = None
 
-    def behind(self, head: Sequence[WriteOp], head_parts: bytes) -> PackedOperations:
+    def behind(self, head: Sequence[_O], head_parts: bytes) -> PackedOperations[_O]:
         """The same behind some others, whose headers and records are `head_parts`."""
         opcodes = bytes(operation.opcode for operation in head) + self.opcodes
         return PackedOperations(head_parts + self.parts, opcodes, lambda: (*head, *self._values()))
 
-    def _values(self) -> tuple[WriteOp, ...]:
+    def _values(self) -> tuple[_O, ...]:
         if self._made is None:
             self._made = tuple(self._make())
         return self._made
@@ -51,13 +58,13 @@ class PackedOperations(Sequence["WriteOp"]):
         return len(self.opcodes)
 
     @overload
-    def __getitem__(self, index: int) -> WriteOp: ...
+    def __getitem__(self, index: int) -> _O: ...
     @overload
-    def __getitem__(self, index: slice) -> tuple[WriteOp, ...]: ...
-    def __getitem__(self, index: int | slice) -> WriteOp | tuple[WriteOp, ...]:
+    def __getitem__(self, index: slice) -> tuple[_O, ...]: ...
+    def __getitem__(self, index: int | slice) -> _O | tuple[_O, ...]:
         return self._values()[index]
 
-    def __iter__(self) -> Iterator[WriteOp]:
+    def __iter__(self) -> Iterator[_O]:
         return iter(self._values())
 
     def __eq__(self, other: object) -> bool:

@@ -438,7 +438,7 @@ class Multi(_Request):
     opcode = OP_MULTI
     operation = "multi"
     writes = True
-    operations: tuple[WriteOp, ...] | PackedOperations
+    operations: tuple[WriteOp, ...] | PackedOperations[WriteOp]
 
     @property
     def path(self) -> str:
