@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import pytest
 from kazoo.client import KazooClient
@@ -23,6 +24,7 @@ from zkmig.model.acl import OPEN_ACL
 from zkmig.model.snapshot import Snapshot
 from zkmig.plan.make import make_plan
 from zkmig.plan.operations import Operation, RaiseCounter
+from zkmig.plan.plan import Plan
 from zkmig.wire.requests import Check, Create, Delete, Multi, SetData, WriteOp
 
 FLOOR_DEPTH = 4
@@ -38,7 +40,7 @@ def wanted(request: pytest.FixtureRequest) -> Snapshot:
 
 def test_creates(site: Site, kazoo: KazooClient, contest: Contest, wanted: Snapshot) -> None:
     job = _Job(site, wanted)
-    floor = _FloorJob(job)
+    floor = FloorBatches(job)
     sample = list(wanted.values())[: SIZE.kazoo_sample]
 
     def kazoo_run() -> float:
@@ -105,10 +107,21 @@ class _Job:
             realistic.uproot(self.site.client, self._paths[:znodes])
 
 
-class _FloorJob:
+class Clearable(Protocol):
+    """A plan that is applied again and again. names: of its scope."""
+
+    site: Site
+    names: ControlPaths
+    plan: Plan
+
+    def clear(self) -> None:
+        """Delete what it has written, if it is there."""
+
+
+class FloorBatches:
     """The batches of the same plan, behind a control plane that nobody else uses."""
 
-    def __init__(self, job: _Job) -> None:
+    def __init__(self, job: Clearable) -> None:
         self._job = job
         self._names = ControlPaths(job.names.scope, FLOOR_CONTROL)
         self._incarnation = self._names.incarnation("f" * INCARNATION_CHARS)
