@@ -112,6 +112,15 @@ def test_a_file_of_included_subtrees_never_deletes_the_rest() -> None:
     assert result == {**tree_of(target), "/a/x": Node(b"1")}
 
 
+def test_a_subtree_of_what_is_included_remembers_what_it_is_part_of() -> None:
+    """Below an include all of it is meant; above it, only the include still is."""
+    tree = snapshot_of({"": Node(), "/a": Node(), "/a/x": Node(), "/a/x/y": Node(), "/a/z": Node()}, "/app")
+    part = only(tree, ("/a/x",))
+    assert part.subtree("/app/a").scope.includes == ("/app/a/x",)
+    assert part.subtree("/app/a/x").scope.includes == ()
+    assert part.subtree("/app/a/x/y").scope.includes == ()
+
+
 def test_an_include_that_only_the_target_has_is_deleted_and_what_is_beside_it_stays() -> None:
     source = snapshot_of({"": Node()}, "/app")
     target = snapshot_of({"": Node(), "/a": Node(), "/a/x": Node(), "/a/x/y": Node(), "/a/z": Node()}, "/t")

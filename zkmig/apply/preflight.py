@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from zkmig.apply.preimage import Preimage
-from zkmig.errors import NotPermitted
+from zkmig.errors import NotPermitted, OutcomeUnknown, Unreachable
 from zkmig.model import path as paths
 from zkmig.model.acl import ADMIN, CREATE, DELETE, OPEN_ACL, READ, WRITE, Acl, AclList, Identity, grants
 from zkmig.model.quota import QUOTA_ROOT, UNLIMITED, Quota, limits_path
@@ -32,7 +32,7 @@ from zkmig.plan.preflight import (
 from zkmig.source.quotas import read_quotas_around, read_usage
 from zkmig.wire.client import Client
 from zkmig.wire.codes import Code, code_name
-from zkmig.wire.replies import MultiResult
+from zkmig.wire.replies import MultiResult, Reply
 from zkmig.wire.requests import Check, Create, CreateContainer, CreateTtl, Delete, Multi, SetData, WriteOp
 
 SCHEMES_EVERYWHERE = frozenset({"world", "digest", "ip"})  # compiled in (ProviderRegistry); others are configured
@@ -73,7 +73,7 @@ class _Questions:
     def ask(self, asked: Iterable[Sequence[WriteOp]]) -> Iterator[tuple[int, int]]:
         """For each group of operations: which of them the server refuses first, and its code; (-1, 0) for none."""
         multis = [Multi((*operations, self._never)) for operations in asked]
-        for multi, reply in zip(multis, self.client.pipeline(multis, QUESTIONS_DEPTH), strict=True):
+        for multi, reply in zip(multis, self._replies(multis), strict=True):
             result = reply.result
             index = result.failed_index if isinstance(result, MultiResult) else None
             if index is None or index == len(multi.operations) - 1:
@@ -81,6 +81,12 @@ class _Questions:
             else:
                 assert isinstance(result, MultiResult)
                 yield index, result.code
+
+    def _replies(self, multis: Sequence[Multi]) -> Iterator[Reply]:
+        try:
+            yield from self.client.pipeline(multis, QUESTIONS_DEPTH)
+        except OutcomeUnknown as error:  # to the client they are writes, but none of them could have landed
+            raise Unreachable(error.what, error.where, "try again") from error
 
     def refused(self, *operations: WriteOp) -> int:
         """The code that the server refuses one of these operations with, 0 if it does not."""

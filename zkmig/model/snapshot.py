@@ -221,7 +221,7 @@ class Snapshot(Mapping[str, Znode]):
         index = self.index(path)
         if index == 0:
             return self
-        scope = Scope(path, self.scope.excludes)
+        scope = self.scope.below(path)
         return Snapshot(self.columns.slice(index), scope, self.provenance, self.consistency)
 
     def _find(self, path: str) -> int | None:

@@ -184,9 +184,12 @@ class _Maker:
         touched = self._touched()
         steps += self._acl_steps(acls, works_below)
         head_bytes = self._head_bytes()
-        self._weigh(creates, operations, head_bytes)
+        try:
+            rest, ends = cut_behind(creates, operations, head_bytes, self.limits)
+        except NodeTooLarge as error:
+            self.too_large.append(error)
+            self._weigh(creates, operations, head_bytes)
         self._refuse(acls)
-        rest, ends = cut_behind(creates, operations, head_bytes, self.limits)
         self._refuse_heavy_journal()
         return Plan(
             source=_source_pin(source),
@@ -280,7 +283,7 @@ class _Maker:
         self.too_large.append(NodeTooLarge(frame_bytes, path, self.limits))
 
     def _weigh(self, creates: Creates, rest: Sequence[Operation], head_bytes: int) -> None:
-        """Find every operation that fits no frame: `cut_behind` would stop at the first."""
+        """Find every operation that fits no frame: `cut_behind` stops at the first."""
         overhead = MULTI_OVERHEAD + head_bytes
         room = self.limits.frame_bytes_max - overhead
         sizes = creates.sizes()

@@ -56,7 +56,7 @@ class LeftOut:
         if self.ephemerals:
             yield f"{self.ephemerals} ephemerals of the source: {_named(self.ephemerals_first, self.ephemerals)}"
         if not self.kinds_known:
-            yield "container and TTL kinds, which a live read cannot see, but for what --kind declares"
+            yield "container and TTL kinds, which a live read cannot see"
         for use in self.kinds:
             if use.nodes:
                 yield f"--kind {use.rule} is taken on trust for {use.nodes} nodes, the first {use.first}"
