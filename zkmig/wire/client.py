@@ -121,12 +121,12 @@ class Client:
     ) -> None:
         self.close()
 
-    def sibling(self) -> Client:
+    def sibling(self, connect_timeout_s: float) -> Client:
         """A further session with the same server and of the same identities, not connected yet.
 
         Whatever this one has seen, the other sees too.
         """
-        session_timeout_ms, connect_timeout_s = self._timeouts
+        session_timeout_ms = self._timeouts[0]
         return Client(
             (self.server,),
             auth=self._auth,

@@ -24,6 +24,9 @@ from zkmig.wire.replies import Reply
 LOSSES_MAX: Final = 5
 """Times that the leading session is taken up again; one that is lost more often is not worth more waiting."""
 
+WIDEN_TIMEOUT_S: Final = 2.0
+"""A server at its maxClientCnxns closes connections unheard, as one does that is about to serve: no use in waiting."""
+
 LEAD: Final = 0
 
 _log = logging.getLogger("zkmig.wire")
@@ -97,7 +100,7 @@ class Fleet:
 
     def widen(self) -> bool:
         """Open one more session; whether that worked. A server may limit those from one address (maxClientCnxns)."""
-        client = self.lead.sibling()
+        client = self.lead.sibling(WIDEN_TIMEOUT_S)
         try:
             client.connect()
         except Unreachable as error:
