@@ -108,9 +108,11 @@ class TlsFront:
             if server in writable:
                 _give(server, up)
             if client in writable:
-                count = _give(client, down, RECORD_BYTES if self.cut_after < 0 else self.cut_after)
-                self.cut_after -= count if self.cut_after >= 0 else 0
-                if not self.cut_after:
+                left = self.cut_after  # once: it may be set while this is sent
+                count = _give(client, down, RECORD_BYTES if left < 0 else left)
+                if left >= 0:
+                    self.cut_after = left - count
+                if left == count:
                     self.cut_after = -1
                     # Lingering for no time: the close becomes a reset.
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -8,7 +8,6 @@ a lower limit than the leader is found before a transaction throws it out of the
 from __future__ import annotations
 
 import dataclasses
-import socket
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -16,7 +15,7 @@ from zkmig.errors import BadInput, Unreachable
 from zkmig.wire import requests as rq
 from zkmig.wire.client import Client
 from zkmig.wire.faults import ConnectionLost
-from zkmig.wire.link import Host, address
+from zkmig.wire.link import Host, address, addresses_of
 from zkmig.wire.tls import Tls
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -84,7 +83,7 @@ def frame_limits(
 def _ask_addresses(host: Host, tls: Tls | None, ask: Callable[[Host, Tls | None], int]) -> list[MemberLimit]:
     """Every address behind a name, since each may be another member; those that refuse count only if all do."""
     found: list[MemberLimit] = []
-    for where in _addresses(host):
+    for where in addresses_of(host):
         secured = None if tls is None else dataclasses.replace(tls, server_name=tls.name_of(host[0]))
         try:
             found.append(MemberLimit(host, ask(where, secured)))
@@ -92,16 +91,6 @@ def _ask_addresses(host: Host, tls: Tls | None, ask: Callable[[Host, Tls | None]
             found.append(MemberLimit(host, None, fault))
     answered = [each for each in found if each.frame_bytes is not None]
     return answered or found[:1]
-
-
-def _addresses(host: Host) -> list[Host]:
-    try:
-        infos = socket.getaddrinfo(*host, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return [host]  # whoever connects says what is wrong
-    if any(len(info[4]) > 2 and info[4][-1] for info in infos):
-        return [host]  # an address of one interface would lose its zone here
-    return list(dict.fromkeys((str(info[4][0]), host[1]) for info in infos))
 
 
 def _largest(client: Client, frame_bytes_max: int) -> int:

@@ -293,9 +293,8 @@ class Link:
         if self._tls is not None and self._context is None:
             self._context = self._tls.context()
         deadline = time.monotonic() + self._connect_timeout_s
+        reasons: dict[Host, str] = {}
         while True:
-            begun = time.monotonic()
-            reasons: list[str] = []
             hopeful = patient
             for count in range(len(self._hosts), 0, -1):
                 host = self._hosts[self._next_host]
@@ -309,12 +308,11 @@ class Link:
                     self._trying = None
                 if not reason:
                     return
-                reasons.append(f"{address(host)} {reason}")
+                if host not in reasons or time.monotonic() < share:  # that time ran out says less than what was before
+                    reasons[host] = reason
                 hopeful = hopeful or not self._is_hopeless
-            # No round that cannot last as long as this one: that it was cut short would be all that is told.
-            lasted = time.monotonic() - begun
-            if time.monotonic() + RETRY_PAUSE_S + lasted >= deadline or not hopeful:
-                told = ", ".join(reasons)
+            if time.monotonic() + RETRY_PAUSE_S >= deadline or not hopeful:
+                told = ", ".join(f"{address(host)} {reason}" for host, reason in reasons.items())
                 raise Unreachable(f"no server took the session ({told})", hint="check the addresses and the servers")
             time.sleep(RETRY_PAUSE_S)
             self.look_for_stop()
@@ -473,6 +471,17 @@ def address(host: Host) -> str:
     """As an operator would write it."""
     name, port = host
     return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+
+def addresses_of(host: Host) -> list[Host]:
+    """The addresses behind a name, each of which may be another server; the host itself where that cannot be told."""
+    try:
+        infos = socket.getaddrinfo(*host, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return [host]  # whoever connects says what is wrong
+    if any(len(info[4]) > 2 and info[4][-1] for info in infos):
+        return [host]  # an address of one interface would lose its zone
+    return list(dict.fromkeys((str(info[4][0]), host[1]) for info in infos))
 
 
 def _reason(error: OSError) -> str:
