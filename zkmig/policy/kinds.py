@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from itertools import takewhile
 
 from zkmig.errors import BadInput
+from zkmig.model import path as paths
 from zkmig.model.columns import KIND_PERSISTENT
 from zkmig.model.snapshot import Snapshot
 from zkmig.model.znode import Kind
-from zkmig.policy.patterns import Pattern
+from zkmig.policy.patterns import MANY, ONE, Pattern
 
 TTL_MS_MAX = 0x00FF_FFFF_FFFF  # EphemeralType.TTL: the five low bytes of ephemeralOwner
 _FORM = "write container:/app/locks/* or ttl=60000:/app/leases/**"
@@ -60,6 +62,15 @@ class RuleUse:
     first: str = ""
 
 
+def _candidates(snapshot: Snapshot, pattern: Pattern) -> range:
+    """The nodes that a pattern may match: those below the names that it begins with."""
+    names = [*takewhile(lambda name: name not in (ONE, MANY), pattern.components)]
+    top = "/" + "/".join(names)
+    if paths.contains(top, snapshot.root):
+        return range(len(snapshot))
+    return snapshot.subtree_indices(top) if top in snapshot else range(0)
+
+
 def with_kinds(snapshot: Snapshot, rules: tuple[KindRule, ...]) -> tuple[Snapshot, tuple[RuleUse, ...]]:
     """The snapshot with kinds as the rules say, the first that matches. Only what reads as persistent changes."""
     if not rules:
@@ -67,8 +78,8 @@ def with_kinds(snapshot: Snapshot, rules: tuple[KindRule, ...]) -> tuple[Snapsho
     columns = snapshot.columns
     kinds, ttls = bytearray(columns.kinds), dict(columns.ttls)
     found: dict[KindRule, list[int]] = {rule: [] for rule in rules}
-    for index, kind in enumerate(columns.kinds):
-        if kind != KIND_PERSISTENT:
+    for index in sorted({index for rule in rules for index in _candidates(snapshot, rule.pattern)}):
+        if columns.kinds[index] != KIND_PERSISTENT:
             continue
         path = snapshot.path_at(index)
         rule = next((rule for rule in rules if rule.pattern.matches(path)), None)

@@ -6,12 +6,16 @@ another NEW, so that no two sources lead to one target; no NEW below an OLD, whe
 
 from __future__ import annotations
 
+import dataclasses
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 
 from zkmig.errors import BadInput
 from zkmig.model import path as paths
 from zkmig.model.acl import AclList
+from zkmig.model.columns import Columns
 from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Snapshot
 from zkmig.model.staging import SnapshotBuilder
@@ -113,12 +117,8 @@ def relocated(snapshot: Snapshot, relocation: Relocation) -> tuple[Snapshot, tup
                 f"{_OPTION}: the source has a node there already", here, "move that one too, or choose another"
             )
     builder = SnapshotBuilder()
-    acls: dict[str, AclList] = {}
-    for znode in snapshot.values():
-        relative = relocation.image(paths.relative_to(znode.path, root))
-        acls[relative] = znode.acl
-        builder.add(paths.join(root, relative), znode.data, znode.acl, znode.stat, znode.kind, znode.ttl_ms)
-    made_up = _make_up_parents(builder, relocation, root, acls)
+    builder.extend(_renamed(snapshot, relocation), [(0, len(snapshot))])
+    made_up = _make_up_parents(builder, snapshot, relocation)
     excludes = tuple(
         paths.join(root, relocation.image(paths.relative_to(each, root))) if paths.contains(root, each) else each
         for each in snapshot.scope.excludes
@@ -132,19 +132,45 @@ def relocated(snapshot: Snapshot, relocation: Relocation) -> tuple[Snapshot, tup
     return builder.build(scope, snapshot.provenance, snapshot.consistency), made_up
 
 
-def _make_up_parents(
-    builder: SnapshotBuilder, relocation: Relocation, root: str, acls: dict[str, AclList]
-) -> tuple[str, ...]:
+def _renamed(snapshot: Snapshot, relocation: Relocation) -> Columns:
+    """The columns with the paths that nodes are to have, in the old order."""
+    columns, root = snapshot.columns, snapshot.root
+    pieces = [columns.path_bytes(index) for index in range(len(snapshot))]
+    for old, new in sorted(relocation.moves):  # a deeper rule comes later, and wins
+        strip, prefix = len(paths.join(root, old).encode()), paths.join(root, new).encode()
+        for index in snapshot.subtree_indices(paths.join(root, old)):
+            pieces[index] = prefix + columns.path_bytes(index)[strip:]
+    offsets = array("Q", accumulate(map(len, pieces), initial=0))
+    return dataclasses.replace(columns, paths_blob=b"".join(pieces), path_offsets=offsets)
+
+
+def _make_up_parents(builder: SnapshotBuilder, snapshot: Snapshot, relocation: Relocation) -> tuple[str, ...]:
+    root = snapshot.root
+    arrived = {new: paths.join(root, old) for old, new in relocation.moves}
+    acls: dict[str, AclList] = {}
+
+    def acl_of(relative: str) -> AclList | None:
+        """None where no node arrives."""
+        if relative in acls:
+            return acls[relative]
+        path = paths.join(root, relative)
+        if relative in arrived:
+            return snapshot[arrived[relative]].acl
+        # No NEW lies inside another, so that what is above one was not moved there.
+        return snapshot[path].acl if path in snapshot and relocation.image(relative) == relative else None
+
     made_up: list[str] = []
     for _, new in relocation.moves:
         missing: list[str] = []
         parent = new.rpartition("/")[0]
-        while parent not in acls:
+        while acl_of(parent) is None:
             missing.append(parent)
             parent = parent.rpartition("/")[0]
         for relative in reversed(missing):
-            acls[relative] = acls[relative.rpartition("/")[0]]
-            builder.add(paths.join(root, relative), b"", acls[relative], _MADE_UP)
+            above = acl_of(relative.rpartition("/")[0])
+            assert above is not None
+            acls[relative] = above
+            builder.add(paths.join(root, relative), b"", above, _MADE_UP)
             made_up.append(relative)
     return tuple(made_up)
 

@@ -6,7 +6,7 @@ with what the source has there; never deleted, and neither its data nor its ACL 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from zkmig.model import path as paths
 from zkmig.model.columns import KIND_EPHEMERAL
@@ -55,21 +55,15 @@ def only(snapshot: Snapshot, includes: tuple[str, ...]) -> Snapshot:
     if not includes or "" in includes:
         return snapshot
     root = snapshot.root
-    above = waypoints(includes)
-    tops = frozenset(includes)
+    kept: set[int] = set()
+    for relative in (*waypoints(includes), *includes):
+        path = paths.join(root, relative)
+        if path in snapshot:
+            kept.add(snapshot.index(path))
+    tops = {snapshot.index(path) for path in (paths.join(root, each) for each in includes) if path in snapshot}
+    ends = snapshot.columns.ends
     builder = SnapshotBuilder()
-    ends, index = snapshot.columns.ends, 0
-    while index < len(snapshot):
-        relative = paths.relative_to(snapshot.path_at(index), root)
-        if relative in tops:
-            for inside in range(index, ends[index]):
-                _add(builder, snapshot.znode_at(inside))
-            index = ends[index]
-        elif relative in above:
-            _add(builder, snapshot.znode_at(index))
-            index += 1
-        else:
-            index = ends[index]
+    builder.extend(snapshot.columns, [(node, ends[node] if node in tops else node + 1) for node in sorted(kept)])
     absolute = tuple(paths.join(root, include) for include in includes)
     scope = Scope(root, snapshot.scope.excludes, absolute)
     return builder.build(scope, snapshot.provenance, snapshot.consistency)
@@ -94,10 +88,18 @@ def settled(source: Snapshot, target: Snapshot | None, points: Iterable[str], to
             _add(builder, theirs._replace(path=paths.join(source.root, relative)))
         elif ours is not None and relative in needed:
             _add(builder, ours)
-    for znode in source.values():
-        if paths.relative_to(znode.path, source.root) not in wanted:
-            _add(builder, znode)
+    builder.extend(source.columns, _between(source, wanted))
     return builder.build(source.scope, source.provenance, source.consistency)
+
+
+def _between(snapshot: Snapshot, left: Iterable[str]) -> Iterator[tuple[int, int]]:
+    """Ranges of all nodes but those at these relative paths."""
+    here = (paths.join(snapshot.root, relative) for relative in left)
+    start = 0
+    for node in sorted(snapshot.index(path) for path in here if path in snapshot):
+        yield start, node
+        start = node + 1
+    yield start, len(snapshot)
 
 
 def _find(snapshot: Snapshot | None, relative: str) -> Znode | None:
