@@ -142,6 +142,11 @@ class Creates(Sequence[CreateNode]):
         """Every path, in order."""
         return map(self.path_at, range(len(self)))
 
+    def path_column(self) -> Iterator[bytes]:
+        """Every path, UTF-8, in order."""
+        blob = self.paths_blob
+        return (blob[start:end] for start, end in pairwise(self.path_offsets))
+
     def parents(self) -> array[int]:
         """Of each, the index of its parent among them, -1 where that is none of them."""
         if not self._is_in_tree_order():
