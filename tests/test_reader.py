@@ -44,13 +44,14 @@ from zkmig.reader.overlay import NO_OVERLAY, Overlay
 from zkmig.reader.part import Part, part_of
 from zkmig.reader.tree import read_tree
 from zkmig.reader.view import RecordSeen
-from zkmig.source.bulk import read_acls
 from zkmig.source.acl_cache import AclCache
+from zkmig.source.bulk import read_acls
 from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
 from zkmig.wire.credential import Credential
 from zkmig.wire.replies import AclResult
 from zkmig.wire.requests import GetData, SetAcl
+from zkmig.wire.tls import Tls
 
 BOB = Credential("digest", b"bob:builder")
 
@@ -803,7 +804,11 @@ def test_what_cannot_be_read_with_is_refused_at_once(fresh_zk: Server, kazoo_cli
     refused: list[tuple[str, Callable[[], Reader]]] = [
         ("chroot", lambda: Reader(below, "s")),
         ("without a path", lambda: Reader(f"{hosts}/below", "s")),
-        ("TLS", lambda: Reader(KazooClient(hosts, use_ssl=True), "s")),
+        ("without a path", lambda: Reader(f"zks://{hosts}/below", "s")),
+        ("does not verify", lambda: Reader(KazooClient(hosts, use_ssl=True, verify_certs=False), "s")),
+        ("goes with hosts", lambda: Reader(KazooClient(hosts), "s", tls=Tls())),
+        ("zks://", lambda: Reader(f"zk://{hosts}", "s", tls=Tls())),
+        ("absent.pem: the TLS", lambda: Reader(hosts, "s", tls=Tls(ca="absent.pem"))),
         ("no host", lambda: Reader("", "s")),
         ("scope name", lambda: Reader(hosts, "a/b")),
         ("goes with hosts", lambda: Reader(kazoo_client(fresh_zk), "s", auth=[ME])),

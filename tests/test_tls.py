@@ -140,6 +140,22 @@ def test_what_tls_holds_already_is_not_waited_for(server: Server, certificates: 
         assert events_before is not None
 
 
+def test_a_tree_is_the_same_by_tls(server: Server, tls: Tls, kazoo: KazooClient, tree_root: str) -> None:
+    """4,000 znodes with ACLs, read in depth and over several sessions at once: the hashes are those of a plain read."""
+    kazoo.create(tree_root)
+    for start in range(0, 4_000, 1_000):
+        transaction = kazoo.transaction()
+        for number in range(start, start + 1_000):
+            acl = [ACL(31, Id("world", "anyone")), ACL(1, Id("ip", f"10.0.{number % 7}.1"))]
+            transaction.create(f"{tree_root}/n{number}", b"x" * (number % 500), acl=acl)
+        assert not [result for result in transaction.commit() if isinstance(result, Exception)]
+    by_tls = zkmig.read(f"zks://{server.tls_hosts}{tree_root}", tls=tls)
+    plain = zkmig.read(f"zk://{server.hosts}{tree_root}")
+    assert len(by_tls) == 4_001
+    assert (by_tls.tree_hash, by_tls.counter_hash) == (plain.tree_hash, plain.counter_hash)
+    assert not by_tls.is_fuzzy
+
+
 def test_a_session_goes_on_after_its_connection(server: Server, tls: Tls, tree_root: str) -> None:
     """reconnect() over TLS: same session, nothing seen is unseen."""
     with Client([secure_host(server)], tls=tls) as client:

@@ -453,18 +453,18 @@ class Pollster:
 
         Waits up to CHECK_STOP_INTERVAL_S; a link that is over counts as ready, since it has that to tell.
         """
-        over = [number for number, (socket, _) in links.items() if socket < 0]
+        over = [number for number, (descriptor, _) in links.items() if descriptor < 0]
         if over:
             return over
-        for socket, mask in links.values():
-            if self._masks.get(socket) != mask:
-                self._poll.register(socket, mask)
-                self._masks[socket] = mask
-        numbers = {socket: number for number, (socket, _) in links.items()}
-        for socket in self._masks.keys() - numbers.keys():
-            self._poll.unregister(socket)
-            del self._masks[socket]
-        return [numbers[socket] for socket, _ in self._poll.poll(CHECK_STOP_INTERVAL_S * 1000)]
+        for descriptor, mask in links.values():
+            if self._masks.get(descriptor) != mask:
+                self._poll.register(descriptor, mask)
+                self._masks[descriptor] = mask
+        numbers = {descriptor: number for number, (descriptor, _) in links.items()}
+        for descriptor in self._masks.keys() - numbers.keys():
+            self._poll.unregister(descriptor)
+            del self._masks[descriptor]
+        return [numbers[descriptor] for descriptor, _ in self._poll.poll(CHECK_STOP_INTERVAL_S * 1000)]
 
 
 def address(host: Host) -> str:
