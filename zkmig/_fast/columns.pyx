@@ -353,8 +353,8 @@ def shape(const uint8_t[::1] blob not None, const uint64_t[::1] offsets not None
     paths.count = offsets.shape[0] - 1
     paths.blob = &blob[0]
     paths.offsets = &offsets[0]
-    parents = arrays.clone(_i32, paths.count, zero=True)
-    ends = arrays.clone(_i32, paths.count, zero=True)
+    parents = arrays.clone(_i32, paths.count, zero=paths.count > 0)
+    ends = arrays.clone(_i32, paths.count, zero=paths.count > 0)
     parents_out, ends_out = <int32_t *>parents.data.as_ints, <int32_t *>ends.data.as_ints
     with nogil:
         fault = find_shape(&paths, parents_out, ends_out, &faulty)
