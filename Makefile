@@ -5,7 +5,7 @@
 
 BIN := .venv/bin
 
-.PHONY: help bootstrap demo test lint types bench-small bench nightly clean
+.PHONY: help bootstrap demo test lint types bench-small bench bench-huge bench-picture nightly clean
 
 help:
 	@echo "make demo         replay an outage on real servers, in about a minute"
@@ -14,6 +14,8 @@ help:
 	@echo "make types        mypy, strict"
 	@echo "make bench-small  the benchmarks at small sizes"
 	@echo "make bench        the benchmarks at full sizes"
+	@echo "make bench-huge   the same with trees of a million znodes on servers"
+	@echo "make bench-picture  draw what they measured"
 	@echo "make nightly      the long tests and the benchmarks at full sizes"
 	@echo "make clean        remove what the above made, the virtual environment included"
 
@@ -38,6 +40,13 @@ bench-small: bootstrap
 
 bench: bootstrap
 	ZKMIG_BENCH=full $(BIN)/pytest benchmarks --timeout=0 $(PYTEST_ARGS)
+
+bench-huge: bootstrap
+	ZKMIG_BENCH=huge $(BIN)/pytest benchmarks --timeout=0 $(PYTEST_ARGS)
+
+bench-picture: bootstrap
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	$(BIN)/python -m benchmarks.picture
 
 nightly: bootstrap
 	$(BIN)/pytest -m nightly --timeout=0 $(PYTEST_ARGS)

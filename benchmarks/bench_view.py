@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 import zkmig
 from benchmarks.conftest import Site
 from benchmarks.pairs import Baseline, Contest, timed
 from benchmarks.raw_floor import ACL_CONNECTIONS, ACL_DEPTH, READ_DEPTH, Floor, acl_requests, data_requests
 from benchmarks.realistic import OWNER
+from benchmarks.size import SIZE
 from zkmig.model.snapshot import Snapshot
 from zkmig.reader import Reader
+
+
+pytestmark = pytest.mark.skipif(SIZE.name == "huge", reason="a view is an object for each znode, meant for services")
 
 
 def _scope(site: Site, tree: Snapshot) -> str:

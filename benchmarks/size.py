@@ -1,4 +1,4 @@
-"""How large the benchmarks are: ZKMIG_BENCH=small (in every test run, so that they cannot rot) or full."""
+"""How large the benchmarks are: ZKMIG_BENCH=small (in every test run, so that they cannot rot), full or huge."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ class Size:
 
 SMALL = Size("small", (2_000,), (10_000,), (5_000,), 200, 3, 512)
 FULL = Size("full", (10_000, 100_000), (10_000, 100_000, 1_000_000), (100_000, 1_000_000), 15_000, 5, 3_072)
+HUGE = Size("huge", (1_000_000,), (1_000_000,), (1_000_000,), 15_000, 1, 6_144)
 
 
 def chosen() -> Size:
     """The size that the environment asks for; small if it asks for none."""
     asked = os.environ.get(VARIABLE) or SMALL.name
-    for size in (SMALL, FULL):
+    for size in (SMALL, FULL, HUGE):
         if size.name == asked:
             return size
-    raise ValueError(f"{VARIABLE} is {asked!r}: use {SMALL.name} or {FULL.name}")
+    raise ValueError(f"{VARIABLE} is {asked!r}: use {SMALL.name}, {FULL.name} or {HUGE.name}")
 
 
 SIZE = chosen()

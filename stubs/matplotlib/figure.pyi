@@ -1,0 +1,6 @@
+from collections.abc import Mapping
+from pathlib import Path
+
+class Figure:
+    def tight_layout(self) -> None: ...
+    def savefig(self, fname: Path, *, metadata: Mapping[str, str | None]) -> None: ...
