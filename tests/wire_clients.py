@@ -63,7 +63,9 @@ class NotingClient(Client):
         self.before(request)
         return super().post(request)
 
-    def pipeline(self, requests: Iterable[Read | Write], depth: int) -> Generator[Reply, None, None]:
+    def pipeline(
+        self, requests: Iterable[Read | Write], depth: int | Callable[[], int]
+    ) -> Generator[Reply, None, None]:
         sent = answered = 0
 
         def noted() -> Iterator[Read | Write]:
@@ -97,7 +99,11 @@ class SingleClient(NotingClient):
 class SlowClient(NotingClient):
     """One request at a time."""
 
-    def pipeline(self, requests: Iterable[Read | Write], depth: int) -> Generator[Reply, None, None]:  # noqa: ARG002
+    def pipeline(
+        self,
+        requests: Iterable[Read | Write],
+        depth: int | Callable[[], int],  # noqa: ARG002
+    ) -> Generator[Reply, None, None]:
         return super().pipeline(requests, 1)
 
 

@@ -150,7 +150,7 @@ def _answer(draw: st.DrawFn, request: rq.Read | rq.Write) -> tuple[rp.Result, by
             return rp.DONE, b""
         case rq.Multi(operations):
             fails = bool(operations) and draw(st.booleans())
-            return _failed_multi(draw, operations) if fails else _multi(draw, operations)
+            return _failed_multi(draw, tuple(operations)) if fails else _multi(draw, tuple(operations))
         case rq.MultiRead(reads):
             return _multi_read(draw, reads)
 

@@ -217,9 +217,9 @@ class _Reader:
         if start[:-1] != self._form.magic:
             raise self._damaged(f"not a {self._form.noun}", 0, f"make one with {self._form.maker}")
         if start != self._form.start:
-            made_by = "a newer zkmig" if start[-1] > self._form.version else "an older zkmig" if start[-1] else "no zkmig"
+            age = "a newer" if start[-1] > self._form.version else "an older" if start[-1] else "no"
             hint = f"read it with the zkmig that made it, or make it again with {self._form.maker}"
-            raise self._damaged(f"format version {start[-1]}, made by {made_by}", len(start) - 1, hint)
+            raise self._damaged(f"format version {start[-1]}, made by {age} zkmig", len(start) - 1, hint)
         self._hash.update(start)
         self._offset = len(start)
 
