@@ -2,6 +2,7 @@
 #   PYTEST_ARGS  further arguments of pytest, as in: make test PYTEST_ARGS="tests/test_dev.py -x"
 #   DEMO_ARGS    further arguments of zkmig demo, as in: make demo DEMO_ARGS=--json
 #   ZKMIG_BENCH  size of the benchmarks, small or full; each target below sets its own
+#   FUZZ_SECONDS how long to fuzz in all; FUZZ_ARGS further arguments, as in: make fuzz FUZZ_ARGS="--seed 7"
 
 BIN := .venv/bin
 

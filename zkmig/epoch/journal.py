@@ -22,7 +22,7 @@ import msgpack
 from zkmig.epoch.control import AttemptPaths
 from zkmig.epoch.created import Created
 from zkmig.errors import NotPermitted, Refused, UnknownFormat
-from zkmig.model.acl import ADMIN, ALL, READ, WORLD, Acl, AclList, Identity, grants, masked
+from zkmig.model.acl import ADMIN, ALL, READ, WORLD, Acl, AclList, Identity, acl_of_plain, grants, masked
 from zkmig.model.stat import Stat
 from zkmig.model.znode import Kind, Znode
 from zkmig.wire.client import Client
@@ -131,7 +131,7 @@ class Manifest:
             fields["private"] = tuple(fields["private"])
             fields["quotas"] = tuple((path, text) for path, text in fields.get("quotas", ()))
             return cls(**fields)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UnknownFormat("this is not a journal's manifest", path, "run zkmig status") from error
 
 
@@ -337,14 +337,15 @@ def unpack(payloads: Iterable[bytes], where: str) -> Journal:
                 if tag == "e":
                     entries[position] = _unpack_entry(fields)
                 elif tag == "f":
-                    full[position] = _unpack_acl(fields[0])
+                    full[position] = acl_of_plain(fields[0])
                 elif tag == "a":
                     acls[position] = _unpack_acl_entry(fields)
                 else:
                     raise ValueError(f"unknown item {tag!r}")
+        has_gaps = sorted(entries) != list(range(len(entries))) or sorted(acls) != list(range(len(acls)))
     except (ValueError, TypeError, IndexError, msgpack.UnpackException) as error:
         raise UnknownFormat(f"damaged undo: {error}", where, "do not go on; restore it") from error
-    if sorted(entries) != list(range(len(entries))) or sorted(acls) != list(range(len(acls))):
+    if has_gaps:
         raise UnknownFormat("undo has gaps", where, "do not go on; restore it")
     for position, acl in full.items():
         entry = entries.get(position)
@@ -361,14 +362,10 @@ def _unpack_entry(fields: list[Any]) -> Entry:
     if not before:
         return Entry(Action(action), path, batch, None)
     data, acl, stat, kind, ttl_ms = before
-    node = Znode(path, data, _unpack_acl(acl), Stat(*stat), Kind(kind), ttl_ms)
+    node = Znode(path, data, acl_of_plain(acl), Stat(*stat), Kind(kind), ttl_ms)
     return Entry(Action(action), path, batch, node)
-
-
-def _unpack_acl(acl: list[Any]) -> AclList:
-    return tuple(Acl(*entry) for entry in acl)
 
 
 def _unpack_acl_entry(fields: list[Any]) -> AclEntry:
     path, tighten, final, aversion, created = fields
-    return AclEntry(path, None if tighten is None else _unpack_acl(tighten), _unpack_acl(final), aversion, created)
+    return AclEntry(path, None if tighten is None else acl_of_plain(tighten), acl_of_plain(final), aversion, created)

@@ -44,7 +44,7 @@ class Lease:
             if fields["format"] != FORMAT or not isinstance(max_ms, int) or max_ms < 0:
                 return None
             return cls(str(fields["reader"]), min(max_ms, LEASE_MAX_MS), fields.get("released") is True)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
 
 
@@ -65,5 +65,5 @@ class GuardEntry:
             if fields["format"] != FORMAT:
                 return None
             return cls(str(fields["unit"]), fields["stopped"] is True)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None

@@ -86,7 +86,7 @@ def read_owner(client: Client, names: ControlPaths) -> OwnerView:
             fields = json.loads(node.data or b"")
             timeout_ms = int(fields.pop("session_timeout_ms"))
             owner = Owner(**fields)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             owner = None  # informative only: the token is what counts
     return OwnerView(owner, token, alive, timeout_ms)
 

@@ -150,7 +150,7 @@ def decode(data: bytes | None, path: str) -> Record:
         version = fields["format"]
         if type(version) is not int:  # True is an int to isinstance, and equal to 1
             raise ValueError("format is not a number")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # the last: brackets without end
         raise UnknownFormat("this is not an epoch record", path, "restore it or ask who wrote it") from error
     if fields.get("min_reader", version) not in READABLE_FORMATS:
         raise UnknownFormat(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 READ = 1
 WRITE = 2
@@ -42,6 +42,17 @@ class Identity(NamedTuple):
 
 
 WORLD = Identity("world", "anyone")
+
+
+def acl_of_plain(entries: Iterable[Iterable[Any]]) -> AclList:
+    """The inverse of an ACL as files hold it, lists of perms, scheme and id. ValueError or TypeError for all else."""
+    acl = tuple([Acl(*entry) for entry in entries])
+    for perms, scheme, name in acl:
+        if type(perms) is not int or type(scheme) is not str or type(name) is not str:
+            raise ValueError("an ACL entry is perms, scheme and id")
+        if not -(2**31) <= perms < 2**31:
+            raise ValueError(f"perms {perms}")
+    return acl
 
 
 def digest_id(user: str, password: str) -> str:

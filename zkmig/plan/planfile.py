@@ -22,7 +22,7 @@ from typing import Any
 
 from zkmig import sealed
 from zkmig.errors import BadInput, DamagedFile
-from zkmig.model.acl import Acl, AclList, Identity
+from zkmig.model.acl import Identity, acl_of_plain
 from zkmig.model.quota import Quota
 from zkmig.model.znode import Kind
 from zkmig.plan.creates import Creates, Operations
@@ -170,7 +170,7 @@ def _unpack_creates(items: list[dict[str, Any]], acl_table: list[Any]) -> Create
         data_offsets=data_offsets,
         nulls=blobs["nulls"],
         acl_ids=acl_ids,
-        acl_table=tuple(map(_acl, acl_table)),
+        acl_table=tuple(map(acl_of_plain, acl_table)),
         kinds=blobs["kinds"],
         ttls=ttls,
     )
@@ -243,7 +243,7 @@ def _unpack_operation(item: list[Any]) -> Operation:
     tag, path, *fields = item
     if tag == _CREATE:
         data, acl, kind, ttl_ms = fields
-        return CreateNode(path, data, _acl(acl), Kind(kind), ttl_ms)
+        return CreateNode(path, data, acl_of_plain(acl), Kind(kind), ttl_ms)
     if tag == _WRITE:
         data, pin, before_size = fields
         return WriteData(path, data, Pin(*pin), before_size)
@@ -257,8 +257,6 @@ def _unpack_operation(item: list[Any]) -> Operation:
 
 def _unpack_step(item: list[Any]) -> AclStep:
     path, tighten, final, pin = item
-    return AclStep(path, None if tighten is None else _acl(tighten), _acl(final), Pin(*pin) if pin else None)
-
-
-def _acl(entries: list[Any]) -> AclList:
-    return tuple(Acl(*entry) for entry in entries)
+    return AclStep(
+        path, None if tighten is None else acl_of_plain(tighten), acl_of_plain(final), Pin(*pin) if pin else None
+    )

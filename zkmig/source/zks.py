@@ -25,7 +25,7 @@ from typing import Any
 from zkmig import sealed
 from zkmig.errors import BadInput, DamagedFile
 from zkmig.model import twins
-from zkmig.model.acl import Acl, AclList
+from zkmig.model.acl import AclList, acl_of_plain
 from zkmig.model.columns import STAT_TYPECODES, Columns, StatColumns
 from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Consistency, Provenance, Snapshot
@@ -166,7 +166,7 @@ class _Loader:
         if self._header is None:
             self._header = value
         elif "acls" in value:
-            self._acl_table += [tuple(Acl(*entry) for entry in acl) for acl in value["acls"]]
+            self._acl_table += map(acl_of_plain, value["acls"])
         elif "paths" in value:
             self._take_nodes(value)
         else:

@@ -151,6 +151,7 @@ class Session:
         self._timeout_asked_ms = timeout_ms
         self._frame_bytes_max = frame_bytes_max
         self._input = bytearray()
+        self._is_broken = False  # what arrives is no longer read
         self._bytes_queued = 0  # since open(); less len(output), the bytes sent
         self._pending: deque[_Pending] = deque()
         self._auths: deque[rq.Auth] = deque()
@@ -166,6 +167,7 @@ class Session:
         """Begin on a fresh connection: a new session at first, later the same one."""
         self._move(Signal.REOPENED)
         self._input.clear()
+        self._is_broken = False
         self.output.clear()
         self._bytes_queued = 0
         self._auths.clear()
@@ -219,7 +221,7 @@ class Session:
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Event]:
         """Take what arrived; return what it amounts to, in order of arrival."""
-        if self.state in (State.LOST, State.CLOSED):
+        if self._is_broken or self.state in (State.LOST, State.CLOSED):
             return []
         self._input += data
         events: list[Event] = []
@@ -308,6 +310,7 @@ class Session:
 
     def _broken(self, what: str) -> Broken:
         self._input.clear()
+        self._is_broken = True
         self._move(Signal.ENDED)
         return Broken(ProtocolFault(what, hint="is this a ZooKeeper server?"))
 
