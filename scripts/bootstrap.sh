@@ -62,6 +62,8 @@ missing_packages() {
         has_java || echo default-jre-headless
         names_server || echo zookeeper
     fi
+    # Tests of TLS make certificates. Debian's Java brings it; another Java may not.
+    command -v openssl >/dev/null || echo openssl
 }
 
 # -- how it is got ----------------------------------------------------------------------------------------------------
