@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from zkmig.model.acl import ALL, OPEN_ACL, READ, WORLD, Acl, AclList, Identity, digest_id
+from zkmig.model.columns import KIND_EPHEMERAL
 from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Consistency, Provenance, Snapshot
 from zkmig.model.staging import SnapshotBuilder
@@ -132,8 +133,9 @@ class _Maker:
 def changed(snapshot: Snapshot, changes: int) -> Snapshot:
     """The same tree with so many znodes changed: half of them written, a quarter deleted, a quarter added."""
     rng = random.Random(_SEED + changes)
-    ends = snapshot.columns.ends
-    leaves = [index for index in range(1, len(snapshot)) if ends[index] == index + 1]
+    ends, kinds = snapshot.columns.ends, snapshot.columns.kinds
+    # No ephemerals: a diff leaves them out.
+    leaves = [index for index in range(1, len(snapshot)) if ends[index] == index + 1 and kinds[index] != KIND_EPHEMERAL]
     chosen = rng.sample(leaves, changes)
     written, deleted, doubled = (
         set(chosen[: changes // 2]),
