@@ -6,18 +6,22 @@
 
 BIN := .venv/bin
 
-.PHONY: help bootstrap demo test lint types bench-small bench bench-huge bench-picture nightly clean
+FUZZ_SECONDS ?= 60
+
+.PHONY: help bootstrap demo test lint types fuzz sanitize bench-small bench bench-huge bench-picture nightly clean
 
 help:
 	@echo "make demo         replay an outage on real servers, in about a minute"
 	@echo "make test         the tests"
 	@echo "make lint         ruff: rules and format"
 	@echo "make types        mypy, strict"
+	@echo "make fuzz         the decoders on spoiled input, for FUZZ_SECONDS=60 (docs/testing.md)"
+	@echo "make sanitize     the compiled modules under address and undefined-behaviour sanitizers (docs/testing.md)"
 	@echo "make bench-small  the benchmarks at small sizes"
 	@echo "make bench        the benchmarks at full sizes"
 	@echo "make bench-huge   the same with trees of a million znodes on servers"
 	@echo "make bench-picture  draw what they measured"
-	@echo "make nightly      the long tests and the benchmarks at full sizes"
+	@echo "make nightly      the long tests, sanitizers, ten minutes of fuzzing, the benchmarks at full sizes"
 	@echo "make clean        remove what the above made, the virtual environment included"
 
 bootstrap:
@@ -36,6 +40,12 @@ lint: bootstrap
 types: bootstrap
 	$(BIN)/mypy
 
+fuzz: bootstrap
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
+
+sanitize: bootstrap
+	scripts/sanitize.sh
+
 bench-small: bootstrap
 	ZKMIG_BENCH=small $(BIN)/pytest benchmarks $(PYTEST_ARGS)
 
@@ -51,6 +61,8 @@ bench-picture: bootstrap
 
 nightly: bootstrap
 	$(BIN)/pytest -m nightly --timeout=0 $(PYTEST_ARGS)
+	scripts/sanitize.sh
+	$(BIN)/python -m tests.fuzz --seconds 600 $(FUZZ_ARGS)
 	ZKMIG_BENCH=full $(BIN)/pytest benchmarks --timeout=0 $(PYTEST_ARGS)
 
 clean:
