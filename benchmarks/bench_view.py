@@ -18,7 +18,6 @@ from benchmarks.size import SIZE
 from zkmig.model.snapshot import Snapshot
 from zkmig.reader import Reader
 
-
 pytestmark = pytest.mark.skipif(SIZE.name == "huge", reason="a view is an object for each znode, meant for services")
 
 
