@@ -70,7 +70,7 @@ def read(path: str) -> tuple[Plan, str]:
                 name, items = block.value
                 sections[name] += items
         plan = _build(header, sections)
-    except (ValueError, KeyError, TypeError, IndexError, BadInput) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, BadInput) as error:
         raise DamagedFile(f"a block is no part of a plan ({error})", path, block.offset, "plan again") from error
     return plan, _seal_of(path)
 

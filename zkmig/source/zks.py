@@ -90,7 +90,7 @@ def _blamed_on(shown: str, offset: int) -> Iterator[None]:
         yield
     except BadInput as error:
         raise DamagedFile(f"not a sound tree ({error.where or 'columns'}: {error.what})", shown, offset) from error
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DamagedFile(f"not what zkmig writes ({error})", shown, offset) from error
 
 
