@@ -3,7 +3,8 @@
 #
 # The copy lies in build/sanitize; the modules in zkmig/_fast are left alone. Any report of AddressSanitizer or
 # UndefinedBehaviorSanitizer ends the run with an error. Needs .venv (scripts/bootstrap.sh) and gcc, whose package has
-# both libraries. Arguments go to pytest; without any, the tests of compiled modules and their twins run, and the fuzzer.
+# both libraries. Arguments go to pytest, tests among them; without any, the tests of compiled modules and their twins run,
+# and then the fuzzer for FUZZ_SECONDS (60).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,7 +14,6 @@ TESTS=(
     tests/test_bulk_codec.py tests/test_columns_twin.py tests/test_creates.py tests/test_diff_twin.py
     tests/test_treehash.py tests/test_zks.py tests/test_wire_session.py tests/test_wire_bulk.py tests/test_fuzz.py
 )
-[ $# -gt 0 ] || set -- "${TESTS[@]}"
 
 # The interpreter names the compiler; a compiler that is no gcc has its libraries elsewhere.
 CC=${CC:-$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_config_var("CC").split()[0])')}
@@ -50,4 +50,9 @@ for name in backend.COMPILED_MODULES:
     content = open(path, "rb").read()
     assert b"__asan_init" in content and b"__ubsan_handle" in content, f"{path} watches nothing"
 '
-"$PYTHON" -m pytest -p no:cacheprovider --timeout=0 "$@"
+if [ $# -gt 0 ]; then
+    "$PYTHON" -m pytest -p no:cacheprovider --timeout=0 "$@"
+else
+    "$PYTHON" -m pytest -p no:cacheprovider --timeout=0 "${TESTS[@]}"
+    "$PYTHON" -m tests.fuzz --seconds "${FUZZ_SECONDS:-60}" --crashes ../fuzz
+fi

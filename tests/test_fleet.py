@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from kazoo.client import KazooClient
+from kazoo.security import make_digest_acl
 
 from tests.conftest import KazooClientFactory
 from tests.proxy import Fate, Proxy
@@ -132,11 +133,11 @@ def test_reads_of_all_kinds_over_several_lanes(zk: Server, paths: list[str]) -> 
         assert fleet.others == [1, 2, 3]
         column = column_of(paths)
         posted: dict[int, list[object]] = {}
-        requests = [GetData(path) for path in paths[:20]] + bursts(paths, 7)
+        requests: list[GetData | GetAclMany | ReadMany] = [*map(GetData, paths[:20]), *bursts(paths, 7)]
         requests.append(ReadMany(*column, array("i", range(COUNT)), OP_GET_DATA))
-        for number, request in enumerate(requests):
-            fleet.post(number % 4, request)
-            posted.setdefault(number % 4, []).append(request)
+        for number, each in enumerate(requests):
+            fleet.post(number % 4, each)
+            posted.setdefault(number % 4, []).append(each)
         assert [fleet.under_way(lane) for lane in range(4)] == [len(posted[lane]) for lane in range(4)]
         found: dict[int, list[object]] = {}
         for lane, request, reply in all_arrivals(fleet):
@@ -154,7 +155,7 @@ def test_lanes_have_the_identities_of_the_leading_session_and_go_with_the_fleet(
 ) -> None:
     kazoo = kazoo_client(zk)
     kazoo.add_auth("digest", "ann:hunter2")
-    kazoo.create(tree_root, b"secret", acl=_private())
+    kazoo.create(tree_root, b"secret", acl=[make_digest_acl("ann", "hunter2", all=True)])
     sessions: list[Client] = []
     with Client(parse_hosts(zk.hosts), auth=(Credential("digest", b"ann:hunter2"),)) as client:
         with Fleet(client) as fleet:
@@ -163,12 +164,6 @@ def test_lanes_have_the_identities_of_the_leading_session_and_go_with_the_fleet(
             fleet.post(1, GetData(tree_root))
             assert data_of(all_arrivals(fleet)) == {tree_root: b"secret"}
         assert [each.is_connected for each in sessions] == [True, False]
-
-
-def _private() -> list[object]:
-    from kazoo.security import make_digest_acl
-
-    return [make_digest_acl("ann", "hunter2", all=True)]
 
 
 # -- losses -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from tests.bulk_values import EXTREMES
 from zkmig.sealed import CHECK_BYTES, SEAL_BYTES, Format, Writer
 
 START_BYTES = 8
-ODD_VALUES = (
+ODD_VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2**31, 2**63 - 1, -(2**63), 1.5, "", "x", "/", "/a/../b", "\ud7ff", b"", b"\0" * 8,
     b"\xff" * 12, [], {}, [[]], {"format": 1}, [None], 4_000_000_000,
 )  # fmt: skip

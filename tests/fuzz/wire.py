@@ -162,8 +162,10 @@ def _make_stream(random: random.Random, draw: random.Random) -> bytes:
             frames += [acl_reply(draw, xid + n) for n in range(len(request.nodes))]
             xid += len(request.nodes)
             continue
-        column = Asked(request.paths, request.offsets, request.nodes) if isinstance(request, rq.ReadMany) else None
-        body = data_reply(draw, column)[16:] if column else _a_body(request, draw)
+        if isinstance(request, rq.ReadMany):
+            body = data_reply(draw, Asked(bytes(request.paths), request.offsets, request.nodes))[16:]
+        else:
+            body = _a_body(request, draw)
         frames.append(pack_reply(xid, draw.randint(0, 99), draw.choice((0, 0, 0, -101, -112)), body))
         xid += 1
     return b"".join(frames)
