@@ -21,7 +21,7 @@ from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Consistency, Provenance, Snapshot
 from zkmig.source.bulk import NodeRead
 from zkmig.source.location import EnsembleLocation
-from zkmig.source.settle import ROUNDS_MAX, Settled, Settling
+from zkmig.source.settle import Settled, Settling
 from zkmig.source.treewatch import TreeWatch
 from zkmig.source.walk import Walk, miscounted
 from zkmig.wire.client import Client
@@ -177,9 +177,9 @@ class _Scan:
     def _consistency(self, walk: Walk, settled: Settled) -> Consistency:
         change, first, last = walk.change_last, walk.stamp_first, walk.stamp_last
         if settled.acls_unsettled:
-            reason = f"the ACLs of {settled.acls_unsettled} znodes moved between data and ACL, {ROUNDS_MAX} times over"
+            reason = f"the ACLs of {settled.acls_unsettled} znodes moved between data and ACL, {settled.rounds} times over"
         elif settled.unresolved:
-            reason = f"{settled.unresolved} znodes changed faster than they could be read, {ROUNDS_MAX} times over"
+            reason = f"{settled.unresolved} znodes changed faster than they could be read, {settled.rounds} times over"
         elif not self._client.has_multi_read:
             reason = "the server knows no multiRead: below 3.6 its pzxid is not to be relied on (ZOOKEEPER-3145)"
         elif change <= first:

@@ -12,6 +12,7 @@ Without a watch, rounds end when nothing is missing. Whether it is one state is 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -26,8 +27,9 @@ from zkmig.source.walk import Admit
 from zkmig.wire.client import Client
 from zkmig.wire.requests import Exists
 
-ROUNDS_MAX: Final = 24
-"""Rounds before the tree is said to change faster than it can be read."""
+ROUNDS_MIN: Final = 24
+SECONDS_MIN: Final = 2.0
+"""Rounds, and the time, before the tree is said to change faster than it can be read. Writers pause now and then."""
 
 TOGETHER_MAX: Final = 1_000
 """Znodes that are read again by one request, so that their number does not keep them from being of one state."""
@@ -89,7 +91,8 @@ class Settling:
     def run(self) -> bool:
         """Read again until nothing is left to read, or it is of no use; False if the root is gone."""
         result, root = self.result, self._base.root
-        while result.rounds < ROUNDS_MAX:
+        give_up = time.monotonic() + SECONDS_MIN
+        while result.rounds < ROUNDS_MIN or time.monotonic() < give_up:
             if not self._dirty:
                 # What the watch has told by the time of this answer is all that happened up to its stamp.
                 stamp = self._stamp_of_now() if self._watch.is_set else None
