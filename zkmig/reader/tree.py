@@ -18,8 +18,8 @@ from zkmig.model.acl import AclList
 from zkmig.model.znode import Kind, Znode
 from zkmig.reader.overlay import Overlay
 from zkmig.reader.part import Part
-from zkmig.source.bulk import NodeAbsent, NodeRead, Pace, read_acls, read_nodes
 from zkmig.source.acl_cache import AclCache
+from zkmig.source.bulk import NodeAbsent, NodeRead, Pace, read_acls, read_nodes
 from zkmig.source.frontier import LARGE_BYTES, SAMPLE_CHILDREN, WIDE_CHILDREN
 from zkmig.wire.client import Client
 

@@ -177,7 +177,9 @@ class _Scan:
     def _consistency(self, walk: Walk, settled: Settled) -> Consistency:
         change, first, last = walk.change_last, walk.stamp_first, walk.stamp_last
         if settled.acls_unsettled:
-            reason = f"the ACLs of {settled.acls_unsettled} znodes moved between data and ACL, {settled.rounds} times over"
+            reason = (
+                f"the ACLs of {settled.acls_unsettled} znodes moved between data and ACL, {settled.rounds} times over"
+            )
         elif settled.unresolved:
             reason = f"{settled.unresolved} znodes changed faster than they could be read, {settled.rounds} times over"
         elif not self._client.has_multi_read:

@@ -8,7 +8,6 @@ from typing import Final
 from zkmig.errors import BadInput
 from zkmig.model.acl import Identity, digest_id
 
-
 SASL_SCHEMES: Final = frozenset({"sasl", "kerberos", "gssapi", "SASL", "Kerberos", "GSSAPI"})
 """What operators call what this client cannot do: a conversation instead of one secret."""
 
