@@ -317,3 +317,18 @@ def test_the_decoder_says_what_is_wrong_and_no_results_where_all_is_well() -> No
     result = replies.decode_result(Multi(operations), Decoder(refused))
     assert isinstance(result, replies.MultiResult)
     assert (result.failed_index, result.code) == (1, -101)
+
+
+def test_columns_of_no_bytes() -> None:
+    """Empty blobs have no address; sanitizers watch that nobody uses it."""
+    none, empty, one = array("Q", (0,)), array("Q", (0, 0)), array("i", (0,))
+    for given_ in (none, array("i"), array("i")), (empty, one, one):
+        assert compiled.pack_created(b"", *given_, 100) == created.pack_created(b"", *given_, 100)
+    for blob in (b"", bytearray()):
+        assert compiled.gather(blob, empty, one) == creates_plain.gather(bytes(blob), empty, one)
+        assert compiled.relocate(blob, empty, one, 0, b"") == creates_plain.relocate(bytes(blob), empty, one, 0, b"")
+    for columns in (
+        (b"", none, b"", none, b"", array("I"), b"", none, b"", {}, 0, 0),
+        (b"", empty, b"", empty, b"\0", array("I", (0,)), b"", empty, b"\0", {}, 0, 1),
+    ):
+        assert compiled.encode_creates(*columns) == creates_plain.encode_creates(*columns)

@@ -22,7 +22,9 @@ def main(seconds: float, seed: int | None, names: tuple[str, ...], crashes: str,
     folder = Path(crashes)
     if replay is not None:
         path = Path(replay)
-        name = next(each for each in TARGETS if path.name.startswith(f"crash-{each.replace(' ', '-')}-"))
+        name = path.name.partition("-")[2].rpartition("-")[0].replace("-", " ")
+        if name not in TARGETS:
+            raise click.BadParameter("its name tells no target", param_hint="--replay")
         TARGETS[name].run(path.read_bytes())
         click.echo(f"{name}: passes")
         return

@@ -38,12 +38,19 @@ def inputs(name: str, seed: int) -> Iterator[bytes]:
 
 
 def run_for(name: str, seed: int, seconds: float, folder: Path) -> int:
-    """Check inputs for so long; how many."""
+    """Check inputs for so long; how many.
+
+    The one under way lies in `folder`, since a sanitizer or a fault of memory ends the process there and then.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    last = folder / f"last-{name.replace(' ', '-')}-{seed}"
     deadline = time.monotonic() + seconds
     count = 0
     for raw in inputs(name, seed):
+        last.write_bytes(raw)
         run_one(name, raw, folder)
         count += 1
         if time.monotonic() >= deadline:
             break
+    last.unlink()
     return count

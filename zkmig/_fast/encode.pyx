@@ -287,7 +287,8 @@ cdef inline char* put_text(char* out, const uint8_t* text, uint64_t size) noexce
     else:
         out[0] = <char>0xDB
         out = put_int(out + 1, <uint32_t>size)
-    memcpy(out, text, size)
+    if size:  # text is NULL where the blob is empty
+        memcpy(out, text, size)
     return out + size
 
 
