@@ -327,6 +327,7 @@ def test_columns_of_no_bytes() -> None:
     for blob in (b"", bytearray()):
         assert compiled.gather(blob, empty, one) == creates_plain.gather(bytes(blob), empty, one)
         assert compiled.relocate(blob, empty, one, 0, b"") == creates_plain.relocate(bytes(blob), empty, one, 0, b"")
+    columns: tuple[Any, ...]
     for columns in (
         (b"", none, b"", none, b"", array("I"), b"", none, b"", {}, 0, 0),
         (b"", empty, b"", empty, b"\0", array("I", (0,)), b"", empty, b"\0", {}, 0, 1),

@@ -35,6 +35,7 @@ from zkmig.model.acl import OPEN_ACL
 from zkmig.model.stat import Stat
 from zkmig.wire import bulk_plain, packed
 from zkmig.wire import requests as rq
+from zkmig.wire import session as session_module
 from zkmig.wire.jute import Decoder, JuteError, encode_int
 from zkmig.wire.replies import decode_result
 from zkmig.wire.session import Answered, Broken, Event, Session, State
@@ -173,10 +174,10 @@ def _make_stream(random: random.Random, draw: random.Random) -> bytes:
 
 def _events(codec: ModuleType, seed: int, raw: bytes, size: int) -> tuple[list[str], int]:
     # What a session makes of a stream that comes in pieces of this size, and how many requests are left.
-    with (
-        mock.patch("zkmig.wire.session.codec", return_value=codec),
-        mock.patch("zkmig.wire.requests.codec", return_value=codec),
-    ):
+    def chosen() -> ModuleType:  # a mock would take longer than the rest
+        return codec
+
+    with mock.patch.object(session_module, "codec", chosen), mock.patch.object(rq, "codec", chosen):
         session = Session(timeout_ms=10_000)
         session.open()
         welcome = len(pack_welcome(7, 0))
