@@ -162,6 +162,57 @@ def test_a_subtree_that_somebody_else_removed_is_not_brought_back(site: Site) ->
     assert {deviation.path for deviation in result.deviations} >= {site.path("/new"), site.path("/new/05")}
 
 
+# -- nodes that look like ours ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("relative", "prefix"), [("/new/00", "/new"), ("/change/01", "/change")])
+def test_a_node_replaced_between_two_batches_survives_the_rollback(site: Site, relative: str, prefix: str) -> None:
+    """Deleted and made again, up to the very version that undoing expects, while later batches are still to come."""
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    path = site.path(relative)
+    batch = next(i for i, b in enumerate(sealed.plan.batches()) if path in {operation.path for operation in b}) + 1
+
+    def put_another() -> None:
+        version = site.kazoo.get(path)[1].version
+        replace(site.kazoo, path)
+        for _ in range(version):
+            site.kazoo.set(path, b"foreign")
+
+    replaced, stopped = at("write", batch, put_another), at("write", batch + 6, interrupt)
+    with pytest.raises(Interrupted):
+        site.apply(sealed, options=Options(single_shot="never", report=lambda told: (replaced(told), stopped(told))[0]))
+    result = site.rollback()
+    assert site.kazoo.get(path)[0] == b"foreign"
+    assert path in {deviation.path for deviation in result.deviations}
+    assert all(deviation.path.startswith(site.path(prefix)) for deviation in result.deviations)
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_an_ephemeral_in_the_place_of_a_created_node_is_no_created_node(site: Site, is_resumed: bool) -> None:
+    """Same data, version and ACL; yet it would go with its session, and the tree would not be what was committed."""
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    path = site.path("/new/00")
+
+    def put_another() -> None:
+        data, _ = site.kazoo.get(path)
+        site.kazoo.delete(path)
+        site.kazoo.create(path, data, ephemeral=True)
+        if is_resumed:
+            interrupt()
+
+    options = Options(single_shot="never", report=at("write", len(sealed.plan.batch_ends), put_another))
+    if is_resumed:
+        with pytest.raises(Interrupted):
+            site.apply(sealed, options=options)
+    with pytest.raises(Conflict, match=path):
+        site.resume(sealed) if is_resumed else site.apply(sealed, options=options)
+    result = site.rollback()
+    assert path in {deviation.path for deviation in result.deviations}
+    assert site.kazoo.get(path)[1].ephemeralOwner
+
+
 # -- ACLs -------------------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from zkmig.apply.aclsteps import DELETED, FOREIGN_ACL, AclWrite, write_acls
 from zkmig.apply.forward import Options, Progress, abort, attempt_of, cursor_version
 from zkmig.apply.pacing import Pacing, paced
 from zkmig.apply.tempo import TempoSeen
-from zkmig.apply.verify import FOREIGN, Deviation, why
+from zkmig.apply.verify import FOREIGN, REPLACED, Deviation, why
 from zkmig.epoch.control import AttemptPaths
 from zkmig.epoch.journal import NO_BATCH, AclEntry, Action, Entry, Journal, Manifest, load
 from zkmig.epoch.owner import HEAD_LENGTH, Migrator
@@ -38,7 +38,6 @@ CURSOR = 0  # the undo cursor's place among the operations of an undo batch
 EXISTS_DEPTH = 128
 ACL_ROUNDS = 2
 DEVIATION_PREFIX = "deviation-"
-REPLACED = "deleted and created again by somebody else"
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,16 +288,30 @@ def _left(path: str, code: int) -> Deviation:
 
 
 def find_replaced(client: Client, attempt: AttemptPaths, journal: Journal, cursor: int) -> frozenset[str]:
-    """Paths that the attempt has created or written and where by now another node stands, made after its last batch.
+    """Paths that the attempt has created or written and where by now another node stands, made after their batch.
 
-    Such a node may have the very version that undoing expects, since versions repeat [zookeeper-facts 14]. The cursor
-    was written last by the last batch, so what is younger was never written by the attempt.
+    Such a node may have the very version that undoing expects, since versions repeat [zookeeper-facts 14]; its zxids
+    tell. What a batch has left is all of one zxid, and older than what any later batch has left; what others have put
+    in its place is younger. So the oldest of a batch dates it. Only where nothing of a batch is left as it was can the
+    oldest of what replaced it pass for a node that it has created.
     """
-    last_zxid = client.call(Exists(attempt.cursor)).stat.mzxid
-    at_stake = [e.path for e in journal.entries if NO_BATCH < e.batch < cursor and e.action is not Action.DELETED]
-    replies = client.pipeline(map(Exists, at_stake), EXISTS_DEPTH)  # exists asks for no permission
-    stats = ((path, reply.result) for path, reply in zip(at_stake, replies, strict=True))
-    return frozenset(path for path, found in stats if isinstance(found, StatResult) and found.stat.czxid > last_zxid)
+    at_stake = [e for e in journal.entries if NO_BATCH < e.batch < cursor and e.action is not Action.DELETED]
+    replies = client.pipeline((Exists(entry.path) for entry in at_stake), EXISTS_DEPTH)  # asks for no permission
+    left: dict[int, list[tuple[Entry, Stat]]] = {}  # by batch
+    for entry, reply in zip(at_stake, replies, strict=True):
+        if isinstance(reply.result, StatResult):
+            left.setdefault(entry.batch, []).append((entry, reply.result.stat))
+    replaced: list[str] = []
+    zxid = client.call(Exists(attempt.cursor)).stat.mzxid  # the last batch has written it
+    for batch in sorted(left, reverse=True):
+        dates = [stat.czxid if entry.before is None else stat.mzxid for entry, stat in left[batch]]
+        zxid = min(zxid, *dates)
+        is_certain = dates.count(zxid) > 1 or batch == cursor - 1
+        for entry, stat in left[batch]:
+            is_another = entry.before is not None and stat.czxid != entry.before.stat.czxid
+            if stat.czxid > zxid or (is_another and not is_certain):
+                replaced.append(entry.path)
+    return frozenset(replaced)
 
 
 def _acl_restores(client: Client, journal: Journal) -> tuple[list[AclWrite], list[Deviation]]:

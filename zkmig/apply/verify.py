@@ -19,6 +19,7 @@ from zkmig.wire.codes import Code, code_name
 
 # What only another writer can have caused, when an operation was sound as the plan was made.
 FOREIGN = frozenset({Code.NO_NODE, Code.BAD_VERSION, Code.NODE_EXISTS, Code.NOT_EMPTY, Code.NO_CHILDREN_FOR_EPHEMERALS})
+REPLACED = "deleted and created again by somebody else"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,9 @@ def _one_by_one(creates: Creates, stretch: Stretch, born: array[int]) -> _Step:
         version = stats.version[place]
         if version != 0 or data != node.data:
             step.deviations.append(Deviation(node.path, f"written by somebody else (version {version})"))
-        if stats.czxid[place] != born[index] or stats.aversion[place]:
+        if stats.ephemeral_owner[place] or 0 < born[index] < stats.czxid[place]:
+            step.deviations.append(Deviation(node.path, REPLACED))
+        elif stats.czxid[place] != born[index] or stats.aversion[place]:
             step.guarded[node.path] = _Guarded(node.acl, 0, None)
     return step
 
@@ -156,9 +159,9 @@ def _value_deviations(client: Client, expected: Mapping[str, CreateNode | WriteD
         version, czxid = (wanted.pin.version + 1, wanted.pin.czxid) if isinstance(wanted, WriteData) else (0, None)
         if isinstance(node, NodeAbsent):
             yield Deviation(node.path, "gone")
-        elif czxid not in (None, node.stat.czxid):
+        elif czxid not in (None, node.stat.czxid) or (czxid is None and node.stat.ephemeral_owner):
             # The write could not tell: it is conditional on a version, and those repeat [zookeeper-facts 14].
-            yield Deviation(node.path, "deleted and created again by somebody else")
+            yield Deviation(node.path, REPLACED)
         elif node.stat.version != version or node.data != wanted.data:
             yield Deviation(node.path, f"written by somebody else (version {node.stat.version})")
 
@@ -168,7 +171,7 @@ def _acl_deviations(client: Client, expected: Mapping[str, _Guarded]) -> Iterato
         if live is None:
             yield Deviation(path, "gone")
         elif wanted.czxid not in (None, live.stat.czxid):
-            yield Deviation(path, "deleted and created again by somebody else")
+            yield Deviation(path, REPLACED)
         elif live.stat.aversion != wanted.aversion or not (wanted.acl is None or may_show_as(wanted.acl, live.acl)):
             yield Deviation(path, "its ACL was changed by somebody else")
 
