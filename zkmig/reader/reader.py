@@ -34,6 +34,7 @@ from zkmig.model.path import CONTROL_ROOT
 from zkmig.model.znode import Znode
 from zkmig.reader.admission import Admission, Token
 from zkmig.reader.kazoo_client import Auth, client_of, credentials_of, tls_of
+from zkmig.reader.kept import KeptView
 from zkmig.reader.overlay import NO_OVERLAY, Overlay, overlay_of
 from zkmig.reader.part import Part, part_of
 from zkmig.reader.presence import Presence
@@ -52,6 +53,9 @@ TIMEOUT_S: Final = 30.0
 PAUSE_FIRST_S: Final = 0.02
 PAUSE_MAX_S: Final = 0.5
 """Between two tries of a view: doubled from the first to the longest."""
+
+LOOK_AFTER_INTERVAL_S: Final = 1.0
+"""Between two looks after registration and leases, when views are asked for more often than that."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -99,6 +103,8 @@ class Reader:
         self._session = BulkSession(tuple(self._kazoo.hosts), self._check_stop, tls_of(self._kazoo))
         self._auth: tuple[Credential, ...] = ()
         self._acls = AclCache()
+        self._kept: KeptView | None = None
+        self._look_after_at = 0.0
         self._overlay_key: object = None
         self._overlay_kept = NO_OVERLAY
         self._deadline = 0.0
@@ -124,6 +130,7 @@ class Reader:
         """End what the Reader has begun; a client that was handed in goes on. Views stay good as values."""
         self._closing.set()
         with self._lock:
+            self._kept = None
             self._admission.settle()
             self._presence.leave()
             self._session.close()
@@ -140,28 +147,36 @@ class Reader:
 
     # -- views --------------------------------------------------------------------------------------------------------
 
-    def view(self, fresh: bool = False) -> View:  # noqa: ARG002 - every view asks the server, until there is a watch
-        """The whole image of the committed epoch, from the servers, not older than any view before.
+    def view(self, fresh: bool = False) -> View:
+        """The whole image of the committed epoch, not older than any view before, nor than what kazoo's session saw.
 
-        fresh: ask the servers even if the last view may still be good. Raises NotReady (no committed image, no record,
+        While watches tell that nothing has changed, it is the last view again, and where they tell of changes, only
+        those are read. fresh: read everything; ACLs set by others are seen no sooner than that, or their znode changes.
+        Raises NotReady (no committed image, no record,
         a record or undo of unknown format, no root: absence on a tree that is not ready proves nothing), Forbidden (an
         ACL keeps record, tree or undo from this reader), Unavailable (no view within timeout_s); nothing else.
         """
+        kept = self._kept
+        if kept is not None and not fresh and time.monotonic() < self._look_after_at:
+            view = kept.view_if_good_at(self._kazoo.last_zxid)
+            if view is not None:
+                return view
         self._start()
         with self._lock:
             self._deadline = time.monotonic() + self._timeout_s
-            view = self._view_by_deadline()
+            view = self._view_by_deadline(fresh)
             self._presence.saw(view.seen, self._session.identities or ())
             self._admission.settle()
+            self._look_after_at = time.monotonic() + LOOK_AFTER_INTERVAL_S
             return view
 
-    def _view_by_deadline(self) -> View:
+    def _view_by_deadline(self, fresh: bool) -> View:
         trouble: ZkmigError | None = None
         pause_s = 0.0
         while True:
             try:
                 self._check_stop()
-                view = self._try()
+                view = self._try(fresh)
             except ReaderError as error:
                 if isinstance(error, Unavailable) and trouble is not None:
                     raise Unavailable(f"{error.what}; last: {trouble}", error.where, error.hint) from trouble
@@ -184,15 +199,23 @@ class Reader:
         if time.monotonic() > self._deadline:
             raise Unavailable(f"no view within {self._timeout_s:g} s", where, "check the servers, or give more time")
 
-    def _try(self) -> View | None:
+    def _try(self, fresh: bool) -> View | None:
         """Record, tree, record in one session. None: the record moved meanwhile, or the member lags."""
         floor = max(self._session.zxid_seen, self._kazoo.last_zxid)
         client = self._connected(floor)
+        view = None if fresh else self._renewed(client, floor)
+        if view is not None:
+            return view
+        if self._kept is not None:
+            last, self._kept = self._kept, None
+            if last.is_of(client):
+                last.end()
         seen = self._read_record(client)
         if seen.zxid < floor:
             return None
         _refuse_without_image(seen, self._names)
         part = part_of(seen.record, self._names.control, self._wanted)
+        kept = self._watching(client, seen, part)
         try:
             overlay = self._overlay(client, seen, part)
             nodes = self._read_tree(client, part, overlay)
@@ -206,13 +229,35 @@ class Reader:
         overlay.lay_over(nodes)
         if part.root not in nodes:
             raise NotReady("the root of the scope is not there", part.root, "check who deleted it")
-        return View(nodes, self._names, seen, overlay, zxid)
+        view = View(nodes, self._names, seen, overlay, zxid)
+        if kept is not None:
+            kept.keep(view, nodes)
+            self._kept = kept
+        return view
+
+    def _renewed(self, client: Client, floor: int) -> View | None:
+        """The last view, or what has become of it; None if it has to be read anew."""
+        kept = self._kept
+        if kept is None or kept.view is None or not kept.is_of(client):
+            return None
+        seen = kept.view.seen
+        return kept.renew(self._acls, floor, lambda: self._zxid_if_current(client, seen))
+
+    def _watching(self, client: Client, seen: RecordSeen, part: Part) -> KeptView | None:
+        """Watches, before the tree is read; None where views cannot be kept.
+
+        While undo covers the tree its live znodes change without end, and a part is read as quickly as it is watched.
+        """
+        if IMAGES[seen.record.state] is Image.OVERLAID or self._wanted is not None:
+            return None
+        kept = KeptView(client, self._names.record, part)
+        return kept if kept.is_watched else None
 
     def _connected(self, floor: int) -> Client:
         auth = credentials_of(self._kazoo)
         if auth != self._auth:
             # Others may be shown other ACLs.
-            self._auth, self._acls, self._overlay_key = auth, AclCache(), None
+            self._auth, self._acls, self._overlay_key, self._kept = auth, AclCache(), None, None
         return self._session.connected(auth, floor)
 
     def _read_record(self, client: Client) -> RecordSeen:

@@ -50,6 +50,13 @@ class View(Mapping[str, Znode]):
         self._overlay = overlay
         self.zxid = zxid
 
+    def renewed(self, nodes: dict[str, Znode] | None, zxid: int) -> View:
+        """The view of the same record at a later zxid; nodes: None if they are the same."""
+        later = View(self._nodes if nodes is None else nodes, self._names, self._seen, self._overlay, zxid)
+        if nodes is None:
+            later._is_ordered, later._children = self._is_ordered, self._children
+        return later
+
     # -- the mapping ---------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:

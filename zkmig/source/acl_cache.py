@@ -23,6 +23,10 @@ class AclCache:
         known = self._known.get(path)
         return known[2] if known is not None and known[0] == stat.czxid and known[1] == stat.aversion else None
 
+    def note(self, path: str, stat: Stat, acl: AclList) -> None:
+        """One more that has been read."""
+        self._known[path] = (stat.czxid, stat.aversion, acl)
+
     def replace(self, known: dict[str, Known]) -> None:
         """Forget everything but `known`: what one whole scan has seen."""
         self._known = known

@@ -122,9 +122,8 @@ class _Scan:
         self._watch = TreeWatch(self._client, scope)
 
     def run(self, known: Snapshot | None) -> Snapshot | None:
-        """Scan until the connection holds from the first read to the last."""
+        """Scan until the watch holds from the first read to the last."""
         for scans_left in reversed(range(SCANS_MAX)):
-            losses = self._fleet.losses
             try:
                 # Not a guarantee [4], but a follower that lags would otherwise show a tree of seconds ago.
                 self._client.call(Sync(self._scope.root))
@@ -132,23 +131,24 @@ class _Scan:
                     _ = self._client.identities  # an old server does not know the question, and hangs up
                 if self._watched:
                     self._watch.begin()
-                walk = Walk(self._fleet, self._scope, self._admit, self._progress, known)
+                walk = Walk(self._fleet, self._scope, self._admit, self._report, known)
                 walk.run()
                 base = walk.build(self._provenance, _FUZZY)
                 if base is None:
                     return None
                 settling = self._settling(walk, base)
                 is_there = settling.run()
-                if self._fleet.losses == losses or not scans_left or not self._watched:
+                is_whole = self._watch.is_whole
+                if is_whole or not scans_left or not self._watched:
                     self._watch.end()
-                    return self._finished(walk, settling) if is_there else None
+                    return self._finished(walk, settling, is_whole) if is_there else None
                 known = settling.snapshot(_FUZZY) if is_there else None
             except ConnectionLost as error:
                 if not scans_left:
                     raise
                 _log.warning("connection lost, taking the session up again: %s", error)
                 self._client.reconnect()
-            _log.info("the watch went with the connection: scanning again")
+            _log.info("events of the watch were lost: scanning again")
         raise AssertionError("the last scan returns or raises")
 
     def _settling(self, walk: Walk, base: Snapshot) -> Settling:
@@ -164,8 +164,13 @@ class _Scan:
 
         return Settling(self._client, self._watch, base, dirty, doubtful, walk.left_out, self._admit, note)
 
-    def _finished(self, walk: Walk, settling: Settling) -> Snapshot:
-        consistency = self._consistency(walk, settling.result)
+    def _report(self, znodes: int) -> None:
+        self._watch.note()
+        if self._progress is not None:
+            self._progress(znodes)
+
+    def _finished(self, walk: Walk, settling: Settling, is_whole: bool) -> Snapshot:
+        consistency = self._consistency(walk, settling.result, is_whole)
         snapshot = settling.snapshot(consistency)
         # Cannot happen where one state was found; a server that keeps no order of events would show here.
         wrong = next(miscounted(snapshot, walk.left_out), None) if not consistency.is_fuzzy else None
@@ -174,7 +179,7 @@ class _Scan:
             snapshot.consistency = Consistency(True, walk.stamp_first, walk.stamp_last, reason)
         return snapshot
 
-    def _consistency(self, walk: Walk, settled: Settled) -> Consistency:
+    def _consistency(self, walk: Walk, settled: Settled, is_whole: bool) -> Consistency:
         change, first, last = walk.change_last, walk.stamp_first, walk.stamp_last
         if settled.acls_unsettled:
             reason = (
@@ -187,7 +192,7 @@ class _Scan:
         elif change <= first:
             reason = f"the latest change in it is zxid {change:#x}, and every read saw zxid {first:#x} or later"
             return Consistency(False, change, first, reason)
-        elif settled.state is not None:
+        elif settled.state is not None and is_whole:
             reason = f"whatever changed up to zxid {settled.state:#x} was told by a watch and read again"
             return Consistency(False, settled.state, settled.state, reason)
         else:

@@ -30,6 +30,8 @@ class TreeWatch:
     def __init__(self, client: Client, scope: Scope) -> None:
         self.is_set = False
         self.events = 0
+        self._told: set[str] = set()
+        self._generation = 0
         self._client = client
         self._scope = scope
 
@@ -46,11 +48,26 @@ class TreeWatch:
         if reply.error != Code.OK:
             raise error_for(reply.error, request.path, request.operation)
         self._client.take_watch_events()
+        self._generation = self._client.watch_generation
+        self._told.clear()
         self.is_set = True
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all events since `begin` were seen: none was lost with a connection, or given up as too many."""
+        return self._client.watch_generation == self._generation
+
+    def note(self) -> None:
+        """Look at the events that have come, so that they do not pile up during long work; `take` gives them too."""
+        if self.is_set:
+            self._told |= self._dirty(self._client.watch_events_at_hand())
 
     def take(self) -> set[str]:
         """Paths of the scope that changed, or whose children did, as far as events have arrived. Raises the loss."""
-        return set() if not self.is_set else self._dirty(self._client.take_watch_events())
+        if not self.is_set:
+            return set()
+        told, self._told = self._told | self._dirty(self._client.take_watch_events()), set()
+        return told
 
     def end(self) -> None:
         """End it, so that a session that lives on is not told of every later change."""

@@ -170,6 +170,24 @@ class Client:
         return self._tls
 
     @property
+    def watch_generation(self) -> int:
+        """Moves when watch events were lost: with a connection, or since too many (100,000) waited to be taken."""
+        return self._link.watch_generation
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the connection stands and nothing has arrived that was not taken yet, watch events above all.
+
+        Never waits; False also while another thread uses the client.
+        """
+        if self._session.state is not State.CONNECTED or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            return self._link.is_quiet
+        finally:
+            self._lock.release()
+
+    @property
     def is_connected(self) -> bool:
         """Whether the connection stands, as far as is known."""
         return self._session.state is State.CONNECTED
@@ -400,6 +418,13 @@ class Client:
             link.watch_events.clear()
             if not events:
                 link.require_connected()
+            return events
+
+    def watch_events_at_hand(self) -> list[WatchEvent]:
+        """Those that were received already, each once. Neither receives nor raises."""
+        with self._lock:
+            events = list(self._link.watch_events)
+            self._link.watch_events.clear()
             return events
 
     # -- heartbeat ----------------------------------------------------------------------------------------------------

@@ -43,8 +43,13 @@ SILENCE_TOLD_S: Final = 0.2  # of an answer that is due, before a stop names the
 SILENCE_PART: Final = 2 / 3  # of the session timeout without hearing what is due, then the server is dead
 
 
+WATCH_EVENTS_MAX: Final = 100_000
+"""Watch events that wait to be taken; one more, and all of them are given up, so that no memory fills with them."""
+
+
 class Link:
     """answers: replies not yet taken, by xid. watch_events: those not yet taken. server: connected to now, or last.
+    watch_generation: another one means that watch events were lost, with a connection or because nobody took them.
 
     check_stop: called at least every 0.5 s while waiting; what it raises passes through. tls: None for plain TCP.
     """
@@ -78,6 +83,7 @@ class Link:
         self._abandoned: set[int] = set()
         self._may_have_landed: set[int] = set()  # writes that a loss left without an answer
         self._loss = "not connected"
+        self.watch_generation = 0
         self._is_hopeless = False  # what the peer did, it will do again
         self._last_sent = self._last_heard = self._waiting_since = self._last_check = 0.0
         self._trying: Host | None = None  # while it is being connected to
@@ -157,6 +163,11 @@ class Link:
             session.ping()
             self._last_sent = now  # even where the network takes nothing: one ping a period
             self.pump(0)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether there is nothing to receive, and no watch event to take."""
+        return not self.watch_events and self._socket is not None and not self._poll.poll(0)
 
     @property
     def readiness(self) -> tuple[int, int]:
@@ -255,6 +266,9 @@ class Link:
                         self.answers[reply.xid] = reply
                 case WatchEvent():
                     self.watch_events.append(event)
+                    if len(self.watch_events) > WATCH_EVENTS_MAX:
+                        self.watch_events.clear()
+                        self.watch_generation += 1
                 case AuthAnswered():
                     self._auth_answers.append(event)
                 case Broken(fault):
@@ -332,6 +346,7 @@ class Link:
         self._poll.register(sock, select.POLLIN)
         self._poll_mask = select.POLLIN
         self._last_sent = self._last_heard = self._waiting_since = time.monotonic()
+        self.watch_generation += 1
         try:
             return self._begin_session(deadline) and self._authenticate(deadline)
         except BaseException:
