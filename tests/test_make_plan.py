@@ -23,6 +23,7 @@ from zkmig.model.znode import Kind
 from zkmig.plan.make import TargetScope, make_plan
 from zkmig.plan.operations import CreateNode, DeleteNode, Operation, RaiseCounter, WriteData
 from zkmig.plan.plan import Limits, Plan
+from zkmig.policy.policy import Policy
 
 ALMIGHTY = (Identity("super", ""),)
 ME = Identity("digest", "me:m")
@@ -378,3 +379,19 @@ def test_without_a_scope_the_longest_head_is_assumed() -> None:
     made = plan({"": Node(b"1")}, {"": Node(b"2")})
     assert made.head_bytes == head_size_max(None)
     assert (made.target.scope, made.target.epoch) == (None, None)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_what_the_target_leaves_out_keeps_the_node_above_it(is_there: bool) -> None:
+    """The target's snapshot does not hold what its scope excludes; its parent's Stat tells that it is there. Planned
+    all the same, it would be refused as gone stale, however often it were planned again."""
+    held = {"": Node(), "/old": Node(), "/old/gone": Node(), **({"/old/left": Node()} if is_there else {})}
+    source, target = snapshot_of({"": Node()}, "/source"), snapshot_of(held, "/t")
+    policy = Policy(excludes=("/t/old/left",))
+    if is_there:
+        with pytest.raises(PlanImpossible, match="left out, but below a node") as caught:
+            make_plan(source, target, policy=policy, identities=(ME,))
+        assert caught.value.where == "/t/old/left"
+    else:
+        made = make_plan(source, target, policy=policy, identities=(ME,))
+        assert [operation.path for operation in made.operations] == ["/t/old/gone", "/t/old"]

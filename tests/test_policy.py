@@ -183,6 +183,15 @@ def test_an_include_of_the_source_follows_its_relocation() -> None:
     }  # fmt: skip
 
 
+def test_parents_made_up_inside_an_include() -> None:
+    """They are neither above what is included nor on the source, and yet somebody has to create them."""
+    source = snapshot_of({"": Node(), "/a": Node(), "/x": Node(b"x"), "/z": Node()}, "/t")
+    policy = Policy(includes=("/t/a",), map_paths=(PathRule("/t/x", "/t/a/deep/x"),))
+    grown = {"": Node(), "/a": Node(), "/a/deep": Node(), "/a/deep/x": Node(b"x")}
+    assert carried_out(source, snapshot_of({"": Node(), "/a": Node()}, "/t"), policy) == grown
+    assert carried_out(source, None, policy) == grown
+
+
 @given(trees(), names)
 def test_without_a_policy_nothing_is_touched(tree: Tree, name: str) -> None:
     source, target = snapshot_of(tree, "/app"), snapshot_of({"": Node(), f"/{name}": Node()}, "/t")

@@ -57,6 +57,7 @@ from zkmig.policy.policy import AnyPolicy, policy_of
 from zkmig.policy.quotas import carried_quotas
 from zkmig.wire.requests import MULTI_OVERHEAD, Create, operation_size
 
+LEFT_OUT_BELOW = "left out, but below a node that would have to be deleted"
 NAMED_MAX = 5  # paths named in one message
 PAIRS_NOTED = 100_000  # creates and deletes for counters, from which on the plan says what they cost
 CHUNK_OVERHEAD = 512  # head, name, ACL and packing of the largest undo chunk, beside its entry
@@ -123,8 +124,8 @@ def _in_the_way(changes: Diff, root: str) -> Iterator[Finding]:
         yield Finding(
             IN_THE_WAY,
             _named(excluded),
-            "left out, but below a node that would have to be deleted",
-            "leave that node out too with --exclude",
+            LEFT_OUT_BELOW,
+            "leave the node above it out too with --exclude",
             is_fatal=True,
         )
 
@@ -169,6 +170,7 @@ class _Maker:
         self._gather_adds(source)
         for change in self.changes.changes.without(Code.ADD):
             self._gather(change)
+        self._find_excluded_below()
         acls = AclPlanner(self.identities)
         created_below = Counter(parents_of(self.added.tops()))
         raised = self._counter_raises(created_below)
@@ -250,6 +252,20 @@ class _Maker:
                 self._find(KIND_DIFFERS, paths.join(self.root, relative), what, hint)
             case _:
                 raise AssertionError(f"a change that the planner does not know: {change!r}")
+
+    def _find_excluded_below(self) -> None:
+        """What the target's own scope leaves out is in no snapshot of it; that it is there its parent's Stat tells."""
+        gone = {operation.path for operation in self.deletes}
+        kept = [paths.join(self.root, excluded) for excluded in self.changes.excluded]
+        left_out = [path for path in kept if path not in gone and paths.parent(path) in gone]
+        if not left_out:
+            return
+        known = Counter(paths.parent(path) for path in gone)
+        for path in left_out:
+            parent = paths.parent(path)
+            assert self.target is not None
+            if self.target[parent].stat.num_children > known[parent]:
+                self._find(IN_THE_WAY, path, LEFT_OUT_BELOW, "leave the node above it out too with --exclude")
 
     def _journal(self, action: Action, path: str, before: Znode | None) -> None:
         size = entry_bytes(Entry(action, path, 0, before))

@@ -59,7 +59,8 @@ def prepare(source: Snapshot, target: Snapshot | None, policy: Policy, target_ro
         target = None if target is None else only(target, includes)
         _refuse_unknown(source, target, includes, root)
     if points:
-        source = settled(source, target, points, includes or (new for _, new in relocation.moves))
+        arrived = [new for _, new in relocation.moves if not includes or common((new,), includes) == (new,)]
+        source = settled(source, target, points, (*includes, *arrived))
     return Prepared(source, target, relocation, includes, uses, tuple(notes))
 
 
