@@ -21,7 +21,7 @@ from zkmig.dev import Server
 from zkmig.errors import Unreachable
 from zkmig.source.location import parse_hosts
 from zkmig.wire import fleet as fleet_module
-from zkmig.wire.client import Client
+from zkmig.wire.client import CLOSE_TIMEOUT_S, Client
 from zkmig.wire.codes import Code
 from zkmig.wire.credential import Credential
 from zkmig.wire.faults import ConnectionLost
@@ -226,6 +226,40 @@ def test_losses_are_counted_and_one_too_many_ends_it(proxy: Proxy, paths: list[s
         with pytest.raises(ConnectionLost):
             all_arrivals(fleet, [(LEAD, request)])
         assert (fleet.losses, proxy.cuts) == (LOSSES_MAX, LOSSES_MAX + 1)
+
+
+def ask_the_leading_session_alone(fleet: Fleet, request: ReadMany) -> None:
+    """Without `arrivals`, which would also bring what others were asked."""
+    fleet.post(LEAD, request)
+    while not fleet._take(LEAD):
+        fleet._wait()
+
+
+def test_a_fleet_that_gave_up_begins_anew_with_nothing_under_way(zk: Server, proxy: Proxy, paths: list[str]) -> None:
+    """The leading session is lost once too often while another has answers to come: nobody is told of them later."""
+    with Client(parse_hosts(proxy.hosts)) as client, Client(parse_hosts(zk.hosts)) as other, Fleet(client) as fleet:
+        fleet._lanes[1] = fleet_module._Lane(other)
+        proxy.judge = lambda opcode, _: Fate.LOST if opcode == OP_MULTI_READ else Fate.PASS
+        fleet.post(1, bursts(paths, COUNT)[0])
+        with pytest.raises(ConnectionLost):
+            ask_the_leading_session_alone(fleet, ReadMany(*column_of(paths), array("i", (0, 1)), OP_GET_DATA))
+        client.reconnect()
+        assert fleet.others == []
+        fleet.post(LEAD, GetData(paths[3]))
+        assert data_of(all_arrivals(fleet)) == {paths[3]: b"3"}
+
+
+def test_sessions_of_a_server_that_is_silent_are_left_together(fresh_zk: Server) -> None:
+    """Taking leave is waited for once, not once for each: whoever stops a scan waits as long as that takes."""
+    with Client(parse_hosts(fresh_zk.hosts)) as client:
+        try:
+            with Fleet(client) as fleet:
+                widened(fleet, 4)
+                fresh_zk.pause()
+                before = time.monotonic()
+            assert CLOSE_TIMEOUT_S <= time.monotonic() - before < 2 * CLOSE_TIMEOUT_S
+        finally:
+            fresh_zk.unpause()
 
 
 def test_a_server_that_is_gone_is_told(fresh_zk: Server) -> None:

@@ -485,6 +485,50 @@ def test_without_multi_read_no_state_is_claimed(zk: Server, tree_root: str, kazo
     assert "multiRead" in snapshot.consistency.reason
 
 
+def test_a_scan_of_an_old_server_reads_it_once(zk: Server, tree_root: str, kazoo_client: KazooClientFactory) -> None:
+    """There is no watch that could be lost."""
+    create_all(kazoo_client(zk), [tree_root, tree_root + "/a"])
+    with SingleClient(zk) as client:
+        scan(client, Scope(tree_root))
+        assert sorted(client.asked(GetAcl)) == [tree_root, tree_root + "/a"]
+
+
+def test_no_watch_outlives_a_scan(zk: Server, tree_root: str, kazoo_client: KazooClientFactory) -> None:
+    """Also where the root was not there: whoever creates it over the same session is not told of each znode."""
+    kazoo = kazoo_client(zk)
+    with NotingClient(zk) as client:
+        for _ in range(2):
+            scan_or_none(client, Scope(tree_root))
+            toggle(kazoo, tree_root)
+            client.exists("/")
+            assert client.take_watch_events() == []
+
+
+def test_children_that_come_while_a_round_is_taken_in_do_not_keep_it_from_being_a_state(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory
+) -> None:
+    """After each read of data, and before each read of an ACL, another child is created: what was told before it
+    counts, and a child that was read together with the parent that lists it is not missing."""
+    kazoo = kazoo_client(zk)
+    create_all(kazoo, [tree_root, tree_root + "/a", tree_root + "/a/b"])
+    number = 0
+
+    def before(request: Read | Write | Bulk) -> None:
+        nonlocal number
+        if paths_of(request, GetAcl):
+            number += 1
+            kazoo.create(f"{tree_root}/a/{number}")
+
+    with NotingClient(zk) as client:
+        client.before = before
+        snapshot = scan(client, Scope(tree_root))
+    assert not snapshot.is_fuzzy, snapshot.consistency.reason
+    assert "watch" in snapshot.consistency.reason
+    assert 0 < number <= 8
+    assert len(snapshot) == 3 + sum(1 for path in snapshot if path.rpartition("/")[2].isdigit())
+    assert snapshot[tree_root + "/a"].stat.num_children == len(snapshot.children(tree_root + "/a"))
+
+
 # -- changes at chosen moments ----------------------------------------------------------------------------------------
 
 
@@ -808,6 +852,28 @@ def test_a_rescan_settles_what_comes_and_goes(
     assert acted
     assert not snapshot.is_fuzzy
     assert seen_by(snapshot) == walk(kazoo, tree_root)
+
+
+def test_a_rescan_asks_for_large_znodes_a_few_at_a_time(fresh_zk: Server, kazoo_client: KazooClientFactory) -> None:
+    """Those known to be large are asked for by their size; of many new children of a known parent a sample first."""
+    kazoo = kazoo_client(fresh_zk)
+    small = [f"/{top}/{number}" for top in ("a", "c", "d") for number in range(1_500)]
+    create_all(kazoo, ["/a", "/b-large", "/c", "/d", "/e-large", "/e-large/one", *small])
+    for number in range(60):
+        kazoo.create(f"/b-large/{number}", bytes(200_000))
+    with NotingClient(fresh_zk) as client:
+        known = scan(client, Scope("/"))
+        for number in range(100):
+            kazoo.create(f"/e-large/{number}", bytes(200_000))
+        client.requests.clear()
+        snapshot = scan(client, Scope("/"), known=known)
+        asked = [
+            [path for path in paths_of(request, GetData) if "-large/" in path and path != "/e-large/one"]
+            for request in client.requests
+        ]
+    assert sum(len(znode.data or b"") for znode in snapshot.values()) == 160 * 200_000
+    assert sum(map(len, asked)) == 160
+    assert max(map(len, asked)) == frontier.SAMPLE_CHILDREN
 
 
 def test_what_is_known_of_another_scope_is_not_used(

@@ -135,6 +135,7 @@ class _Scan:
                 walk.run()
                 base = walk.build(self._provenance, _FUZZY)
                 if base is None:
+                    self._watch.end()
                     return None
                 settling = self._settling(walk, base)
                 is_there = settling.run()

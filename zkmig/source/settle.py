@@ -13,7 +13,7 @@ Without a watch, rounds end when nothing is missing. Whether it is one state is 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -101,10 +101,9 @@ class Settling:
                     result.state = stamp
                     return True
             result.rounds += 1
-            read_last, stamp = self._round()
+            read_last, stamp, events = self._round()
             if not self._is_there(root):
                 return False
-            events = self._watch.take()
             if self._watch.is_set and not self._dirty and events <= read_last:
                 result.state = stamp
                 return True
@@ -137,20 +136,27 @@ class Settling:
         if len(self._hot) > TOGETHER_MAX:
             self._hot = set(events)
 
-    def _round(self) -> tuple[set[str], int]:
-        """Read all that is dirty, and what was before; (paths that were read at the last stamp, that stamp)."""
+    def _round(self) -> tuple[set[str], int, set[str]]:
+        """Read all that is dirty, and what was before.
+
+        Returns (paths that were read at the last stamp, that stamp, what the watch has told up to that reply).
+        """
+        # What came while the last round was taken in: a child that is not known of yet costs another round.
+        self._heat(self._watch.take())
         asked = sorted(self._dirty if len(self._dirty) > TOGETHER_MAX else self._dirty | self._hot)
         self._dirty = set()
         nodes = list(read_nodes(self._client, asked, children=True, pace=self._pace(asked)))
+        # Now, not once all is taken in: below a parent of many children more than one changes meanwhile.
+        events = self._watch.take_at_hand()
         present = [node for node in nodes if isinstance(node, NodeRead)]
+        missing: set[str] = set()
         for whole in self._with_acls(present):
-            self._take(whole)
-        for node in nodes:
-            if isinstance(node, NodeAbsent):
-                self._take_absence(node.path)
+            missing |= self._take(whole)
+        self._dirty.update(path for path in missing if not self._is_there(path))  # most were read in this round, too
+        self._take_absences(node.path for node in nodes if isinstance(node, NodeAbsent))
         self._note(present)
         stamp = nodes[-1].zxid
-        return {node.path for node in nodes if node.zxid == stamp}, stamp
+        return {node.path for node in nodes if node.zxid == stamp}, stamp, events
 
     def _pace(self, asked: list[str]) -> Pace:
         """All in one request, unless that would make a giant reply."""
@@ -166,26 +172,34 @@ class Settling:
             return self._base.columns.stats.data_length[self._base.index(path)]
         return 0
 
-    def _take(self, whole: _Whole) -> None:
+    def _take(self, whole: _Whole) -> set[str]:
+        """Take in what was read; paths of its children that are not there."""
         path, now = whole.node.path, set(whole.node.children or ())
         head = path.removesuffix("/") + "/"
-        for name in self._names(path) - now:
+        there = self._names(path)
+        for name in there - now:
             self._drop(head + name)
         self._fresh[path] = whole
         if path != self._base.root:
             self._fresh_names.setdefault(paths.parent(path), set()).add(paths.name(path))
-        covered = [head + name for name in now if self._base.scope.covers(head + name)]
-        self._left_out[path] = len(now) - len(covered)
-        self._dirty.update(child for child in covered if not self._is_there(child))
+        missing = now - there
+        covered = {head + name for name in missing if self._base.scope.covers(head + name)}
+        self._left_out[path] = len(missing) - len(covered)
         if not whole.is_settled:
             self._dirty.add(path)
+        return covered
 
-    def _take_absence(self, path: str) -> None:
-        self._drop(path)
-        above = paths.parent(path)
-        if path != self._base.root and self._is_there(above):
-            listed = self._fresh[above].node.children if above in self._fresh else self._base.children(above)
-            if paths.name(path) in (listed or ()):
+    def _take_absences(self, absent: Iterable[str]) -> None:
+        listed: dict[str, frozenset[str]] = {}
+        for path in absent:
+            self._drop(path)
+            above = paths.parent(path)
+            if path == self._base.root or not self._is_there(above):
+                continue
+            if above not in listed:
+                names = self._fresh[above].node.children if above in self._fresh else self._base.children(above)
+                listed[above] = frozenset(names or ())
+            if paths.name(path) in listed[above]:
                 self._dirty.add(above)
 
     # -- ACLs ---------------------------------------------------------------------------------------------------------

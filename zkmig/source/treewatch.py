@@ -54,8 +54,8 @@ class TreeWatch:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all events since `begin` were seen: none was lost with a connection, or given up as too many."""
-        return self._client.watch_generation == self._generation
+        """Whether no event since `begin` was lost, with a connection or given up as too many; True of no watch."""
+        return not self.is_set or self._client.watch_generation == self._generation
 
     def note(self) -> None:
         """Look at the events that have come, so that they do not pile up during long work; `take` gives them too."""
@@ -67,6 +67,12 @@ class TreeWatch:
         if not self.is_set:
             return set()
         told, self._told = self._told | self._dirty(self._client.take_watch_events()), set()
+        return told
+
+    def take_at_hand(self) -> set[str]:
+        """As `take`, but nothing more is received: all that was told up to the last reply, and little beyond it."""
+        self.note()
+        told, self._told = self._told, set()
         return told
 
     def end(self) -> None:

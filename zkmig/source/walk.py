@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -58,8 +58,8 @@ class _Run:
     """Nodes of a column of paths whose data is to be read. at: how many have been asked for.
 
     mean: bytes of data to expect of each, 0 where that is not known. Of wide parents only a sample is among the nodes,
-    from sample_from on; wide has the stretches of the column that their children take up, sample_bytes what their
-    samples had. is_known: the column is that of an earlier snapshot.
+    from sample_from on; wide has the children of each, in the order of the column, sample_bytes what their samples had.
+    is_known: the column is that of an earlier snapshot.
     """
 
     column: bytes | bytearray
@@ -69,7 +69,7 @@ class _Run:
     answered: int = 0
     mean: int = 0
     sample_from: int = 0
-    wide: tuple[range, ...] = ()
+    wide: tuple[Sequence[int], ...] = ()
     sample_bytes: list[int] | None = None
     is_known: bool = False
 
@@ -205,6 +205,11 @@ class Walk:
         count = self._data_pace.nodes
         if run.mean:
             count = min(count, max(1, REPLY_BYTES_AIM // run.mean))
+        elif run.is_known and self._known is not None:
+            # Most will be as large as they were, and of these no sample is read.
+            ends = self._known.columns.data_offsets
+            fits = bisect_right(ends, ends[run.at] + REPLY_BYTES_AIM, run.at + 1, min(run.at + count + 1, len(ends)))
+            count = max(1, fits - run.at - 1)
         nodes = run.nodes[run.at : run.at + count]
         return nodes[: self._codec.fitting(run.offsets, nodes, REQUEST_BYTES_MAX)]
 
@@ -287,12 +292,12 @@ class Walk:
 
     def _take_samples(self, run: _Run, request: _DataOf, first: int) -> None:
         if request.first + len(request.nodes) > run.sample_from:
-            starts = [stretch.start for stretch in run.wide]
+            starts = [children[0] for children in run.wide]
             offsets, sums = self._staging.data_offsets, run.sample_bytes
             assert sums is not None
             for node in range(first, len(self._staging)):
                 number = bisect_right(starts, self._origins[node]) - 1
-                if number >= 0 and self._origins[node] in run.wide[number]:
+                if number >= 0 and self._origins[node] <= run.wide[number][SAMPLE_CHILDREN - 1]:
                     sums[number] += offsets[node + 1] - offsets[node]
         if run.answered == len(run.nodes):
             self._push_rest(run)
@@ -301,8 +306,8 @@ class Walk:
         """The other children of wide parents, whose samples have all been read."""
         small = array("i")
         assert run.sample_bytes is not None
-        for stretch, sample_bytes in zip(run.wide, run.sample_bytes, strict=True):
-            rest = stretch[SAMPLE_CHILDREN:]
+        for children, sample_bytes in zip(run.wide, run.sample_bytes, strict=True):
+            rest = children[SAMPLE_CHILDREN:]
             mean = sample_bytes // SAMPLE_CHILDREN
             if mean > LARGE_BYTES:
                 self._runs.append(_Run(run.column, run.offsets, array("i", rest), mean=mean))
@@ -326,20 +331,22 @@ class Walk:
             raise refusal(refused[1], request.path_of(refused[0]), GetChildren.operation)
         self.vanished.update(map(request.path_of, absent))
         self._list_pace.saw(len(request.nodes), len(raw))
-        nodes, samples, wide = array("i"), array("i"), []
+        nodes, samples = array("i"), array("i")
+        wide: list[Sequence[int]] = []
         at = 0
         for number, node in enumerate(request.nodes):
             stretch = range(at, at + counts[2 * number])
             at = stretch.stop
             if counts[2 * number + 1]:
                 self.left_out[self._path(node)] = counts[2 * number + 1]
+            children: Sequence[int] = stretch
             if node in self._known_indices:
-                nodes.extend(self._unknown(self._known_indices[node], column, offsets, stretch))
-            elif len(stretch) > WIDE_CHILDREN:
-                wide.append(stretch)
-                samples.extend(stretch[:SAMPLE_CHILDREN])
+                children = array("i", self._unknown(self._known_indices[node], column, offsets, stretch))
+            if len(children) > WIDE_CHILDREN:
+                wide.append(children)
+                samples.extend(children[:SAMPLE_CHILDREN])
             else:
-                nodes.extend(stretch)
+                nodes.extend(children)
         if nodes or samples:
             run = _Run(column, offsets, nodes + samples, sample_from=len(nodes), wide=tuple(wide))
             run.sample_bytes = [0] * len(wide)

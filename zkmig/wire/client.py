@@ -30,7 +30,7 @@ from zkmig.wire.tls import Tls
 __all__ = ["Client", "Credential", "probe_frame_limit"]
 
 REFILL_PART: Final = 1 / 4  # of the depth at least is sent together: a packet for each request costs both sides
-CLOSE_TIMEOUT_S: Final = 2.0  # how long close() waits for the server to confirm
+CLOSE_TIMEOUT_S: Final = 2.0  # how long close() waits for the server to confirm, unless told otherwise
 
 
 class Client:
@@ -99,8 +99,11 @@ class Client:
                 raise self._link.expired_error()
             self._link.connect(patient=True)
 
-    def close(self) -> None:
-        """End the session, so that its ephemerals go at once; never raises for a connection that is lost."""
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """End the session, so that its ephemerals go at once; never raises for a connection that is lost.
+
+        timeout_s: how long to wait for the server to confirm; 0 only sends.
+        """
         self._over.set()
         if self._heartbeat is not None:
             self._heartbeat.join()
@@ -108,7 +111,8 @@ class Client:
             self._link.check_stop = None
             if self._session.state is State.CONNECTED:
                 self._session.close()
-                self._link.wait(lambda: self._session.state is not State.CLOSING, CLOSE_TIMEOUT_S)
+                self._link.pump(0)
+                self._link.wait(lambda: self._session.state is not State.CLOSING, timeout_s)
             self._link.lose("the client was closed")
 
     def __enter__(self) -> Self:

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, Self
 
 from zkmig.errors import Unreachable
 from zkmig.wire import requests as rq
-from zkmig.wire.client import Client
+from zkmig.wire.client import CLOSE_TIMEOUT_S, Client
 from zkmig.wire.faults import ConnectionLost
 from zkmig.wire.link import CHECK_STOP_INTERVAL_S, Pollster, Submitted
 from zkmig.wire.replies import Reply
@@ -80,9 +80,13 @@ class Fleet:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number in list(self._lanes):
-            if number != LEAD:
-                self._lanes.pop(number).client.close()
+        self._close_others()
+
+    def _close_others(self) -> None:
+        # They share the time to take leave: a server that has stopped answering would else take it for each.
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S
+        for number in self.others:
+            self._lanes.pop(number).client.close(max(0.0, deadline - time.monotonic()))
 
     @property
     def lead(self) -> Client:
@@ -160,6 +164,8 @@ class Fleet:
             _log.warning("connection lost, taking the session up again: %s", error)
             self.lead.reconnect()
         else:
+            # Whoever begins anew over this fleet must not be told what was asked before.
+            self._close_others()
             raise error
         for request in again:
             self.post(LEAD, request)
