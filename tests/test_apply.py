@@ -19,8 +19,9 @@ from zkmig.epoch.record import Held as Hold
 from zkmig.epoch.transitions import State
 from zkmig.errors import Conflict, Held, NotPermitted, Refused, StalePlan, WrongEpoch
 from zkmig.model.acl import OPEN_ACL, AclList
+from zkmig.model.quota import Quota
 from zkmig.model.znode import Kind
-from zkmig.plan.operations import CreateNode
+from zkmig.plan.operations import CreateNode, DeleteNode, Pin
 from zkmig.plan.plan import Limits
 from zkmig.wire.requests import CreateContainer, CreateTtl, Multi, Read, Write
 
@@ -182,15 +183,25 @@ def test_a_plan_for_another_root_is_refused(site: Site) -> None:
         site.apply(dataclasses.replace(sealed, plan=elsewhere))
 
 
+@pytest.mark.parametrize("what", ["create", "delete", "quota"])
 @pytest.mark.parametrize("place", ["{root}-else", "{record}/x", "/"])
-def test_a_plan_that_would_write_outside_its_root_is_refused(site: Site, place: str) -> None:
+def test_a_plan_that_would_write_outside_its_root_is_refused(site: Site, place: str, what: str) -> None:
     """A plan file is sealed, which does not say that its operations are what a planner would have made."""
     site.init(BEFORE)
     path = place.format(root=site.root, record=site.names.record)
     sealed = site.plan(AFTER)
-    operations = (CreateNode(path, b"", OPEN_ACL), *sealed.plan.operations[1:])
+    operations = tuple(sealed.plan.operations)
+    quotas: tuple[Quota, ...] = ()
+    match what:
+        case "create":
+            operations = (CreateNode(path, b"", OPEN_ACL), *operations[1:])
+        case "delete":
+            operations = (*operations[:-1], DeleteNode(path, Pin(1, 0, 0), 9))
+        case "quota":
+            quotas = (Quota(path, "count=1,bytes=-1"),)
+    plan = dataclasses.replace(sealed.plan, operations=operations, quotas=quotas)
     with pytest.raises(Refused, match="outside") as caught:
-        site.apply(dataclasses.replace(sealed, plan=dataclasses.replace(sealed.plan, operations=operations)))
+        site.apply(dataclasses.replace(sealed, plan=plan))
     assert caught.value.where == path
     assert_is(site.look(), BEFORE)
     assert site.record().state is State.STABLE

@@ -168,6 +168,15 @@ def test_a_sound_seal_around_something_else_is_refused(tmp_path: Path, blocks: l
         planfile.read(str(path))
 
 
+@pytest.mark.parametrize("ends", [(), (3,), (3, 4), (3, 6), (3, 3, 5), (5, 3, 5), (0, 5), (-1, 5), (3.0, 5), ("3", 5)])
+def test_batches_that_do_not_hold_every_operation_once_are_refused(tmp_path: Path, ends: tuple[Any, ...]) -> None:
+    """An operation outside all batches would be left out without a word, verified, and committed."""
+    path = str(tmp_path / "plan")
+    planfile.write(dataclasses.replace(SMALL, batch_ends=ends), path)
+    with pytest.raises(DamagedFile, match="batches"):
+        planfile.read(path)
+
+
 def test_a_plan_that_lost_a_block_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sections state their lengths in the header: a sealed file with one block fewer is no plan."""
     monkeypatch.setattr(planfile, "ITEMS_PER_BLOCK", 1)

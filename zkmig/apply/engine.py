@@ -204,7 +204,8 @@ def _check_paths(names: ControlPaths, plan: Plan) -> None:
     """A plan file is sealed, not proven: whatever it holds, nothing outside its root, or of zkmig's own, is written."""
     reserved = (names.control, paths.CONTROL_ROOT, paths.SYSTEM_ROOT)
     rest = (*(operation.path for operation in plan.ordered.rest), *(step.path for step in plan.acl_steps))
-    for path in chain(_suspect_creates(plan, reserved), rest):
+    limited = (quota.path for quota in plan.quotas)
+    for path in chain(_suspect_creates(plan, reserved), rest, limited):
         if not paths.contains(plan.target.root, path) or any(paths.contains(each, path) for each in reserved):
             raise Refused(f"the plan for {plan.target.root} would write outside it", path, "plan again")
 

@@ -16,7 +16,7 @@ import sys
 from array import array
 from bisect import bisect_right
 from io import SEEK_END, BytesIO
-from itertools import accumulate, islice
+from itertools import accumulate, islice, pairwise
 from operator import sub
 from typing import Any
 
@@ -198,17 +198,23 @@ def _build(header: dict[str, Any], sections: dict[str, list[Any]]) -> Plan:
     for name in SECTIONS:
         if len(sections[name]) != lengths[name]:
             raise ValueError(f"{name} are missing")
+    ends = tuple(sections["batch_ends"])
+    if any(type(end) is not int for end in ends) or any(end <= start for start, end in pairwise((0, *ends))):
+        raise ValueError("batches are not in order")
     target = header.pop("target")
     target["hosts"] = tuple((host, port) for host, port in target["hosts"])
     identity = header.pop("identity")
+    operations = Operations(
+        _unpack_creates(sections["creates"], header.pop("acls")),
+        tuple(map(_unpack_operation, sections["operations"])),
+    )
+    if len(operations) != (ends[-1] if ends else 0):
+        raise ValueError("batches do not hold every operation")  # one in none of them would never be carried out
     return Plan(
         source=SourcePin(**header.pop("source")),
         target=TargetPin(**target),
-        operations=Operations(
-            _unpack_creates(sections["creates"], header.pop("acls")),
-            tuple(map(_unpack_operation, sections["operations"])),
-        ),
-        batch_ends=tuple(sections["batch_ends"]),
+        operations=operations,
+        batch_ends=ends,
         acl_steps=tuple(map(_unpack_step, sections["acl_steps"])),
         touched=tuple(sections["touched"]),
         limits=Limits(**header.pop("limits")),
