@@ -854,6 +854,25 @@ def test_a_rescan_settles_what_comes_and_goes(
     assert seen_by(snapshot) == walk(kazoo, tree_root)
 
 
+def test_what_hangs_in_the_air_for_a_moment_is_no_fault(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory
+) -> None:
+    """A known parent is gone when it is asked for, and back with its children when these are asked for."""
+    kazoo = kazoo_client(zk)
+    subtree = [tree_root + "/a", *(f"{tree_root}/a/{number:03d}" for number in range(200))]
+    create_all(kazoo, [tree_root, *subtree])
+    with NotingClient(zk) as client:
+        known = scan(client, Scope(tree_root))
+        kazoo.delete(tree_root + "/a", recursive=True)
+        acted = once_before(
+            client, lambda request: reads(request, tree_root + "/a/150"), lambda: create_all(kazoo, subtree, b"again")
+        )
+        snapshot = scan(client, Scope(tree_root), known=known)
+    assert acted
+    assert not snapshot.is_fuzzy
+    assert seen_by(snapshot) == walk(kazoo, tree_root)
+
+
 def test_a_rescan_asks_for_large_znodes_a_few_at_a_time(fresh_zk: Server, kazoo_client: KazooClientFactory) -> None:
     """Those known to be large are asked for by their size; of many new children of a known parent a sample first."""
     kazoo = kazoo_client(fresh_zk)
