@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from kazoo.client import KazooClient
+from kazoo.security import make_digest_acl
 
 from tests.conftest import KazooClientFactory, ServerPair
 from tests.program import PROGRAM, Program, location
@@ -229,18 +230,14 @@ def planned(program: Program, zk: Server, tree_root: str, kazoo_client: KazooCli
     return target
 
 
-@pytest.mark.usefixtures("planned")
-@pytest.mark.parametrize(("answer", "code", "epoch"), [("y", 0, "1"), ("n", 2, "0")])
-def test_apply_asks_on_a_terminal(
-    program: Program, zk: Server, tree_root: str, answer: str, code: int, epoch: str
-) -> None:
-    """Give the program a terminal for stdin and stderr: it shows what it will do, and does what it is told."""
+def answered(program: Program, answer: str, env: dict[str, str] | None = None) -> tuple[int, bytes]:
+    """Apply p.zkplan with a terminal for stdin and stderr, and answer its question: exit code, and what it showed."""
     ours, its = pty.openpty()
     with os.fdopen(ours, "r+b", buffering=0) as terminal:
         process = subprocess.Popen(
             [PROGRAM, "apply", "--epoch", "1", "p.zkplan"],
             cwd=program.folder,
-            env=program.environment({"TERM": "xterm"}),
+            env=program.environment({"TERM": "xterm", **(env or {})}),
             stdin=its,
             stderr=its,
             stdout=subprocess.PIPE,
@@ -252,11 +249,46 @@ def test_apply_asks_on_a_terminal(
         terminal.write(answer.encode() + b"\n")
         assert process.stdout is not None
         process.stdout.read()
-        assert process.wait(timeout=60) == code
+        return process.wait(timeout=60), shown
+
+
+@pytest.mark.usefixtures("planned")
+@pytest.mark.parametrize(("answer", "code", "epoch"), [("y", 0, "1"), ("n", 2, "0")])
+def test_apply_asks_on_a_terminal(
+    program: Program, zk: Server, tree_root: str, answer: str, code: int, epoch: str
+) -> None:
+    """Give the program a terminal for stdin and stderr: it shows what it will do, and does what it is told."""
+    ended, shown = answered(program, answer)
+    assert ended == code
     assert f"epoch 1 of scope {tree_root[1:]}".encode() in shown
     assert b"5 to create" in shown
     at = ("--at", location(zk.hosts), "--scope", tree_root[1:])
     assert program("epoch", *at).succeeded().stdout == f"{epoch}\n"
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_acls_alone_are_something_to_do(
+    program: Program, zk: Server, tree_root: str, kazoo_client: KazooClientFactory, is_asked: bool
+) -> None:
+    """A plan that only tightens ACLs has no batches, and no single shot either; it must be carried out all the same."""
+    client = kazoo_client(zk)
+    client.add_auth("digest", "me:hunter2")
+    for side in ("new", "live"):
+        client.create(f"{tree_root}/{side}/a", b"x", makepath=True)
+    mine = [make_digest_acl("me", "hunter2", all=True)]
+    client.set_acls(f"{tree_root}/new/a", mine)
+    me = {"ZKMIG_AUTH": "digest:me:hunter2"}
+    source, target = (location(zk.hosts, f"{tree_root}/{side}") for side in ("new", "live"))
+    program("init", target, "--scope", tree_root[1:], env=me).succeeded()
+    program("plan", "--from", source, "--to", target, "-o", "p.zkplan", env=me).succeeded()
+    dry = program("apply", "--epoch", 1, "p.zkplan", "--dry-run", "--json", env=me).succeeded().document
+    assert (dry["outcome"], dry["operations"]) == ("dry run", [f"set acl {tree_root}/live/a"])
+    if is_asked:
+        assert answered(program, "y", me)[0] == 0
+    else:
+        ran = program("apply", "--epoch", 1, "p.zkplan", "--yes", "--json", env=me).succeeded()
+        assert ran.document["outcome"] == "applied"
+    assert client.get_acls(f"{tree_root}/live/a")[0] == mine
 
 
 # -- help and start ---------------------------------------------------------------------------------------------------

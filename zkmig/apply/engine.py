@@ -76,7 +76,7 @@ def apply_plan(
     _check_paths(names, plan)
     _check_identity(client, plan)
     if plan.is_empty and record.state is not State.EMPTY:
-        return Applied(record.epoch, record.committed_attempt, 0, 0, False)
+        return Applied(record.epoch, record.committed_attempt, 0, 0, False, nothing_to_do=True)
     if dry_run:
         findings = examine(client, plan, take_preimage(client, plan, record.root), ignore_quotas=options.ignore_quotas)
         refuse(findings)

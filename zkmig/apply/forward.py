@@ -77,9 +77,10 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What came of it. epoch: the committed one. batches: sent in OPEN, 0 for a single shot or nothing to do.
-    deviations: ACLs that somebody else changed meanwhile and that were left as they are. tempo: how fast it went, and
-    what others felt of it; None where nobody measured."""
+    """What came of it. epoch: the committed one. batches: sent in OPEN, 0 for a single shot and for ACLs or quotas
+    alone. already: it was committed before. nothing_to_do: the plan is empty. deviations: ACLs that somebody else
+    changed meanwhile and that were left as they are. tempo: how fast it went, and what others felt of it; None where
+    nobody measured."""
 
     epoch: int
     attempt: str | None
@@ -89,6 +90,7 @@ class Applied:
     already: bool = False
     deviations: tuple[Deviation, ...] = ()
     tempo: TempoSeen | None = None
+    nothing_to_do: bool = False
 
 
 @dataclass

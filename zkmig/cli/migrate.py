@@ -186,7 +186,7 @@ def _require_yes(yes: bool) -> None:
 
 
 def _ends_there(applied: Applied) -> bool:
-    return applied.already or (applied.batches == 0 and not applied.single_shot)
+    return applied.already or applied.nothing_to_do
 
 
 def _say_intent(run: Run, sealed: SealedPlan, epoch: int, foreseen: Applied) -> None:
@@ -202,15 +202,15 @@ def _say_intent(run: Run, sealed: SealedPlan, epoch: int, foreseen: Applied) -> 
 
 def _show_dry_run(run: Run, sealed: SealedPlan, epoch: int, foreseen: Applied) -> None:
     plan = sealed.plan
-    operations = [] if _ends_there(foreseen) else list(_described(plan))
+    is_over = _ends_there(foreseen)
+    operations = [] if is_over else list(_described(plan))
     if not run.as_json:
         for line in operations:
             run.line(line)
-    outcome = _outcome(foreseen)
-    run.say("nothing to do" if not operations else f"dry run: {plan.writes} writes would make epoch {epoch}")
+    run.say("nothing to do" if is_over else f"dry run: {plan.writes} writes would make epoch {epoch}")
     run.document(
         {
-            "outcome": outcome if not operations else "dry run",
+            "outcome": _outcome(foreseen) if is_over else "dry run",
             "scope": plan.target.scope,
             "epoch": foreseen.epoch,
             "writes": foreseen.writes,
@@ -282,7 +282,7 @@ def _say_tempo(run: Run, tempo: TempoSeen | None) -> None:
         return
     run.say(
         f"{depths} batches in flight; a small write of another client took {tempo.median_ms:.1f} ms (median) to "
-        f"{tempo.p99_ms:.1f} ms (p99), up to {tempo.idle_ms:.1f} ms before the first"
+        f"{tempo.p99_ms:.1f} ms (p99), {tempo.idle_ms:.1f} ms (median) before the first batch"
     )
 
 
