@@ -218,6 +218,23 @@ def test_a_throttled_migration_keeps_to_its_rate_and_stops_at_once(site: Site) -
     assert_is(site.look(), AFTER)
 
 
+def test_a_stop_while_the_journal_goes_up_leaves_nothing_to_go_on_with(site: Site) -> None:
+    """No record names that journal, so resume and rollback would refuse: whoever stopped must not be sent there."""
+    site.init(BEFORE)
+    sealed, stop = site.plan(AFTER), StopRequest()
+
+    def report(progress: Progress) -> None:
+        if progress.phase == "journal":
+            stop.request(FINAL, 143)
+
+    with pytest.raises(Stopped) as caught:
+        site.apply(sealed, options=Options(single_shot="never", report=report, writes_per_s=2), stop=stop)
+    assert caught.value.outcome is Outcome.NOTHING_WRITTEN
+    assert site.record().state is State.STABLE
+    site.apply(sealed)
+    assert_is(site.look(), AFTER)
+
+
 # -- a loss in the middle of a deep pipeline --------------------------------------------------------------------------
 
 

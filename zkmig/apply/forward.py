@@ -111,7 +111,11 @@ class Forward:
         preimage = take_preimage(self.migrator.client, self.plan, self.migrator.record.root)
         self._preflight(preimage)
         with self._paced(0 if single_shot else len(self.plan.batch_ends)) as pacing:
-            attempt, manifest_hash = self._upload(preimage, epoch, pacing)
+            try:
+                attempt, manifest_hash = self._upload(preimage, epoch, pacing)
+            except Stopped as stopped:
+                stopped.outcome = Outcome.NOTHING_WRITTEN  # a journal that no record names is of no effect
+                raise
             self._prepare(epoch, attempt, manifest_hash)
             return self._from_preparing(preimage.journal, single_shot, pacing)
 
