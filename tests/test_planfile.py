@@ -117,6 +117,9 @@ def refused(path: Path, content: bytes) -> DamagedFile:
         planfile.read(str(path))
     assert caught.value.where == str(path)
     assert 0 <= caught.value.offset <= len(content)
+    assert (
+        "no part of a plan" not in caught.value.what
+    )  # that is for what is whole and sealed; this names its own place
     return caught.value
 
 
@@ -134,6 +137,14 @@ def test_every_truncation_and_every_addition_is_refused(small: Path) -> None:
         refused(small, content[:length])
     refused(small, content + b"\0")
     refused(small, content + content)
+
+
+def test_a_plan_of_an_earlier_format_is_told_by_its_version(small: Path) -> None:
+    content = bytearray(small.read_bytes())
+    content[7] = 1
+    fault = refused(small, bytes(content))
+    assert fault.what == "format version 1, made by an older zkmig at byte 7"
+    assert "make it again with zkmig plan" in fault.hint
 
 
 def test_a_snapshot_is_no_plan(tmp_path: Path) -> None:

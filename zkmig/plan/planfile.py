@@ -70,6 +70,8 @@ def read(path: str) -> tuple[Plan, str]:
                 name, items = block.value
                 sections[name] += items
         plan = _build(header, sections)
+    except DamagedFile:
+        raise
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, BadInput) as error:
         raise DamagedFile(f"a block is no part of a plan ({error})", path, block.offset, "plan again") from error
     return plan, _seal_of(path)
