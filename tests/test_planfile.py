@@ -117,9 +117,7 @@ def refused(path: Path, content: bytes) -> DamagedFile:
         planfile.read(str(path))
     assert caught.value.where == str(path)
     assert 0 <= caught.value.offset <= len(content)
-    assert (
-        "no part of a plan" not in caught.value.what
-    )  # that is for what is whole and sealed; this names its own place
+    assert "no part of a plan" not in caught.value.what  # that is for what is whole and sealed
     return caught.value
 
 
