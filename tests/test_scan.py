@@ -32,6 +32,7 @@ from zkmig.model.znode import Kind
 from zkmig.source import frontier, settle
 from zkmig.source.ensemble import SourceAbsent, scan, scan_or_none
 from zkmig.source.location import parse_hosts
+from zkmig.source.settle import Settling
 from zkmig.source.treewatch import TreeWatch
 from zkmig.wire.client import Client
 from zkmig.wire.credential import Credential
@@ -44,6 +45,7 @@ from zkmig.wire.requests import (
     OP_SYNC,
     Bulk,
     GetAcl,
+    GetAllChildrenNumber,
     GetChildren,
     GetData,
     Read,
@@ -776,6 +778,57 @@ def test_a_node_that_may_not_be_read_stops_the_scan_by_name(
         assert len(narrowed) == 100
     with NotingClient(zk, (ANN,)) as client:
         assert scan(client, Scope(tree_root))[tree_root + "/77"].data == b"secret"
+
+
+@pytest.mark.parametrize("is_counted", [True, False])
+def test_a_znode_that_no_watch_tells_of_is_not_left_out(
+    zk: Server,
+    tree_root: str,
+    kazoo_client: KazooClientFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    is_counted: bool,
+) -> None:
+    """After its parent was read, a znode is created that this session may not read, and then something else is written.
+
+    The server fires no event for it. Negative control: without the census, one state is claimed that lacks it.
+    """
+    kazoo, ann = kazoo_client(zk), kazoo_client(zk)
+    ann.add_auth("digest", "ann:hunter2")
+    tails = ["", "/p", "/p/a", "/q", *(f"/q/{number}" for number in range(200))]
+    create_all(kazoo, [tree_root + tail for tail in tails])
+
+    def hide() -> None:
+        ann.create(tree_root + "/p/secret", b"", acl=[ANN_ACL])
+        kazoo.set(tree_root + "/q/1", b"written after it")
+
+    if not is_counted:
+        monkeypatch.setattr(Settling, "_counts", ())
+    with NotingClient(zk) as client:
+        acted = once_before(client, lambda request: asks_acl_of(request, tree_root + "/p/a"), hide)
+        if is_counted:
+            with pytest.raises(NotPermitted) as caught:
+                scan(client, Scope(tree_root))
+            assert caught.value.where == tree_root + "/p/secret"
+        else:
+            snapshot = scan(client, Scope(tree_root))
+            assert not snapshot.is_fuzzy
+            assert tree_root + "/p/secret" not in snapshot
+    assert acted
+
+
+def test_what_the_scope_leaves_out_is_not_counted(fresh_zk: Server, kazoo_client: KazooClientFactory) -> None:
+    """The whole server, less subtrees, one of them not there, one inside another: the census agrees with the scan."""
+    kazoo = kazoo_client(fresh_zk)
+    create_all(kazoo, ["/a", "/a/x", "/a/x/y", "/b", "/b/c", "/zkmig", "/zkmig/scopes"])
+    scope = Scope("/", ("/zookeeper", "/zkmig", "/a/x", "/a/x/y", "/none"))
+    with NotingClient(fresh_zk) as client:
+        acted = once_before(client, lambda request: asks_acl_of(request, "/b/c"), lambda: kazoo.set("/b/c", b"!"))
+        snapshot = scan(client, scope)
+        assert any(isinstance(request, GetAllChildrenNumber) for request in client.requests)
+    assert acted
+    assert list(snapshot) == ["/", "/a", "/b", "/b/c"]
+    assert not snapshot.is_fuzzy
+    assert "watch" in snapshot.consistency.reason
 
 
 def test_a_masked_acl_is_not_taken_for_the_real_one(

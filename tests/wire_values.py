@@ -50,6 +50,7 @@ REQUESTS: st.SearchStrategy[rq.Read | rq.Write] = st.one_of(
     st.builds(rq.Sync, PATHS),
     st.builds(rq.AddWatch, PATHS, st.integers(0, 1)),
     st.builds(rq.RemoveWatches, PATHS),
+    st.builds(rq.GetAllChildrenNumber, PATHS),
     st.builds(rq.WhoAmI),
     st.builds(rq.SetAcl, PATHS, ACLS, INT),
     WRITE_OPS.filter(lambda op: not isinstance(op, rq.Check)),
@@ -134,6 +135,9 @@ def _answer(draw: st.DrawFn, request: rq.Read | rq.Write) -> tuple[rp.Result, by
             return rp.PathResult(path), pack_text(path)
         case rq.AddWatch():
             return rp.DONE, struct.pack(">i", 0)
+        case rq.GetAllChildrenNumber():
+            count = draw(INT)
+            return rp.CountResult(count), struct.pack(">i", count)
         case rq.RemoveWatches():
             return rp.DONE, b""
         case rq.WhoAmI():

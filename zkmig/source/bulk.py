@@ -9,7 +9,7 @@ and a request counts against jute.maxbuffer as well [38].
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -43,7 +43,7 @@ SINGLE_NODES: Final = 256
 SINGLE_TRIES_MAX: Final = 10
 """For servers without multiRead: requests under way, znodes in a group, tries until data and children agree."""
 
-_PART_BYTES = MULTI_HEADER_BYTES + 5  # of a request's part beside the path: header, length, watch
+PART_BYTES = MULTI_HEADER_BYTES + 5  # of a request's part beside the path: header, length, watch
 _NODE_REPLY_BYTES = MULTI_HEADER_BYTES + 72  # of a reply's part beside the data: header, length, Stat
 _HINT = "give credentials that may read it (--auth-file), or leave it out with --exclude"
 
@@ -95,6 +95,15 @@ def read_nodes(
     return _read_singly(client, paths, children)
 
 
+def read_together(
+    client: Client, paths: Sequence[str], others: Sequence[Read]
+) -> tuple[list[NodeRead | NodeAbsent], list[Reply]]:
+    """Data and children of `paths` by one multiRead, with `others` right behind it, so that both may meet one state."""
+    request = MultiRead(tuple([part for path in paths for part in (GetData(path), GetChildren(path))]))
+    first, *rest = client.pipeline((request, *others), 1 + len(others))
+    return _with_children(first, list(paths)), rest
+
+
 def read_acls(client: Client, paths: Iterable[str]) -> Iterator[AclResult | None]:
     """The ACL, and the Stat it belongs to, of each of `paths`, in input order; None where there is no such znode.
 
@@ -134,7 +143,7 @@ def _take(paths: Iterator[str], pace: Pace, parts: int) -> list[str]:
     request_bytes = reply_bytes = 0
     for path in islice(paths, pace.nodes):
         batch.append(path)
-        request_bytes += parts * (_PART_BYTES + utf8_size(path))
+        request_bytes += parts * (PART_BYTES + utf8_size(path))
         if pace.expected:
             reply_bytes += pace.expected.get(parent(path), 0)
         if request_bytes >= REQUEST_BYTES_MAX or reply_bytes >= REPLY_BYTES_AIM:

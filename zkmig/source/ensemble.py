@@ -140,7 +140,7 @@ class _Scan:
                 settling = self._settling(walk, base)
                 is_there = settling.run()
                 is_whole = self._watch.is_whole
-                if is_whole or not scans_left or not self._watched:
+                if (is_whole and not settling.result.hidden) or not scans_left or not self._watched:
                     self._watch.end()
                     return self._finished(walk, settling, is_whole) if is_there else None
                 known = settling.snapshot(_FUZZY) if is_there else None
@@ -149,7 +149,7 @@ class _Scan:
                     raise
                 _log.warning("connection lost, taking the session up again: %s", error)
                 self._client.reconnect()
-            _log.info("events of the watch were lost: scanning again")
+            _log.info("events of the watch were lost, or there is more than it tells of: scanning again")
         raise AssertionError("the last scan returns or raises")
 
     def _settling(self, walk: Walk, base: Snapshot) -> Settling:
@@ -163,7 +163,18 @@ class _Scan:
                 walk.change_last = max(walk.change_last, node.stat.mzxid, node.stat.pzxid)
                 walk.stamp_last = max(walk.stamp_last, node.zxid)
 
-        return Settling(self._client, self._watch, base, dirty, doubtful, walk.left_out, self._admit, note)
+        return Settling(
+            self._client,
+            self._watch,
+            base,
+            dirty,
+            doubtful,
+            walk.left_out,
+            self._admit,
+            note,
+            # Where zxids alone prove one state, nothing can be hidden: the parent's pzxid would tell.
+            is_counted=lambda: walk.change_last > walk.stamp_first,
+        )
 
     def _report(self, znodes: int) -> None:
         self._watch.note()
@@ -193,6 +204,8 @@ class _Scan:
         elif change <= first:
             reason = f"the latest change in it is zxid {change:#x}, and every read saw zxid {first:#x} or later"
             return Consistency(False, change, first, reason)
+        elif settled.hidden:
+            reason = f"the server counts {settled.hidden:+} znodes beside those that it shows to this session"
         elif settled.state is not None and is_whole:
             reason = f"whatever changed up to zxid {settled.state:#x} was told by a watch and read again"
             return Consistency(False, settled.state, settled.state, reason)

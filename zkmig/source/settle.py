@@ -4,7 +4,8 @@ A round reads all that is known to have changed, data and children of a znode to
 told up to the last reply, stamped z. If that names nothing, or only znodes that this very reply shows as they were at
 z, the snapshot is exactly the state at z: what was not named has not changed since it was read, and what was named was
 read at z. Znodes that changed once are read again in each round, since they are likely to change again; so a few that
-never rest do not keep a large tree from coming to one state.
+never rest do not keep a large tree from coming to one state. What no watch tells of, the census may: the server counts
+znodes also where it does not show them.
 
 Without a watch, rounds end when nothing is missing. Whether it is one state is then told by zxids alone, see
 `source.ensemble`.
@@ -21,11 +22,23 @@ from zkmig.model import path as paths
 from zkmig.model.acl import AclList
 from zkmig.model.snapshot import Consistency, Snapshot
 from zkmig.model.staging import Staging
-from zkmig.source.bulk import REPLY_BYTES_AIM, NodeAbsent, NodeRead, Pace, read_acls, read_nodes
+from zkmig.source.bulk import (
+    PART_BYTES,
+    REPLY_BYTES_AIM,
+    REQUEST_BYTES_MAX,
+    NodeAbsent,
+    NodeRead,
+    Pace,
+    read_acls,
+    read_nodes,
+    read_together,
+)
+from zkmig.source.census import Census
 from zkmig.source.treewatch import TreeWatch
 from zkmig.source.walk import Admit
 from zkmig.wire.client import Client
-from zkmig.wire.requests import Exists
+from zkmig.wire.jute import utf8_size
+from zkmig.wire.requests import Exists, GetAllChildrenNumber
 
 ROUNDS_MIN: Final = 24
 SECONDS_MIN: Final = 2.0
@@ -46,9 +59,11 @@ class _Whole(NamedTuple):
 @dataclass(slots=True)
 class Settled:
     """state: the zxid that everything read is the state of, None if that is not known. unresolved: paths that could not
-    be brought into agreement with the others. acls_unsettled: those of them whose ACL alone kept moving."""
+    be brought into agreement with the others. hidden: znodes more (or less) that the server counts in that state, but
+    does not tell this session of. acls_unsettled: those of them whose ACL alone kept moving."""
 
     state: int | None = None
+    hidden: int = 0
     rounds: int = 0
     unresolved: int = 0
     acls_unsettled: int = 0
@@ -58,7 +73,7 @@ class Settling:
     """base: what a walk read. dirty: paths to be read again. doubtful: those whose ACL in the base is not theirs.
 
     left_out: children that the scope leaves out, by parent; kept up to date. note: called with the znodes that were
-    read again, a list a round.
+    read again, a list a round. is_counted: whether it is of use to know that no znode is hidden.
     """
 
     def __init__(
@@ -71,8 +86,11 @@ class Settling:
         left_out: dict[str, int],
         admit: Admit,
         note: Callable[[list[NodeRead]], None],
+        is_counted: Callable[[], bool],
     ) -> None:
         self._client = client
+        self._is_counted = is_counted
+        self._census = Census(base.scope, client.has_multi_read)
         self._watch = watch
         self._base = base
         self._dirty = dirty
@@ -94,18 +112,22 @@ class Settling:
         give_up = time.monotonic() + SECONDS_MIN
         while result.rounds < ROUNDS_MIN or time.monotonic() < give_up:
             if not self._dirty:
+                if not self._watch.is_set:
+                    return True
                 # What the watch has told by the time of this answer is all that happened up to its stamp.
-                stamp = self._stamp_of_now() if self._watch.is_set else None
+                stamp, total = self._stamp_of_now()
                 self._heat(self._watch.take())
                 if not self._dirty:
-                    result.state = stamp
-                    return True
+                    if self._is_decided(stamp, total):
+                        return True
+                    result.rounds += 1
+                    continue
             result.rounds += 1
-            read_last, stamp, events = self._round()
+            read_last, stamp, events, total = self._round()
             if not self._is_there(root):
                 return False
-            if self._watch.is_set and not self._dirty and events <= read_last:
-                result.state = stamp
+            is_exact = self._watch.is_set and not self._dirty and events <= read_last
+            if is_exact and self._is_decided(stamp, total):
                 return True
             self._heat(events)
         result.unresolved = len(self._dirty)
@@ -127,8 +149,28 @@ class Settling:
 
     # -- a round ------------------------------------------------------------------------------------------------------
 
-    def _stamp_of_now(self) -> int:
-        return self._client.call_reply(Exists(self._base.root)).zxid
+    def _is_decided(self, stamp: int, total: int | None) -> bool:
+        """All that was told of is read, as at `stamp`: take that for the state, unless the server counts otherwise."""
+        if self._counts:
+            if total is None:
+                return False  # counted in another state: somebody wrote in between
+            self.result.hidden = total - self._size()
+            if self.result.hidden:
+                return True
+        self.result.state = stamp
+        return True
+
+    @property
+    def _counts(self) -> tuple[GetAllChildrenNumber, ...]:
+        return self._census.requests if self._is_counted() else ()
+
+    def _size(self) -> int:
+        return sum(stop - start for start, stop in self._kept_ranges()) + len(self._fresh)
+
+    def _stamp_of_now(self) -> tuple[int, int | None]:
+        counts = self._counts
+        now, *replies = self._client.pipeline((Exists(self._base.root), *counts), 1 + len(counts))
+        return now.zxid, self._census.total(replies, now.zxid) if counts else None
 
     def _heat(self, events: set[str]) -> None:
         self._dirty |= events
@@ -136,16 +178,17 @@ class Settling:
         if len(self._hot) > TOGETHER_MAX:
             self._hot = set(events)
 
-    def _round(self) -> tuple[set[str], int, set[str]]:
+    def _round(self) -> tuple[set[str], int, set[str], int | None]:
         """Read all that is dirty, and what was before.
 
-        Returns (paths that were read at the last stamp, that stamp, what the watch has told up to that reply).
+        Returns (paths that were read at the last stamp, that stamp, what the watch has told up to that reply, how many
+        znodes the server counted at that stamp or None).
         """
         # What came while the last round was taken in: a child that is not known of yet costs another round.
         self._heat(self._watch.take())
         asked = sorted(self._dirty if len(self._dirty) > TOGETHER_MAX else self._dirty | self._hot)
         self._dirty = set()
-        nodes = list(read_nodes(self._client, asked, children=True, pace=self._pace(asked)))
+        nodes, total = self._read(asked)
         # Now, not once all is taken in: below a parent of many children more than one changes meanwhile.
         events = self._watch.take_at_hand()
         present = [node for node in nodes if isinstance(node, NodeRead)]
@@ -156,14 +199,17 @@ class Settling:
         self._take_absences(node.path for node in nodes if isinstance(node, NodeAbsent))
         self._note(present)
         stamp = nodes[-1].zxid
-        return {node.path for node in nodes if node.zxid == stamp}, stamp, events
+        return {node.path for node in nodes if node.zxid == stamp}, stamp, events, total
 
-    def _pace(self, asked: list[str]) -> Pace:
-        """All in one request, unless that would make a giant reply."""
-        pace = Pace()
+    def _read(self, asked: list[str]) -> tuple[list[NodeRead | NodeAbsent], int | None]:
+        """By one request, unless that would make a giant of it or of its reply; and the count in the same state."""
+        pace, counts = Pace(), self._counts
         if len(asked) <= TOGETHER_MAX and sum(map(self._data_bytes, asked)) <= REPLY_BYTES_AIM:
             pace.nodes = max(1, len(asked))
-        return pace
+            if counts and 2 * sum(utf8_size(path) + PART_BYTES for path in asked) < REQUEST_BYTES_MAX:
+                nodes, replies = read_together(self._client, asked, counts)
+                return nodes, self._census.total(replies, nodes[-1].zxid)
+        return list(read_nodes(self._client, asked, children=True, pace=pace)), None
 
     def _data_bytes(self, path: str) -> int:
         if path in self._fresh:

@@ -38,6 +38,12 @@ class Children2Result(NamedTuple):
     stat: Stat
 
 
+class CountResult(NamedTuple):
+    """Of getAllChildrenNumber."""
+
+    number: int
+
+
 class AclResult(NamedTuple):
     """acl and aversion (in stat) belong together."""
 
@@ -122,6 +128,7 @@ Result = (
     DataResult
     | ChildrenResult
     | Children2Result
+    | CountResult
     | AclResult
     | StatResult
     | CreateResult
@@ -180,6 +187,10 @@ def _children(_: rq.Request, decoder: Decoder) -> ChildrenResult:
 
 def _children2(_: rq.Request, decoder: Decoder) -> Children2Result:
     return Children2Result(decoder.read_strings(), decoder.read_stat())
+
+
+def _count(_: rq.Request, decoder: Decoder) -> CountResult:
+    return CountResult(decoder.read_int())
 
 
 def _acl(_: rq.Request, decoder: Decoder) -> AclResult:
@@ -305,6 +316,7 @@ _DECODERS: dict[int, Callable[[rq.Request, Decoder], Result]] = {
     rq.OP_SET_ACL: _stat,
     rq.OP_GET_CHILDREN: _children,
     rq.OP_GET_CHILDREN2: _children2,
+    rq.OP_GET_ALL_CHILDREN_NUMBER: _count,
     rq.OP_SYNC: _path,
     rq.OP_MULTI: _multi,
     rq.OP_MULTI_READ: _multi_read,

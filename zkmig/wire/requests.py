@@ -43,6 +43,7 @@ OP_CREATE_TTL: Final = 21
 OP_MULTI_READ: Final = 22
 OP_AUTH: Final = 100
 OP_REMOVE_WATCHES: Final = 18
+OP_GET_ALL_CHILDREN_NUMBER: Final = 104
 OP_ADD_WATCH: Final = 106
 OP_WHO_AM_I: Final = 107
 OP_CLOSE_SESSION: Final = -11
@@ -172,6 +173,14 @@ class Sync(_Path):
     __slots__ = ()
     opcode = OP_SYNC
     operation = "sync"
+
+
+class GetAllChildrenNumber(_Path):
+    """How many znodes are below a path, at any depth, whoever may read them (server 3.6 or later)."""
+
+    __slots__ = ()
+    opcode = OP_GET_ALL_CHILDREN_NUMBER
+    operation = "getAllChildrenNumber"
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,7 +518,19 @@ class CloseSession(_Request):
         return 0
 
 
-Read = GetData | Exists | GetChildren | GetChildren2 | GetAcl | Sync | MultiRead | WhoAmI | AddWatch | RemoveWatches
+Read = (
+    GetData
+    | Exists
+    | GetChildren
+    | GetChildren2
+    | GetAllChildrenNumber
+    | GetAcl
+    | Sync
+    | MultiRead
+    | WhoAmI
+    | AddWatch
+    | RemoveWatches
+)
 Write = Create | Create2 | CreateContainer | CreateTtl | Delete | SetData | SetAcl | Multi
 Request = Read | Write | Auth | Ping | CloseSession
 
