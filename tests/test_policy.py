@@ -192,6 +192,19 @@ def test_parents_made_up_inside_an_include() -> None:
     assert carried_out(source, None, policy) == grown
 
 
+@pytest.mark.parametrize("include", ["/app", "/app/a"])
+@pytest.mark.parametrize("target", [None, {}, {"": Node(), "/a": Node(), "/x": Node(b"own")}])
+def test_parents_are_made_up_below_an_include_above_what_moves(include: str, target: Tree | None) -> None:
+    """The include is the source's root, or between it and OLD; all of NEW's parents arrive, whatever the target has."""
+    source = snapshot_of({"": Node(), "/a": Node(b"a"), "/a/n0": Node(b"0"), "/a/n1": Node(b"1")}, "/app")
+    policy = Policy(includes=(include,), map_paths=(PathRule("/app/a/n1", "/t/x/y/n"),))
+    held = None if target is None else snapshot_of(target or {"": Node()}, "/t")
+    assert carried_out(source, held, policy) == {
+        "": Node(), "/a": Node(b"a"), "/a/n0": Node(b"0"),
+        "/x": Node(b"own") if target else Node(), "/x/y": Node(), "/x/y/n": Node(b"1"),
+    }  # fmt: skip
+
+
 @given(trees(), names)
 def test_without_a_policy_nothing_is_touched(tree: Tree, name: str) -> None:
     source, target = snapshot_of(tree, "/app"), snapshot_of({"": Node(), f"/{name}": Node()}, "/t")
