@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from zkmig.epoch.control import ControlPaths, Registration, read_registry, valid_scope_name
+from zkmig.epoch.control import ControlPaths, Registration, no_scope, read_registry, valid_scope_name
 from zkmig.errors import BadInput, Refused
 from zkmig.model import path as paths
 from zkmig.model.path import CONTROL_ROOT
@@ -122,16 +122,17 @@ def scope_at(client: Client, path: str, scope: str | None, control: str = CONTRO
     Refused when there is none, or when the one named lies elsewhere; BadInput when there are several.
     """
     registrations, _ = read_registry(client, paths.validate(control))
+    named = registrations
     if scope is not None:
         valid_scope_name(scope)
-        registrations = tuple(r for r in registrations if r.scope == scope)
-    near = [r for r in registrations if paths.overlap(r.root, path)]
+        named = tuple(r for r in registrations if r.scope == scope)
+    near = [r for r in named if paths.overlap(r.root, path)]
     if len(near) == 1:
         return ControlPaths(near[0].scope, control)
     if near:
         names = ", ".join(r.scope for r in near)
         raise BadInput(f"several scopes lie here: {names}", path, "name one with --scope")
-    if registrations and scope is not None:
-        raise Refused(f"scope {scope!r} covers {registrations[0].root}, not this path", path, "check --at and --scope")
+    if named and scope is not None:
+        raise Refused(f"scope {scope!r} covers {named[0].root}, not this path", path, "check --at and --scope")
     what = "there is no scope here" if scope is None else f"there is no scope {scope!r} here"
-    raise Refused(what, path, "run zkmig init zk://HOST/PATH --scope NAME first")
+    raise no_scope(what, path, registrations)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zkmig.epoch import record as records
@@ -216,12 +217,17 @@ def read_record(client: Client, names: ControlPaths) -> tuple[Record, Stat]:
         result = client.call(GetData(names.record))
     except ServerError as error:
         if error.code == Code.NO_NODE:
-            raise Refused(
-                f"there is no scope {names.scope!r}", names.record, "run zkmig init zk://HOST/PATH --scope NAME first"
-            ) from error
+            registrations, _ = read_registry(client, names.control)
+            raise no_scope(f"there is no scope {names.scope!r}", names.record, registrations) from error
         raise
     assert isinstance(result, DataResult)
     return records.decode(result.data, names.record), result.stat
+
+
+def no_scope(what: str, where: str, registrations: Sequence[Registration], root: str = "/PATH") -> Refused:
+    """The refusal for a scope that is not there, naming those that are."""
+    here = f"scopes here: {', '.join(r.scope for r in registrations)}; " if registrations else ""
+    return Refused(what, where, f"{here}{'or ' if here else ''}run zkmig init zk://HOST{root} --scope NAME first")
 
 
 def read_roles(client: Client, names: ControlPaths) -> Roles:
@@ -238,11 +244,8 @@ def find_scope(client: Client, path: str, scope: str | None, control: str = CONT
     named = next((r for r in registrations if r.scope == scope), None)
     if named:
         raise Refused(f"scope {named.scope!r} covers {named.root}, not this path", path, "name another scope")
-    raise Refused(
-        f"no scope {scope!r} here" if scope else "no scope covers this path",
-        path,
-        f"run zkmig init zk://HOST{path} --scope NAME first",
-    )
+    what = f"no scope {scope!r} here" if scope else "no scope covers this path"
+    raise no_scope(what, path, registrations, path)
 
 
 def only_scope(client: Client, scope: str | None, control: str = CONTROL_ROOT) -> ControlPaths:
