@@ -309,7 +309,7 @@ def test_a_port_without_tls(server: Server, tls: Tls) -> None:
 
 
 def test_a_tls_port_without_tls(server: Server) -> None:
-    with pytest.raises(Unreachable, match=r"not serving, a TLS port \(zks://\)"):
+    with pytest.raises(Unreachable, match=r"unheard: a TLS port\? then write zks://; or not serving"):
         Client([secure_host(server)], connect_timeout_s=0.5).connect()
 
 

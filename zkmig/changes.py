@@ -244,7 +244,11 @@ class Diff:
             text += f"; {len(self.notes)} counters higher on the target"
         if self.in_the_way:
             text += f"; {len(self.in_the_way)} nodes in the way"
-        left_out = f"{self.ephemerals_source} and {self.ephemerals_target} ephemerals left out"
+        left_out = "no ephemerals"
+        if self.ephemerals_source or self.ephemerals_target:
+            left_out = (
+                f"left out: {self.ephemerals_source} ephemerals of the source, {self.ephemerals_target} of the target"
+            )
         return f"{text} (compared: {', '.join(self.compared)}; {left_out})"
 
     def _relative(self, source: int, target: int) -> str:

@@ -88,9 +88,12 @@ def snapshot(
     trees.save_snapshot(tree, output, force)
     run.document({"file": output, **tree_document(tree, hashes=True), "reason": tree.consistency.reason})
     run.line(f"{output}: {len(tree)} znodes of {tree.provenance.location}")
-    run.line(f"state     {'fuzzy' if tree.is_fuzzy else 'one state'}: {tree.consistency.reason}")
+    seen = f"zxids {tree.zxid_first:#x} to {tree.zxid_last:#x}"
+    run.line(f"state     {f'fuzzy, of {seen}' if tree.is_fuzzy else 'one state'}: {tree.consistency.reason}")
     run.line(f"tree      {tree.tree_hash}")
     run.line(f"counters  {tree.counter_hash}")
+    if tree.is_fuzzy:
+        run.say(f"warning: {output} is fuzzy, a mix of states ({seen}); --require-consistent makes that an error")
     if tree.ephemerals:
         run.line(f"of them   {tree.ephemerals} ephemerals, which are in the file and in no hash")
 

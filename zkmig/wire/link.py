@@ -238,8 +238,8 @@ class Link:
             if count:
                 self._take_in(count)
             elif self.session.state is State.CONNECTING:
-                tls = "" if self._tls is not None else " a TLS port (zks://),"
-                self.lose(f"closed the connection unheard: not serving,{tls} or behind what this session has seen")
+                tls = "" if self._tls is not None else "a TLS port? then write zks://; or "
+                self.lose(f"closed the connection unheard: {tls}not serving, or behind what this session has seen")
             else:
                 self.lose(f"{address(self.server)} closed the connection")
             if isinstance(sock, socket.socket) or not sock.pending:
