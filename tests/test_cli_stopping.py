@@ -180,8 +180,24 @@ def test_a_killed_migrator_is_waited_for_or_taken_over_from(program: Program, cl
     refused = program("resume", "--at", at, "--no-wait", "--yes")
     assert refused.code == 3
     assert "another migrator" in refused.stderr
+    told = program("status", "--at", at).succeeded().stdout
+    assert told.index("the owner is alive: wait for it to end") < told.index("zkmig resume")
+    program("apply", "--epoch", 1, "p.zkplan", "--yes").failed(
+        3, "epoch 1 is OPEN", "is alive", "wait for it with --wait"
+    )
     program("resume", "--at", at, "--steal", "--yes").succeeded()
     assert names(client, at) == NODES
+
+
+def test_a_released_lease_is_not_acting(program: Program, client: KazooClient, at: str) -> None:
+    """It stays until a migrator removes it, and blocks nobody; what cannot be read as a lease is named all the same."""
+    for name, data in (
+        ("done", b'{"format": 1, "max_ms": 9, "reader": "r", "released": true}'),
+        ("busy", b'{"format": 1, "max_ms": 9, "reader": "r", "released": false}'),
+        ("odd", b"?"),
+    ):
+        client.create(f"{home_of(at)}/acting/{name}", data)
+    assert status(program, at)["acting"] == ["busy", "odd"]
 
 
 def test_a_foreign_write_is_a_conflict(program: Program, client: KazooClient, at: str) -> None:
@@ -192,8 +208,12 @@ def test_a_foreign_write_is_a_conflict(program: Program, client: KazooClient, at
     ran = ended(process)
     assert ran.code == 4
     assert f"{pools(at)}/{LAST}" in ran.stderr
-    assert "zkmig rollback p.zkplan --yes" in ran.stderr
+    take_back, go_on = ran.stderr.splitlines()[-2:]
+    assert take_back == "  take back:     zkmig rollback p.zkplan --yes"
+    assert "undone by hand" in go_on
+    assert go_on.endswith("zkmig resume p.zkplan --yes")
     found = status(program, at)
+    assert str(found["advice"]).startswith("roll back; resume only once")
     assert found["conflict"] is not None
     next_commands = found["next"]
     assert isinstance(next_commands, list)

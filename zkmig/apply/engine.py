@@ -10,16 +10,18 @@ from itertools import chain
 from zkmig.apply.forward import Applied, Forward, Options, finish_pending
 from zkmig.apply.preflight import examine
 from zkmig.apply.preimage import take_preimage
+from zkmig.apply.quotas import quotas_set
 from zkmig.apply.rollback import RolledBack, roll_back
 from zkmig.epoch.control import ControlPaths, find_scope, read_record
 from zkmig.epoch.journal import load
-from zkmig.epoch.owner import Migrator, TakeOver
+from zkmig.epoch.owner import Migrator, TakeOver, read_owner
 from zkmig.epoch.record import Record
 from zkmig.epoch.transitions import MIGRATING, State
 from zkmig.errors import (
     EXIT_OUTCOME_UNKNOWN,
     EXIT_UNREACHABLE,
     Held,
+    NotOwner,
     NotPermitted,
     OtherIncarnation,
     Outcome,
@@ -72,7 +74,15 @@ def apply_plan(
     record, _ = read_record(client, names)
     if _is_applied(record, sealed, epoch):
         return Applied(record.epoch, record.committed_attempt, 0, 0, False, already=True)
-    _check_admission(record, names, plan, epoch)
+    owner = read_owner(client, names) if record.state in MIGRATING else None
+    if owner is None or not owner.alive:
+        _check_admission(record, names, plan, epoch)
+    elif dry_run or not take_over.wait:
+        raise NotOwner(
+            f"epoch {record.target_epoch} is {record.state.value}, and its migrator at {owner.who} is alive",
+            names.record,
+            "wait for it with --wait; to end it otherwise, resume or rollback with --steal",
+        )
     _check_paths(names, plan)
     _check_identity(client, plan)
     if plan.is_empty and record.state is not State.EMPTY:
@@ -146,7 +156,8 @@ def _finish_pending(migrator: Migrator, options: Options) -> Applied | None:
     manifest, journal = load(migrator.client, attempt, pending.manifest_hash)
     quotas = [Quota(path, text) for path, text in manifest.quotas]
     deviations = finish_pending(migrator, journal, quotas, options)
-    return Applied(migrator.record.epoch, pending.attempt, 0, 0, False, deviations=tuple(deviations))
+    done = quotas_set(quotas, deviations)
+    return Applied(migrator.record.epoch, pending.attempt, 0, 0, False, deviations=tuple(deviations), quotas=done)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from zkmig.apply.pacing import Pacing, paced
 from zkmig.apply.preflight import examine
 from zkmig.apply.preimage import Preimage, recheck, take_preimage
 from zkmig.apply.probe import OpenProbe
-from zkmig.apply.quotas import write_quotas
+from zkmig.apply.quotas import quotas_set, write_quotas
 from zkmig.apply.tempo import TempoSeen
 from zkmig.apply.verify import Deviation, find_deviations, why, written_nodes
 from zkmig.epoch.control import ATTEMPT_CHARS, AttemptPaths, Roles
@@ -80,7 +80,7 @@ class Applied:
     """What came of it. epoch: the committed one. batches: sent in OPEN, 0 for a single shot and for ACLs or quotas
     alone. already: it was committed before. nothing_to_do: the plan is empty. deviations: ACLs that somebody else
     changed meanwhile and that were left as they are. tempo: how fast it went, and what others felt of it; None where
-    nobody measured."""
+    nobody measured. quotas: how many were set."""
 
     epoch: int
     attempt: str | None
@@ -91,6 +91,7 @@ class Applied:
     deviations: tuple[Deviation, ...] = ()
     tempo: TempoSeen | None = None
     nothing_to_do: bool = False
+    quotas: int = 0
 
 
 @dataclass
@@ -405,6 +406,7 @@ class Forward:
             batches,
             single_shot,
             deviations=tuple(deviations),
+            quotas=quotas_set(self.plan.quotas, deviations),
         )
 
 

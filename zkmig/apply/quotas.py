@@ -34,6 +34,12 @@ def write_quotas(
     return deviations
 
 
+def quotas_set(quotas: Sequence[Quota], deviations: Sequence[Deviation]) -> int:
+    """How many of them are in force, given all that was left."""
+    left = {deviation.path for deviation in deviations}
+    return sum(limits_path(quota.path) not in left for quota in quotas)
+
+
 def _write(migrator: Migrator, quota: Quota) -> int:
     """0, or the code that it was refused with."""
     code = 0

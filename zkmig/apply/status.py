@@ -6,9 +6,10 @@ import shlex
 from dataclasses import dataclass
 
 from zkmig.epoch.control import ControlPaths, read_record
+from zkmig.epoch.leases import Lease
 from zkmig.epoch.owner import OwnerView, read_owner
 from zkmig.epoch.record import Record
-from zkmig.epoch.transitions import State
+from zkmig.epoch.transitions import MIGRATING, State
 from zkmig.model.path import CONTROL_ROOT
 from zkmig.source.bulk import NodeRead, read_nodes
 from zkmig.wire.client import Client
@@ -18,7 +19,8 @@ from zkmig.wire.requests import GetChildren
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One scope at one moment. readers, guards, acting: names of what is registered. batches_undone: in a rollback."""
+    """One scope at one moment. readers, guards, acting: names of what is registered, acting less what is
+    released. batches_undone: in a rollback."""
 
     scope: str
     record: Record
@@ -48,14 +50,31 @@ def read_status(client: Client, names: ControlPaths) -> Status:
         undone,
         _children(client, names.readers),
         _children(client, names.guards),
-        _children(client, names.acting),
+        _acting(client, names),
     )
+
+
+def _acting(client: Client, names: ControlPaths) -> tuple[str, ...]:
+    """Leases that are there and not released. A released one stays until a migrator removes it, and blocks nobody."""
+    paths = [f"{names.acting}/{name}" for name in _children(client, names.acting)]
+    nodes = [node for node in read_nodes(client, paths) if isinstance(node, NodeRead)]
+    leases = {node.path: Lease.decode(node.data) for node in nodes}
+    return tuple(path.rpartition("/")[2] for path, lease in leases.items() if lease is None or not lease.released)
 
 
 def _children(client: Client, path: str) -> tuple[str, ...]:
     result = client.call(GetChildren(path))
     assert isinstance(result, ChildrenResult)
     return tuple(sorted(result.children))
+
+
+def advice(status: Status) -> str | None:
+    """What to know before one of the commands that can follow is run."""
+    if status.owner.alive and status.record.state in MIGRATING:
+        return "the owner is alive: wait for it to end, or take over with --steal"
+    if status.record.state is State.OPEN and status.record.conflict is not None:
+        return "roll back; resume only once the foreign change is undone by hand"
+    return None
 
 
 def next_commands(status: Status, at: str, control: str = CONTROL_ROOT) -> list[str]:

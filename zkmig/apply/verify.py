@@ -32,6 +32,8 @@ class Deviation:
 
 def why(code: int) -> str:
     """The reason of a deviation, from the server's error code."""
+    if code == Code.BAD_VERSION:
+        return "changed by somebody else"  # the code says no more
     return f"{'changed by somebody else' if code in FOREIGN else 'refused by the server'}: {code_name(code)}"
 
 

@@ -31,7 +31,7 @@ from zkmig.cli.run import (
 )
 from zkmig.cli.sessions import session_words
 from zkmig.cli.terminal import is_terminal
-from zkmig.errors import BadInput, Outcome, ZkmigError
+from zkmig.errors import BadInput, Conflict, Outcome, ZkmigError
 from zkmig.plan.plan import Plan
 from zkmig.policy.leftout import LeftOut
 
@@ -39,7 +39,9 @@ _WRITING = {
     "4": "conflict: somebody else wrote a path of the plan; their value stands",
     "5": "outcome unknown: run zkmig status, then zkmig resume",
 }
-_REFUSED = "refused: stale plan, wrong epoch, held, another owner at work, other incarnation"
+_REFUSED = (
+    "refused: stale plan, wrong epoch, held, another owner, other incarnation, a single shot required and not possible"
+)
 
 _single_shot_option = click.option(
     "--single-shot",
@@ -251,6 +253,7 @@ def _show_applied(
             "writes": applied.writes,
             "batches": applied.batches,
             "single_shot": applied.single_shot,
+            "quotas_set": applied.quotas,
             "deviations": _plain(applied.deviations),
             "tempo": _tempo_document(applied.tempo),
             "not_carried": left_out.document() if left_out is not None else None,
@@ -260,7 +263,8 @@ def _show_applied(
         run.line(f"{outcome}: epoch {applied.epoch} is committed")
         return
     how = "in one transaction" if applied.single_shot else f"in {applied.batches} batches"
-    run.line(f"epoch {applied.epoch} is committed: {applied.writes} writes {how}")
+    quotas = f"; {applied.quotas} quotas set" if applied.quotas else ""
+    run.line(f"epoch {applied.epoch} is committed: {applied.writes} writes {how}{quotas}")
     _say_tempo(run, applied.tempo)
     _say_deviations(run, applied.deviations)
     if left_out is not None:
@@ -484,8 +488,13 @@ def _ways_on(plan_file: str | None, at: str | None, scope: str | None) -> Iterat
             where = "".join(f" {option} {shlex.quote(value)}" for option, value in _place_options(at, scope))
             plan = f" {shlex.quote(plan_file)}" if plan_file is not None else ""
             how = session_words()
-            error.add_note(f"  go on with:    zkmig resume{plan}{where}{how} --yes")
-            error.add_note(f"  or take back:  zkmig rollback{plan}{where}{how} --yes")
+            resume, rollback = (f"zkmig {name}{plan}{where}{how} --yes" for name in ("resume", "rollback"))
+            if isinstance(error, Conflict):  # to go on would meet the same foreign change again
+                error.add_note(f"  take back:     {rollback}")
+                error.add_note(f"  or go on, once the foreign change is undone by hand:  {resume}")
+            else:
+                error.add_note(f"  go on with:    {resume}")
+                error.add_note(f"  or take back:  {rollback}")
         raise
 
 

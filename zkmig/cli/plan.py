@@ -202,7 +202,8 @@ _NAMES = {
 
 def counts_text(made: Plan) -> str:
     """As in "3 to create, 1 ACLs to set"."""
-    return ", ".join(f"{count} {_NAMES[name]}" for name, count in made.counts.items() if count)
+    counts = ", ".join(f"{count} {_NAMES[name]}" for name, count in made.counts.items() if count)
+    return counts or ("nothing but quotas" if made.quotas else "nothing")
 
 
 def _place_of(made: Plan) -> str:

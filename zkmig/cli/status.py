@@ -10,7 +10,7 @@ import click
 
 from zkmig.api import status as scopes
 from zkmig.api.access import address, ensemble
-from zkmig.apply.status import Status, next_commands
+from zkmig.apply.status import Status, advice, next_commands
 from zkmig.cli.run import BAD_INPUT, STOPPED, UNREACHABLE, Run, command_options, exit_codes, required_at, scope_options
 from zkmig.cli.sessions import session_words
 from zkmig.epoch.transitions import State
@@ -58,6 +58,7 @@ def _document(found: Status, following: list[str], control: str) -> dict[str, An
         "last": plain(record.last),
         "incarnation": record.incarnation,
         "control": control,
+        "advice": advice(found),
         "next": following,
     }
 
@@ -87,6 +88,8 @@ def _show(run: Run, found: Status, following: list[str]) -> None:
     rows += [(title, ", ".join(names)) for title, names in _registered(found) if names]
     for title, text in rows:
         run.line(f"{title:<10} {text}")
+    if (warning := advice(found)) is not None:
+        run.line(f"{'advice':<10} {warning}")
     for command in following:
         run.line(f"{'next':<10} {command}")
 

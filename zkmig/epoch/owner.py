@@ -73,6 +73,11 @@ class OwnerView:
     alive: bool
     session_timeout_ms: int
 
+    @property
+    def who(self) -> str:
+        """As in "zk1 pid 4711"."""
+        return f"{self.owner.host} pid {self.owner.pid}" if self.owner else f"token {self.token}"
+
 
 def read_owner(client: Client, names: ControlPaths) -> OwnerView:
     """Who took the scope last, and whether that session still lives."""
@@ -216,12 +221,15 @@ class Migrator:
 
         A stopped or stuck process can keep its lock: the token, not the lock, is what makes taking it over safe.
         """
-        who = f"{seen.owner.host} pid {seen.owner.pid}" if seen.owner else f"token {seen.token}"
+        who = seen.who
         if not how.wait:
             raise NotOwner(
                 f"another migrator is at work ({who})", self.names.home, "wait with --wait, or take over with --steal"
             )
-        say(f"waiting for the migrator at {who}")
+        say(
+            f"waiting for the migrator at {who}; if it is dead, for up to {seen.session_timeout_ms / 1000:g} s, its "
+            "session's time-out; --steal does not wait"
+        )
         progress = self._progress()
         quiet_since = time.monotonic()
         while True:
