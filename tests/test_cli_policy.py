@@ -119,7 +119,7 @@ def test_a_tree_arrives_elsewhere_under_other_names(places: Places) -> None:
     assert "czxid" in left["never"]
     assert any("no node of the source matches --kind" in note for note in made["notes"])
 
-    places.run("apply", "--epoch", 1, "p.zkplan", "--yes").succeeded()
+    assert "; 2 quotas set\n" in places.run("apply", "--epoch", 1, "p.zkplan", "--yes").succeeded().stdout
     assert places.below(places.theirs) == {
         "": b"", "/stays": b"d", "/moved": b"", "/moved/here": b"", "/moved/here/x": b"d",
         "/moved/here/locks": b"", "/moved/here/locks/one": b"d",

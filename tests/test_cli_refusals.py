@@ -204,6 +204,16 @@ def test_commands_refuse_a_scope_that_is_not_there(program: Program, zk: Server,
         program(command, "--at", location(zk.hosts), "--scope", "none", "--yes").failed(3, "no scope 'none'")
 
 
+def test_a_wrong_scope_is_told_which_there_are(program: Program, zk: Server, tree: str) -> None:
+    """By every command that is given one, whether it looks for the scope in the registry or for its record."""
+    name = tree.rpartition("/")[2]
+    program("init", tree, "--scope", name).succeeded()
+    for command in ("status", "epoch", "resume", "rollback"):
+        options = ("--yes",) if command in ("resume", "rollback") else ()
+        told = program(command, "--at", location(zk.hosts), "--scope", "pord", *options).failed(3, "'pord'")
+        assert name in told.partition("scopes here: ")[2].partition(";")[0].split(", ")
+
+
 def test_a_scope_must_be_named_where_several_can_be_meant(program: Program, zk: Server, target: str, tree: str) -> None:
     assert target
     program("init", tree, "--scope", "also").succeeded()

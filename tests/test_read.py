@@ -63,7 +63,9 @@ def test_what_must_be_one_state_is_refused_when_it_is_not_known_to_be(
     assert zkmig.read(location).is_fuzzy
     with pytest.raises(NotConsistent, match="0x17 to 0x19: others wrote"):
         zkmig.read(location, require_consistent=True)
-    program("snapshot", location, "-o", "copy.zks").succeeded()
+    saved = program("snapshot", location, "-o", "copy.zks").succeeded()
+    assert "fuzzy, of zxids 0x17 to 0x19" in saved.stdout
+    assert "warning: copy.zks is fuzzy, a mix of states (zxids 0x17 to 0x19)" in saved.stderr
     program("snapshot", location, "-o", "none.zks", "--require-consistent").failed(4, "fuzzy", "others wrote")
     to = f"zk://{zk.hosts}/elsewhere"
     program("plan", "--from", location, "--to", to, "-o", "none.zkplan", "--require-consistent").failed(4, "fuzzy")
