@@ -24,7 +24,7 @@ from tests.scopes import (
 from tests.trees import Node, Tree, snapshot_of
 from zkmig.apply.engine import SealedPlan
 from zkmig.apply.forward import Forward, Options
-from zkmig.apply.rollback import REPLACED
+from zkmig.apply.verify import REPLACED
 from zkmig.epoch.control import Roles
 from zkmig.epoch.transitions import State
 from zkmig.errors import (
@@ -151,9 +151,7 @@ def test_a_rollback_that_may_not_give_an_acl_back_waits_for_somebody_who_may(sit
     assert_went_back(before, site.look())
 
 
-def test_what_was_never_tightened_needs_no_right_to_be_taken_back(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_never_tightened_needs_no_right_to_be_taken_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """An identity without ADMIN cannot tighten an ACL, and is told so; nor must it, to go back. As it is when the right
     is lost between preflight and work."""
     monkeypatch.setattr(Forward, "_preflight", lambda *_: None)
