@@ -711,6 +711,34 @@ def test_endless_churn_ends_in_a_fuzzy_snapshot_that_says_so(
     assert list(snapshot) == [tree_root, tree_root + "/queue", tree_root + "/rest"]
 
 
+def test_a_znode_whose_acl_was_never_there_does_not_get_another_ones(
+    zk: Server, tree_root: str, kazoo_client: KazooClientFactory
+) -> None:
+    """It is there whenever its data is read, gone whenever its ACL is: even a fuzzy snapshot makes up no ACL for it."""
+    kazoo = kazoo_client(zk)
+    create_all(kazoo, [tree_root, tree_root + "/rest", tree_root + "/rest/a"])
+    blinking = tree_root + "/blinks"
+    acl = [make_acl("world", "anyone", all=True), make_acl("ip", "10.0.0.1", read=True)]
+    kazoo.create(blinking, b"", acl=acl)
+    blinks = 0
+
+    def before(request: Read | Write | Bulk) -> None:
+        nonlocal blinks
+        is_there = kazoo.exists(blinking) is not None
+        if asks_acl_of(request, blinking) and is_there:
+            kazoo.delete(blinking)
+            blinks += 1
+        elif reads(request, blinking) and not is_there:
+            kazoo.create(blinking, b"", acl=acl)
+
+    with NotingClient(zk) as client:
+        client.before = before
+        snapshot = scan(client, Scope(tree_root))
+    assert blinks >= settle.ROUNDS_MIN
+    assert snapshot.is_fuzzy
+    assert list(snapshot) == [tree_root, tree_root + "/rest", tree_root + "/rest/a"]
+
+
 def test_nodes_that_stay_are_in_every_snapshot_under_churn(
     zk: Server, tree_root: str, kazoo_client: KazooClientFactory
 ) -> None:

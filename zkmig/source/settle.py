@@ -130,6 +130,12 @@ class Settling:
             if is_exact and self._is_decided(stamp, total):
                 return True
             self._heat(events)
+        # Their data was read, but never an ACL that is theirs: as of the last look they are gone.
+        for path in self._doubtful:
+            if path not in self._fresh and self._is_in_base(path):
+                self._drop(path)
+        if not self._is_there(root):
+            return False
         result.unresolved = len(self._dirty)
         result.acls_unsettled = sum(not whole.is_settled for whole in self._fresh.values())
         return True

@@ -8,12 +8,14 @@ not tell of ACLs [3], and not of znodes that the session may not READ [9].
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 from zkmig.model import path as paths
 from zkmig.model.scope import Scope
 from zkmig.wire.client import Client
 from zkmig.wire.codes import Code, error_for
+from zkmig.wire.faults import ConnectionLost
 from zkmig.wire.requests import WATCH_PERSISTENT_RECURSIVE, AddWatch, RemoveWatches
 from zkmig.wire.session import WatchEvent
 
@@ -76,11 +78,12 @@ class TreeWatch:
         return told
 
     def end(self) -> None:
-        """End it, so that a session that lives on is not told of every later change."""
+        """End it, so that a session that lives on is not told of every later change. A lost connection has ended it."""
         if self.is_set and self._client.is_connected:
             self.is_set = False
-            self._client.call_reply(RemoveWatches(self._scope.root))
-            self._client.take_watch_events()
+            with suppress(ConnectionLost):
+                self._client.call_reply(RemoveWatches(self._scope.root))
+                self._client.take_watch_events()
 
     def _dirty(self, events: Iterable[WatchEvent]) -> set[str]:
         scope, dirty = self._scope, set()
