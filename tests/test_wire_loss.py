@@ -273,7 +273,7 @@ def test_a_server_behind_the_floor_is_passed_over(zk: Server, ensemble: Ensemble
     with Client([*hosts(zk), member], zxid_floor=floor) as client:
         assert client.server == member
         assert client.last_zxid >= floor
-    with pytest.raises(Unreachable, match=r"not serving, .* or behind what this session has seen"):
+    with pytest.raises(Unreachable, match="or not serving, or behind what this session has seen"):
         Client(hosts(zk), zxid_floor=floor, connect_timeout_s=0.3).connect()
     with Client(hosts(zk), zxid_floor=zk.zxid()) as client:
         assert client.is_connected
