@@ -8,11 +8,12 @@ BIN := .venv/bin
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: help bootstrap demo test lint types fuzz sanitize bench-small bench bench-huge bench-picture nightly clean
+.PHONY: help bootstrap demo test test-ensemble lint types fuzz sanitize bench-small bench bench-huge bench-picture nightly clean
 
 help:
 	@echo "make demo         replay an outage on real servers, in about a minute"
 	@echo "make test         the tests"
+	@echo "make test-ensemble  the tests against a follower of an ensemble of three"
 	@echo "make lint         ruff: rules and format"
 	@echo "make types        mypy, strict"
 	@echo "make fuzz         the decoders on spoiled input, for FUZZ_SECONDS=60 (docs/testing.md)"
@@ -32,6 +33,9 @@ demo: bootstrap
 
 test: bootstrap
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+test-ensemble: bootstrap
+	ZKMIG_TEST_ENSEMBLE=1 $(BIN)/pytest $(PYTEST_ARGS)
 
 lint: bootstrap
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -51,7 +52,16 @@ def open_control_root(server: Server) -> None:
 
 @pytest.fixture(scope="session")
 def zk() -> Iterator[Server]:
-    """One server for the whole run: stay below `tree_root`. TTL nodes are admitted, and everybody's scopes."""
+    """One server for the whole run: stay below `tree_root`. TTL nodes are admitted, and everybody's scopes.
+
+    With ZKMIG_TEST_ENSEMBLE=1 it is a follower of an ensemble of three, so that every write goes by way of a leader.
+    """
+    if os.environ.get("ZKMIG_TEST_ENSEMBLE") == "1":
+        with Ensemble(extended_types=True) as three:
+            follower = three.followers()[0]
+            open_control_root(follower)
+            yield follower
+        return
     with Server(extended_types=True) as server:
         open_control_root(server)
         yield server

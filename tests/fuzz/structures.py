@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import struct
+from io import BytesIO
 from typing import Any
 
 import msgpack
@@ -68,28 +69,17 @@ def blocks_of(raw: bytes) -> list[bytes]:
     return found
 
 
-class _Raw:
-    """Lets a Writer put out payloads that are packed already, sound or not."""
-
-    def __init__(self) -> None:
-        self.pieces: list[bytes] = []
-
-    def write(self, piece: bytes) -> int:
-        self.pieces.append(piece)
-        return len(piece)
-
-
 def sealed_again(form: Format, payloads: list[bytes]) -> bytes:
     """A sound sealed file around payloads of any kind."""
-    sink = _Raw()
-    writer = Writer(sink, form)  # type: ignore[arg-type]  # of a file it only calls write
+    sink = BytesIO()
+    writer = Writer(sink, form)
     for payload in payloads:
         if payload:
             writer._put(struct.pack(">I", len(payload)))
             writer._put(payload)
             writer._put(writer._hash.digest()[:CHECK_BYTES])
     writer.seal()
-    return b"".join(sink.pieces)
+    return sink.getvalue()
 
 
 def spoiled_inside(random: random.Random, form: Format, raw: bytes) -> bytes:

@@ -47,7 +47,7 @@ class LatencyProbe:
         self._stop = StopRequest()
         self._over = threading.Event()
         self._interval_s = IDLE_INTERVAL_S
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()  # notified of each latency, and of a loss
         self._latencies: list[float] = []
         self._sent_at: float | None = None
         self._is_lost = False
@@ -67,13 +67,10 @@ class LatencyProbe:
 
     def idle(self, stop: StopRequest) -> list[float]:
         """Latencies before anything is written; as many as came in time, none if the probe is lost."""
-        deadline = time.monotonic() + IDLE_WAIT_S_MAX
-        while time.monotonic() < deadline and not stop.requested:
-            with self._lock:
-                if self._is_lost or len(self._latencies) >= IDLE_PROBES:
-                    break
-            time.sleep(INTERVAL_S / 2)
         with self._lock:
+            self._lock.wait_for(
+                lambda: stop.requested or self._is_lost or len(self._latencies) >= IDLE_PROBES, IDLE_WAIT_S_MAX
+            )
             self._interval_s = INTERVAL_S
             found, self._latencies = self._latencies, []
         return found
@@ -107,9 +104,11 @@ class LatencyProbe:
                 self._latencies.append(end - start)
                 self._sent_at, self._is_lost = None, False
                 interval_s = self._interval_s
+                self._lock.notify_all()
             self._over.wait(interval_s)
 
     def _lose(self) -> None:
         with self._lock:
             self._is_lost, self._sent_at = True, None
             self.losses += 1
+            self._lock.notify_all()
