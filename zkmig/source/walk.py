@@ -26,6 +26,7 @@ from zkmig.model.snapshot import Consistency, Provenance, Snapshot
 from zkmig.model.staging import Staging
 from zkmig.source.bulk import READ_DEPTH, REPLY_BYTES_AIM, REQUEST_BYTES_MAX, NodeAbsent, Pace, read_nodes, refusal
 from zkmig.source.frontier import LARGE_BYTES, SAMPLE_CHILDREN, WIDE_CHILDREN
+from zkmig.source.orphans import without_orphans
 from zkmig.wire.bulk import codec
 from zkmig.wire.codes import error_for
 from zkmig.wire.faults import ProtocolFault
@@ -151,9 +152,10 @@ class Walk:
         positions = array("I", map(staging.acl_id, self._acls))
         if positions != array("I", range(len(positions))):
             staging.acl_ids = array("I", map(positions.__getitem__, staging.acl_ids))
-        if self._known is not None and self.vanished:
-            self._drop_orphans()
-        return self._staging.build(self._scope, provenance, consistency)
+        # As a rule there is none: a look at every path costs a second and 100 MB in a million.
+        if any(map(self._has_left_children, self.vanished)):
+            staging = without_orphans(staging, self.vanished)
+        return staging.build(self._scope, provenance, consistency)
 
     def miscounted(self, snapshot: Snapshot) -> Iterator[str]:
         """Paths that have another number of children in `snapshot` than their Stat says."""
@@ -412,26 +414,6 @@ class Walk:
         known = {columns.path_bytes(child) for child in self._known.children_at(index)}
         return (child for child in stretch if bytes(column[offsets[child] : offsets[child + 1]]) not in known)
 
-    def _drop_orphans(self) -> None:
-        """Leave out what was read of subtrees whose root is gone: nothing may hang in the air."""
-        if not any(map(self._has_left_children, self.vanished)):
-            return  # as a rule: a look at every path costs a second and 100 MB in a million
-        whole, gone = self._staging, {path.encode() for path in self.vanished}
-        present = {bytes(whole.paths[start:stop]) for start, stop in _slices(whole.path_offsets)}
-        gone -= present
-        if not gone:
-            return
-        hanging = set()
-        for path in present:
-            above = path.rpartition(b"/")[0]
-            while above:
-                if above in gone:
-                    hanging.add(path)
-                    break
-                above = above.rpartition(b"/")[0]
-        if hanging:
-            self._staging = _without(whole, hanging)
-
     def _has_left_children(self, path: str) -> bool:
         # Only what is known is asked for without a look at what is above it.
         known = self._known
@@ -494,26 +476,3 @@ def _raw(request: ReadMany | GetAclMany, reply: Reply) -> bytes:
     if isinstance(reply.result, RawResult):
         return reply.result.received
     raise error_for(reply.error, request.path, request.operation)
-
-
-def _slices(offsets: array[int]) -> Iterator[tuple[int, int]]:
-    return zip(offsets, islice(offsets, 1, None), strict=False)
-
-
-def _without(staging: Staging, hanging: set[bytes]) -> Staging:
-    """A copy without these paths. Its kinds are left to be told from the Stats, as those of any live read."""
-    kept = Staging()
-    kept.acl_table = staging.acl_table
-    for node, (start, stop) in enumerate(_slices(staging.path_offsets)):
-        path = staging.paths[start:stop]
-        if bytes(path) in hanging:
-            continue
-        kept.paths += path
-        kept.path_offsets.append(len(kept.paths))
-        kept.data += staging.data[staging.data_offsets[node] : staging.data_offsets[node + 1]]
-        kept.data_offsets.append(len(kept.data))
-        kept.nulls.append(staging.nulls[node])
-        kept.acl_ids.append(staging.acl_ids[node])
-        for column, other in zip(kept.stats, staging.stats, strict=True):
-            column.append(other[node])
-    return kept
