@@ -7,11 +7,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 
-from zkmig.apply.forward import Applied, Forward, Options, finish_pending
+from zkmig.apply.forward import Forward, finish_pending
+from zkmig.apply.options import Applied, Options
 from zkmig.apply.preflight import examine
 from zkmig.apply.preimage import take_preimage
 from zkmig.apply.quotas import quotas_set
 from zkmig.apply.rollback import RolledBack, roll_back
+from zkmig.epoch.attempts import noting
 from zkmig.epoch.control import ControlPaths, find_scope, read_record
 from zkmig.epoch.journal import load
 from zkmig.epoch.owner import Migrator, TakeOver, read_owner
@@ -73,7 +75,7 @@ def apply_plan(
     plan = sealed.plan
     record, _ = read_record(client, names)
     if _is_applied(record, sealed, epoch):
-        return Applied(record.epoch, record.committed_attempt, 0, 0, False, already=True)
+        return _already(record)
     owner = read_owner(client, names) if record.state in MIGRATING else None
     if owner is None or not owner.alive:
         _check_admission(record, names, plan, epoch)
@@ -95,10 +97,17 @@ def apply_plan(
         return Applied(record.epoch, None, plan.writes, len(plan.batch_ends), plan.why_not_single_shot() is None)
 
     def admit(record: Record) -> None:
+        if _is_applied(record, sealed, epoch):
+            raise _AppliedMeanwhile(record)
         _check_admission(record, names, plan, epoch)
 
-    migrator = Migrator.take(client, names, take_over, stop, options.say, admit)
-    with _owning(migrator):
+    try:
+        migrator = Migrator.take(client, names, take_over, stop, options.say, admit)
+    except _AppliedMeanwhile as meanwhile:
+        return _already(meanwhile.record)
+    with owning(migrator):
+        if _is_applied(migrator.record, sealed, epoch):
+            return _already(migrator.record)
         _check_admission(migrator.record, names, plan, epoch)
         return Forward(migrator, plan, sealed.hash, options).run(epoch)
 
@@ -122,14 +131,16 @@ def resume(
     if record.state not in MIGRATING and record.pending is None:
         return None
     migrator = Migrator.take(client, names, take_over, stop, options.say)
-    with _owning(migrator):
+    with owning(migrator):
         record = migrator.record
         if record.state is State.ROLLING_BACK:
+            _note_owner(migrator)
             return roll_back(migrator, options)
         if record.state in MIGRATING:
             check_plan_given(record, names, sealed)
             assert sealed is not None
             _check_identity(client, sealed.plan)
+            _note_owner(migrator)
             return Forward(migrator, sealed.plan, sealed.hash, options).resume()
         return _finish_pending(migrator, options)
 
@@ -144,8 +155,15 @@ def rollback(
             f"there is nothing to roll back: the scope is {record.state.value} at epoch {record.epoch}", names.record
         )
     migrator = Migrator.take(client, names, take_over, stop, options.say)
-    with _owning(migrator):
+    with owning(migrator):
+        if migrator.record.state in MIGRATING:
+            _note_owner(migrator)
         return roll_back(migrator, options)
+
+
+def _note_owner(migrator: Migrator) -> None:
+    """Add this owner to those that the attempt's note names; a note that cannot be written stops nothing."""
+    migrator.write(noting(migrator, migrator.record), witness=0)
 
 
 def _finish_pending(migrator: Migrator, options: Options) -> Applied | None:
@@ -161,7 +179,7 @@ def _finish_pending(migrator: Migrator, options: Options) -> Applied | None:
 
 
 @contextmanager
-def _owning(migrator: Migrator) -> Iterator[None]:
+def owning(migrator: Migrator) -> Iterator[None]:
     """Give the lock back in the end; an error that leaves work behind says that something was written."""
     try:
         yield
@@ -175,6 +193,18 @@ def _owning(migrator: Migrator) -> Iterator[None]:
     finally:
         with suppress(ZkmigError):  # without it the lock goes with the session, and an error on its way says more
             migrator.release()
+
+
+class _AppliedMeanwhile(Exception):
+    """Somebody else has committed the very plan while this process waited for its turn."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__()
+        self.record = record
+
+
+def _already(record: Record) -> Applied:
+    return Applied(record.epoch, record.committed_attempt, 0, 0, False, already=True)
 
 
 def _is_applied(record: Record, sealed: SealedPlan, epoch: int) -> bool:

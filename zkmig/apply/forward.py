@@ -7,91 +7,41 @@ that only this migration changes.
 from __future__ import annotations
 
 import dataclasses
-import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from zkmig.apply.aclsteps import finals, tightenings, write_acls
 from zkmig.apply.batches import CURSOR, BatchWriter
+from zkmig.apply.conflicts import PutBacks, examine_conflict
 from zkmig.apply.drain import Drain
+from zkmig.apply.options import DRAIN_TIMEOUT_S, Applied, Options, Progress
 from zkmig.apply.pacing import Pacing, paced
 from zkmig.apply.preflight import examine
 from zkmig.apply.preimage import Preimage, recheck, take_preimage
-from zkmig.apply.probe import OpenProbe
 from zkmig.apply.quotas import quotas_set, write_quotas
-from zkmig.apply.tempo import TempoSeen
+from zkmig.apply.upload import Uploaded, upload
 from zkmig.apply.verify import Deviation, find_deviations, why, written_nodes
-from zkmig.epoch.control import ATTEMPT_CHARS, AttemptPaths, Roles
-from zkmig.epoch.journal import Journal, Manifest, digest, load, make_chunks
+from zkmig.epoch.attempts import Fate, PutBack, noting, read_note, shortened
+from zkmig.epoch.control import AttemptPaths
+from zkmig.epoch.journal import Journal, load
 from zkmig.epoch.owner import HEAD_LENGTH, Migrator
 from zkmig.epoch.record import ConflictNote, LastOutcome, Pending, Record
 from zkmig.epoch.transitions import State
 from zkmig.errors import Conflict, NotPermitted, Outcome, PlanImpossible, Refused, Stopped
-from zkmig.model.acl import WORLD
 from zkmig.model.quota import Quota
-from zkmig.plan.plan import Plan
+from zkmig.plan.plan import RECORD_BYTES_MAX, Plan
 from zkmig.plan.preflight import refuse
 from zkmig.source.bulk import NodeRead, read_nodes
 from zkmig.wire.client import probe_frame_limit
 from zkmig.wire.codes import Code, code_name
-from zkmig.wire.replies import MultiResult
-from zkmig.wire.requests import MULTI_OVERHEAD, Check, Create, Multi, WriteOp, frame_size, operation_size
+from zkmig.wire.requests import MULTI_OVERHEAD, Check, Multi, WriteOp, frame_size, operation_size
 
-DRAIN_TIMEOUT_S = 60.0
+# What a caller of `Forward` needs to name is found here too.
+__all__ = ["DRAIN_TIMEOUT_S", "Applied", "Forward", "Options", "Progress", "abort", "attempt_of", "cursor_version"]
 
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where long work stands: its phase, and done of total units of it.
-
-    in_flight: batches under way, on an average; latency_ms: of others' writes, measured last; None: not known.
-    """
-
-    phase: str
-    done: int
-    total: int
-    in_flight: float | None = None
-    latency_ms: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to apply. single_shot: auto, never or require. report: called as work proceeds; say: sentences.
-
-    writes_per_s: at most so many; None: as many as others can stand. open_probe: makes the client that measures what
-    others feel; None: nobody measures. all_take: whether every member takes a frame of so many bytes; None: the one
-    that the client is connected to is asked. ignore_quotas: go on although hard quotas would be passed.
-    """
-
-    single_shot: str = "auto"
-    drain_timeout_s: float = DRAIN_TIMEOUT_S
-    report: Callable[[Progress], None] = lambda _: None
-    say: Callable[[str], None] = lambda _: None
-    writes_per_s: float | None = None
-    open_probe: OpenProbe | None = None
-    all_take: Callable[[int], bool] | None = None
-    ignore_quotas: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """What came of it. epoch: the committed one. batches: sent in OPEN, 0 for a single shot and for ACLs or quotas
-    alone. already: it was committed before. nothing_to_do: the plan is empty. deviations: ACLs that somebody else
-    changed meanwhile and that were left as they are. tempo: how fast it went, and what others felt of it; None where
-    nobody measured. quotas: how many were set."""
-
-    epoch: int
-    attempt: str | None
-    writes: int
-    batches: int
-    single_shot: bool
-    already: bool = False
-    deviations: tuple[Deviation, ...] = ()
-    tempo: TempoSeen | None = None
-    nothing_to_do: bool = False
-    quotas: int = 0
+ABORT_TRIES = 3
 
 
 @dataclass
@@ -102,6 +52,7 @@ class Forward:
     plan: Plan
     plan_hash: str
     options: Options
+    journal: Journal = field(default_factory=lambda: Journal(()))  # what the plan creates may be left out
     zxids: dict[int, int] = field(default_factory=dict)  # at which a batch has applied, as far as answers have told
 
     # -- the whole way ------------------------------------------------------------------------------------------------
@@ -113,12 +64,13 @@ class Forward:
         self._preflight(preimage)
         with self._paced(0 if single_shot else len(self.plan.batch_ends)) as pacing:
             try:
-                attempt, manifest_hash = self._upload(preimage, epoch, pacing)
+                uploaded = upload(self.migrator, self.plan, self.plan_hash, preimage, epoch, self.options, pacing)
             except Stopped as stopped:
                 stopped.outcome = Outcome.NOTHING_WRITTEN  # a journal that no record names is of no effect
                 raise
-            self._prepare(epoch, attempt, manifest_hash)
-            return self._from_preparing(preimage.journal, single_shot, pacing)
+            self.journal = preimage.journal
+            self._prepare(epoch, uploaded)
+            return self._from_preparing(single_shot, pacing)
 
     def resume(self) -> Applied:
         """From PREPARING or OPEN to the commit."""
@@ -126,36 +78,36 @@ class Forward:
         if record.plan_hash != self.plan_hash:
             raise Refused("this is not the plan of the open epoch", self.migrator.names.record, "give that plan file")
         assert record.manifest_hash is not None
-        _, journal = load(self.migrator.client, self._attempt(), record.manifest_hash)
+        _, self.journal = load(self.migrator.client, self._attempt(), record.manifest_hash)
         if record.state is State.PREPARING:
             single_shot = self._probe_frames(self.decide_single_shot())
             with self._paced(0 if single_shot else len(self.plan.batch_ends)) as pacing:
-                return self._from_preparing(journal, single_shot, pacing)
+                return self._from_preparing(single_shot, pacing)
         with self._paced(len(self.plan.batch_ends) - self._cursor_version()) as pacing:
-            return self._from_open(journal, pacing)
+            return self._from_open(pacing)
 
     def _paced(self, batches: int) -> AbstractContextManager[Pacing]:
         options, migrator = self.options, self.migrator
         return paced(batches, migrator.stop, options.open_probe, migrator.names.record, options.writes_per_s)
 
-    def _from_preparing(self, journal: Journal, single_shot: bool, pacing: Pacing) -> Applied:
+    def _from_preparing(self, single_shot: bool, pacing: Pacing) -> Applied:
         try:
             self.options.say("draining")
             Drain(self.migrator, self.options.drain_timeout_s, self.options.say).wait()
             recheck(self.migrator.client, self.plan, self.migrator.record.root)
-        except (Refused, Stopped):
-            abort(self.migrator)  # nothing was written yet: readers need not wait for a decision
+        except (Refused, Stopped) as error:
+            abort(self.migrator, error.what)  # nothing was written yet: readers need not wait for a decision
             raise
         if single_shot:
-            return self._commit_single_shot(journal)
+            return self._commit_single_shot()
         self._open()
-        return self._from_open(journal, pacing)
+        return self._from_open(pacing)
 
-    def _from_open(self, journal: Journal, pacing: Pacing) -> Applied:
-        self._tighten(journal)
+    def _from_open(self, pacing: Pacing) -> Applied:
+        self._tighten()
         self._write_batches(pacing)
         self._verify()
-        return dataclasses.replace(self._commit(journal), tempo=pacing.seen())
+        return dataclasses.replace(self._commit(), tempo=pacing.seen())
 
     # -- before the epoch ---------------------------------------------------------------------------------------------
 
@@ -206,88 +158,34 @@ class Forward:
         for finding in findings:
             self.options.say(f"warning: {finding}")
 
-    def _upload(self, preimage: Preimage, epoch: int, pacing: Pacing) -> tuple[str, str]:
-        """Journal and manifest, before the scope leaves STABLE, so that services wait as little as possible.
-
-        Returns the attempt's name and the hash of its manifest.
-        """
-        attempt_name = secrets.token_hex(ATTEMPT_CHARS // 2)
-        attempt = self.migrator.names.attempt(epoch, attempt_name)
-        acl = self.migrator.control_acl
-        roles = Roles.of_record(acl)
-        chunks = list(
-            make_chunks(
-                preimage.journal,
-                preimage.read_sets,
-                roles.admin,
-                [*self.migrator.client.identities, WORLD],
-                created=preimage.created,
-            )
-        )
-        places = [attempt.home, attempt.undo, attempt.cursor, attempt.rcursor]
-        self.migrator.write_all([Create(path, None, acl) for path in places], "begin a journal", witness=0)
-        self._upload_chunks([Create(attempt.chunk(i), c.payload, c.acl) for i, c in enumerate(chunks)], pacing)
-        manifest = Manifest(
-            incarnation=self.migrator.record.incarnation,
-            epoch=epoch,
-            attempt=attempt_name,
-            root=self.migrator.record.root,
+    def _prepare(self, epoch: int, uploaded: Uploaded) -> None:
+        migrator, record = self.migrator, self.migrator.record
+        prepared = record.moved(
+            "prepare",
+            State.PREPARING,
+            base=record.state,
+            target_epoch=epoch,
+            attempt=uploaded.attempt,
             plan_hash=self.plan_hash,
-            batches=len(self.plan.batch_ends),
-            frame_bytes=self.plan.limits.batch_bytes_max,
-            chunks=tuple(digest(chunk.payload) for chunk in chunks),
-            private=tuple(index for index, chunk in enumerate(chunks) if chunk.is_private),
-            journal_bytes=sum(len(chunk.payload) for chunk in chunks),
-            quotas=tuple((quota.path, quota.text) for quota in self.plan.quotas),
-        ).encode()
-        self.migrator.write_all([Create(attempt.manifest, manifest, acl)], "write the manifest", witness=0)
-        return attempt_name, digest(manifest)
-
-    def _upload_chunks(self, creates: Sequence[Create], pacing: Pacing) -> None:
-        failure = self.migrator.write_series(
-            lambda index: (creates[index],),
-            0,
-            len(creates),
-            witness=0,
-            pace=pacing,
-            progress=lambda done: self.options.report(Progress("journal", done, len(creates), *pacing.now())),
+            manifest_hash=uploaded.manifest_hash,
+            batches_total=len(self.plan.batch_ends),
+            conflict=None,
         )
-        if failure:
-            where = creates[failure.index].path
-            if failure.result.code == Code.NO_AUTH:
-                raise NotPermitted("not permitted to write undo", where, "authenticate as the scope's admin")
-            raise Conflict(f"could not write undo: {code_name(failure.result.code)}", where, "apply again")
+        self._must(prepared, noting(migrator, prepared, fate=Fate.UNDER_WAY))
 
-    def _prepare(self, epoch: int, attempt: str, manifest_hash: str) -> None:
-        record = self.migrator.record
-        self._must(
-            self.migrator.transition(
-                record.moved(
-                    "prepare",
-                    State.PREPARING,
-                    base=record.state,
-                    target_epoch=epoch,
-                    attempt=attempt,
-                    plan_hash=self.plan_hash,
-                    manifest_hash=manifest_hash,
-                    batches_total=len(self.plan.batch_ends),
-                    conflict=None,
-                )
-            )
-        )
-
-    def _must(self, result: MultiResult) -> None:
-        """A transition without operations of its own can fail only in its head."""
+    def _must(self, record: Record, note: Sequence[WriteOp] = ()) -> None:
+        """A transition with nothing but its note, which nobody else writes, can fail only in its head."""
+        result = self.migrator.transition(record, note)
         if result.failed_index is not None:
             raise Conflict(f"the transition failed: {code_name(result.code)}", self.migrator.names.record)
 
     # -- the writes ---------------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        self._must(self.migrator.transition(self.migrator.record.moved("open", State.OPEN)))
+        self._must(self.migrator.record.moved("open", State.OPEN))
 
-    def _tighten(self, journal: Journal) -> None:
-        writes = tightenings(journal.acls)
+    def _tighten(self) -> None:
+        writes = tightenings(self.journal.acls)
         if not writes or self._cursor_version():
             return  # the first batch is only ever sent after all of them
         deviations = write_acls(self.migrator, writes)
@@ -320,14 +218,25 @@ class Forward:
         self._record_conflict(Deviation(path, why(failure.result.code)), "write", failure.index)
 
     def _record_conflict(self, deviation: Deviation, operation: str, batch: int) -> None:
-        note = ConflictNote(deviation.path, operation, deviation.reason, batch)
-        self.migrator.transition(self.migrator.record.updated(conflict=note))
+        conflict, put_back = self._examined(deviation, operation, batch)
+        record = self.migrator.record.updated(conflict=conflict)
+        self._must(record, noting(self.migrator, record, conflict=conflict, put_back=put_back))
         raise Conflict(
-            f"{deviation.reason}; the migration stopped before batch {batch + 1}",
+            f"{conflict.reason}; the migration stopped before batch {batch + 1}",
             deviation.path,
             "roll back with zkmig rollback, then plan again",
             Outcome.PARTLY_WRITTEN,
         )
+
+    def _examined(self, deviation: Deviation, operation: str, batch: int) -> tuple[ConflictNote, tuple[PutBack, ...]]:
+        note, _ = read_note(self.migrator.client, self.migrator.names, self.migrator.record)
+        puts = PutBacks(self.migrator, note)
+        entry = next((one for one in self.journal.entries if one.path == deviation.path and one.before), None)
+        is_behind = operation in ("verify", "commit")
+        nodes = written_nodes(self.plan) if is_behind else iter(())
+        written = next((one for one in nodes if one.path == deviation.path), None)
+        conflict = examine_conflict(self.migrator, puts, deviation, operation, batch, entry, written)
+        return conflict, puts.noted
 
     def _cursor_version(self) -> int:
         return cursor_version(self.migrator, self._attempt().cursor)
@@ -343,20 +252,33 @@ class Forward:
         if deviations:
             self._record_conflict(deviations[0], "verify", len(self.plan.batch_ends))
 
-    def _commit(self, journal: Journal) -> Applied:
+    def _commit(self) -> Applied:
         total = len(self.plan.batch_ends)
-        record = self._committed("commit", journal)
+        record = self._committed("commit")
         checks = [Check(self._attempt().cursor, total), *self._path_checks()]
-        result = self.migrator.transition(record, checks)
+        note = self._committed_note(single_shot=False)
+        result = self.migrator.transition(record, [*note, *checks])
         if result.failed_index is not None:
-            check = checks[result.failed_index - HEAD_LENGTH]
-            self._record_conflict(Deviation(check.path, "changed just before the commit"), "commit", total)
-        deviations = finish_pending(self.migrator, journal, self.plan.quotas, self.options)
+            failed = [*note, *checks][result.failed_index - HEAD_LENGTH]
+            self._record_conflict(Deviation(failed.path, "changed just before the commit"), "commit", total)
+        deviations = finish_pending(self.migrator, self.journal, self.plan.quotas, self.options)
         return self._applied(total, False, deviations)
+
+    def _committed_note(self, single_shot: bool) -> list[WriteOp]:
+        return [
+            *noting(
+                self.migrator,
+                self.migrator.record,
+                fate=Fate.COMMITTED,
+                ended=time.time(),
+                single_shot=single_shot,
+                conflict=None,
+            )
+        ]
 
     def _path_checks(self) -> Iterator[Check]:
         """As many plan paths as fit a usual batch: written ones first, whose old versions others may still expect."""
-        budget = self.plan.limits.batch_bytes_max - frame_size(Multi(self.migrator.head())) - 4096
+        budget = self.plan.limits.batch_bytes_max - frame_size(Multi(self.migrator.head())) - RECORD_BYTES_MAX
         for node in written_nodes(self.plan):
             check = Check(node.path, node.version)
             budget -= operation_size(check)
@@ -364,24 +286,27 @@ class Forward:
                 return
             yield check
 
-    def _commit_single_shot(self, journal: Journal) -> Applied:
+    def _commit_single_shot(self) -> Applied:
         writer = BatchWriter(self.migrator.client, self.plan, self._attempt().cursor, 0)
-        writes: list[WriteOp] = writer.all_writes()
-        result = self.migrator.transition(self._committed("commit_single_shot", journal), writes)
+        note = self._committed_note(single_shot=True)
+        writes: list[WriteOp] = [*note, *writer.all_writes()]
+        result = self.migrator.transition(self._committed("commit_single_shot"), writes)
         if result.failed_index is not None:
             path = writes[result.failed_index - HEAD_LENGTH].path
-            abort(self.migrator)
             if result.code == Code.NO_AUTH:
+                abort(self.migrator, f"not permitted to write {path}")
                 raise NotPermitted("not permitted to write", path, "authenticate with --auth-file")
-            raise Conflict(f"{why(result.code)}; nothing was written", path, "plan again")
-        deviations = finish_pending(self.migrator, journal, self.plan.quotas, self.options)
+            conflict, put_back = self._examined(Deviation(path, why(result.code)), "single shot", 0)
+            abort(self.migrator, f"conflict at {path}: {conflict.reason}", conflict=conflict, put_back=put_back)
+            raise Conflict(f"{conflict.reason}; nothing was written", path, "plan again")
+        deviations = finish_pending(self.migrator, self.journal, self.plan.quotas, self.options)
         return self._applied(0, True, deviations)
 
-    def _committed(self, event: str, journal: Journal) -> Record:
+    def _committed(self, event: str) -> Record:
         record = self.migrator.record
         assert record.target_epoch is not None
         assert record.attempt is not None
-        waiting = len(finals(journal.acls))
+        waiting = len(finals(self.journal.acls))
         return record.closed(
             event,
             State.STABLE,
@@ -426,13 +351,29 @@ def cursor_version(migrator: Migrator, path: str) -> int:
     return node.stat.version
 
 
-def abort(migrator: Migrator) -> None:
-    """PREPARING -> where it began: nothing was written."""
+def abort(
+    migrator: Migrator, reason: str, conflict: ConflictNote | None = None, put_back: tuple[PutBack, ...] = ()
+) -> None:
+    """PREPARING -> where it began: nothing was written. reason: for the history, never data."""
     record = migrator.record
     assert record.target_epoch is not None
     assert record.attempt is not None
-    outcome = LastOutcome(record.target_epoch, record.attempt, "aborted", time.time())
-    migrator.transition(record.closed("abort", record.base, outcome))
+    outcome = LastOutcome(record.target_epoch, record.attempt, "aborted", time.time(), reason=shortened(reason))
+    closed = record.closed("abort", record.base, outcome)
+    for _ in range(ABORT_TRIES):
+        note = noting(
+            migrator,
+            record,
+            fate=Fate.ABORTED,
+            ended=outcome.at,
+            reason=reason,
+            conflict=conflict,
+            put_back=put_back,
+        )
+        result = migrator.transition(closed, note)
+        if result.failed_index is None:
+            return
+    raise Conflict(f"could not abort: {code_name(result.code)}", migrator.names.record, "run zkmig status")
 
 
 def finish_pending(migrator: Migrator, journal: Journal, quotas: Sequence[Quota], options: Options) -> list[Deviation]:

@@ -10,13 +10,16 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from zkmig.apply.aclsteps import DELETED, FOREIGN_ACL, AclWrite, write_acls
-from zkmig.apply.forward import Options, Progress, abort, attempt_of, cursor_version
+from zkmig.apply.conflicts import PutBacks, explained
+from zkmig.apply.forward import abort, attempt_of, cursor_version
+from zkmig.apply.options import Options, Progress
 from zkmig.apply.pacing import Pacing, paced
 from zkmig.apply.tempo import TempoSeen
 from zkmig.apply.verify import FOREIGN, REPLACED, Deviation, why
+from zkmig.epoch.attempts import Fate, noting, read_note
 from zkmig.epoch.control import AttemptPaths
 from zkmig.epoch.journal import NO_BATCH, AclEntry, Action, Entry, Journal, Manifest, load
 from zkmig.epoch.owner import HEAD_LENGTH, Migrator
@@ -54,7 +57,7 @@ def roll_back(migrator: Migrator, options: Options) -> RolledBack:
     """From PREPARING, OPEN or ROLLING_BACK to where the attempt began. Refused in any other state."""
     record = migrator.record
     if record.state is State.PREPARING:
-        abort(migrator)
+        abort(migrator, "taken back before anything was written")
         return RolledBack(record.epoch, 0, ())
     if record.state not in (State.OPEN, State.ROLLING_BACK):
         raise Refused(f"there is nothing to roll back: the scope is {record.state.value}", migrator.names.record)
@@ -132,9 +135,12 @@ class _Undo:
     cursor: int
     options: Options
     replaced: frozenset[str] = frozenset()
+    puts: PutBacks = field(init=False)
 
     def run(self) -> RolledBack:
         attempt = attempt_of(self.migrator)
+        note, _ = read_note(self.migrator.client, self.migrator.names, self.migrator.record)
+        self.puts = PutBacks(self.migrator, note)
         batches = undo_batches(self.journal, self.manifest, self.cursor)
         self.replaced = find_replaced(self.migrator.client, attempt, self.journal, self.cursor)
         migrator, options = self.migrator, self.options
@@ -145,6 +151,7 @@ class _Undo:
         deviations = read_deviations(self.migrator.client, attempt)
         known = {deviation.path for deviation in deviations}
         deviations += [deviation for deviation in self._restore_acls() if deviation.path not in known]
+        deviations = self._explained(deviations)
         return replace(self._end(attempt, len(batches), deviations), tempo=pacing.seen())
 
     def _undo(self, attempt: AttemptPaths, batches: Sequence[UndoBatch], pacing: Pacing) -> None:
@@ -236,13 +243,27 @@ class _Undo:
                 break  # else a setACL of the former owner came in between: it is its last, and now to be seen
         return deviations + found
 
+    def _explained(self, deviations: list[Deviation]) -> list[Deviation]:
+        at_stake = (e for e in self.journal.entries if NO_BATCH < e.batch < self.cursor)
+        return explained(self.migrator, self.puts, deviations, {entry.path: entry for entry in at_stake})
+
     def _end(self, attempt: AttemptPaths, length: int, deviations: list[Deviation]) -> RolledBack:
         record = self.migrator.record
         assert record.target_epoch is not None
         assert record.attempt is not None
         outcome = LastOutcome(record.target_epoch, record.attempt, "rolled_back", time.time(), len(deviations))
         closed = record.closed("end_rollback", record.base, outcome)
-        result = self.migrator.transition(closed, [Check(attempt.cursor, self.cursor), Check(attempt.rcursor, length)])
+        note = noting(
+            self.migrator,
+            record,
+            fate=Fate.ROLLED_BACK,
+            ended=outcome.at,
+            applied=self.cursor,
+            deviations=len(deviations),
+            put_back=self.puts.noted,
+        )
+        checks = [Check(attempt.cursor, self.cursor), Check(attempt.rcursor, length)]
+        result = self.migrator.transition(closed, [*checks, *note])
         if result.failed_index is not None:
             raise Conflict(f"could not end the rollback: {code_name(result.code)}", attempt.rcursor, "run zkmig status")
         return RolledBack(record.epoch, self.cursor, tuple(deviations))
@@ -351,5 +372,13 @@ def read_deviations(client: Client, attempt: AttemptPaths) -> list[Deviation]:
     found: list[Deviation] = []
     for node in read_nodes(client, nodes):
         if isinstance(node, NodeRead):
-            found += [Deviation(path, reason) for path, reason in json.loads(node.data or b"[]")]
+            found += _deviations_of(node)
     return found
+
+
+def _deviations_of(node: NodeRead) -> list[Deviation]:
+    """What one of the nodes tells; a damaged one that something was left, though not where: a rollback goes on."""
+    try:
+        return [Deviation(str(path), str(reason)) for path, reason in json.loads(node.data or b"[]")]
+    except (ValueError, TypeError, RecursionError):
+        return [Deviation(node.path, "this note of paths left as they are cannot be read")]

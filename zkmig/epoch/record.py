@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from zkmig.epoch.transitions import MIGRATING, State, check_transition
 from zkmig.errors import UnknownFormat
@@ -52,23 +53,43 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class ConflictNote:
-    """A foreign write that stopped the migration: path, what was expected and what was found; never data."""
+    """A foreign write that stopped the migration: path, what was expected there and what was found; never data.
+
+    expected_, found_: version and czxid of the node, None where none was expected or found, or that is not known; hash
+    of its data (`data_hash`), None also where not everybody who reads the record may read the node. put_back: how
+    often the path was given its old value again, earlier attempts at this epoch included; attempts: how many of these.
+    """
 
     path: str
     operation: str
     reason: str
     batch: int
+    expected_version: int | None = None
+    expected_czxid: int | None = None
+    expected_hash: str | None = None
+    found_version: int | None = None
+    found_czxid: int | None = None
+    found_hash: str | None = None
+    put_back: int = 0
+    attempts: int = 0
+
+
+def data_hash(data: bytes | None) -> str:
+    """The hash by which data is named, BLAKE2b-128 in hex; "null" for null."""
+    return "null" if data is None else hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class LastOutcome:
-    """How the latest attempt ended. outcome: committed, rolled_back or aborted. deviations: paths left foreign."""
+    """How the latest attempt ended. outcome: committed, rolled_back or aborted; reason: of an abort. deviations: paths
+    left foreign."""
 
     epoch: int
     attempt: str
     outcome: str
     at: float
     deviations: int = 0
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +179,26 @@ def decode(data: bytes | None, path: str) -> Record:
         )
     try:
         return _build(fields)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnknownFormat(f"damaged epoch record: {error}", path, "restore it or ask who wrote it") from error
 
 
-_NESTED = {"owner": Owner, "held": Held, "pending": Pending, "conflict": ConflictNote, "last": LastOutcome}
+_Part = TypeVar("_Part", Owner, Held, Pending, ConflictNote, LastOutcome)
+
+
+def nested(kind: type[_Part], fields: dict[str, Any]) -> _Part:
+    """One of the record's parts from its JSON; keys that a later version has added are passed over."""
+    known = {f.name for f in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in fields.items() if name in known})
+
+
+_NESTED: dict[str, Any] = {
+    "owner": Owner,
+    "held": Held,
+    "pending": Pending,
+    "conflict": ConflictNote,
+    "last": LastOutcome,
+}
 
 
 def _build(fields: dict[str, Any]) -> Record:
@@ -174,7 +210,7 @@ def _build(fields: dict[str, Any]) -> Record:
     values["excludes"] = tuple(values["excludes"])
     for name, kind in _NESTED.items():
         if values.get(name) is not None:
-            values[name] = kind(**values[name])
+            values[name] = nested(kind, values[name])
     _check_types(values, {"epoch": int, "incarnation": str, "root": str, "batches_total": int})
     if values["state"] in MIGRATING:
         # What whoever goes on or takes back will need; a reader needs it for undo.

@@ -169,4 +169,4 @@ class Plan:
         return None
 
 
-RECORD_BYTES_MAX = 4096  # the record as it stands in the multi of a transition
+RECORD_BYTES_MAX = 8192  # the record and the attempt's note as they stand in the multi of a transition

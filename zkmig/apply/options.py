@@ -1,0 +1,66 @@
+"""How to apply, how far it has come, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from zkmig.apply.probe import OpenProbe
+from zkmig.apply.tempo import TempoSeen
+from zkmig.apply.verify import Deviation
+
+DRAIN_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where long work stands: its phase, and done of total units of it.
+
+    in_flight: batches under way, on an average; latency_ms: of others' writes, measured last; None: not known.
+    """
+
+    phase: str
+    done: int
+    total: int
+    in_flight: float | None = None
+    latency_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to apply. single_shot: auto, never or require. report: called as work proceeds; say: sentences.
+
+    writes_per_s: at most so many; None: as many as others can stand. open_probe: makes the client that measures what
+    others feel; None: nobody measures. all_take: whether every member takes a frame of so many bytes; None: the one
+    that the client is connected to is asked. ignore_quotas: go on although hard quotas would be passed.
+    reverts: the epoch that the plan takes back, for the scope's history.
+    """
+
+    single_shot: str = "auto"
+    drain_timeout_s: float = DRAIN_TIMEOUT_S
+    report: Callable[[Progress], None] = lambda _: None
+    say: Callable[[str], None] = lambda _: None
+    writes_per_s: float | None = None
+    open_probe: OpenProbe | None = None
+    all_take: Callable[[int], bool] | None = None
+    ignore_quotas: bool = False
+    reverts: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What came of it. epoch: the committed one. batches: sent in OPEN, 0 for a single shot and for ACLs or quotas
+    alone. already: it was committed before. nothing_to_do: the plan is empty. deviations: ACLs that somebody else
+    changed meanwhile and that were left as they are. tempo: how fast it went, and what others felt of it; None where
+    nobody measured. quotas: how many were set."""
+
+    epoch: int
+    attempt: str | None
+    writes: int
+    batches: int
+    single_shot: bool
+    already: bool = False
+    deviations: tuple[Deviation, ...] = ()
+    tempo: TempoSeen | None = None
+    nothing_to_do: bool = False
+    quotas: int = 0

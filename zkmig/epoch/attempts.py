@@ -1,0 +1,267 @@
+"""Attempts: what the home node of each (``epochs/<n>-<attempt>``) says of it, from its first write to its end.
+
+The note is written with the node, and again in the same multi as each transition of the attempt, so that it is never
+behind the record. The journal lies below; pruning takes that away and leaves the note, which is the scope's history.
+Invariant: until a journal is pruned, its home's mzxid is the zxid of the transition that has ended the attempt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from zkmig.epoch.control import AttemptPaths, ControlPaths
+from zkmig.epoch.owner import Migrator
+from zkmig.epoch.record import ConflictNote, Owner, Record, nested
+from zkmig.epoch.transitions import MIGRATING
+from zkmig.source.bulk import NodeRead, read_nodes
+from zkmig.wire.client import Client
+from zkmig.wire.codes import Code, error_for
+from zkmig.wire.replies import ChildrenResult
+from zkmig.wire.requests import GetChildren, SetData
+
+FORMAT = 1
+NOTE_BYTES_MAX = 3 * 1024  # it goes into the multi of a transition, beside the record
+OWNERS_MAX = 6
+TEXT_MAX = 500  # characters of a reason, a plan's path, a path put back
+PUT_BACK_MAX = 4  # paths remembered from one attempt to the next
+
+_NAME = re.compile(r"(\d{1,10})-(.+)", re.DOTALL)
+
+
+class Fate(Enum):
+    """What became of an attempt. JOURNAL: its journal was begun, and no record has named it yet. ABANDONED: nor will
+    one, since whoever began it no longer owns the scope. CONFLICT: under way, stopped by somebody else's write."""
+
+    JOURNAL = "journal"
+    UNDER_WAY = "under_way"
+    CONFLICT = "conflict"
+    COMMITTED = "committed"
+    ROLLED_BACK = "rolled_back"
+    ABORTED = "aborted"
+    ABANDONED = "abandoned"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class PutBack:
+    """A path of the plan that others gave its old value again, so often while the attempt was under way."""
+
+    path: str
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptNote:
+    """What is known of an attempt. Times are Unix seconds, by the clocks of the hosts that wrote them.
+
+    owners: who worked on it, in order; beyond OWNERS_MAX those in the middle are left out. base: the state that it
+    began in. writes, batches: of the plan; applied: batches applied when a rollback began. single_shot: None until
+    the commit. journal_bytes, chunks: of undo. deviations: paths left with somebody else's value. reverts: the epoch
+    that it takes back. conflict: the last one met. pruned: when the journal was taken away.
+    """
+
+    epoch: int
+    attempt: str
+    plan_hash: str
+    began: float
+    fate: Fate = Fate.JOURNAL
+    base: str = "STABLE"
+    plan_path: str = ""
+    owners: tuple[Owner, ...] = ()
+    ended: float | None = None
+    reason: str = ""
+    writes: int = 0
+    batches: int = 0
+    applied: int | None = None
+    single_shot: bool | None = None
+    journal_bytes: int = 0
+    chunks: int = 0
+    deviations: int = 0
+    reverts: int | None = None
+    conflict: ConflictNote | None = None
+    put_back: tuple[PutBack, ...] = ()
+    pruned: float | None = None
+    format: int = FORMAT
+
+    def worked_on_by(self, owner: Owner | None) -> AttemptNote:
+        """With this owner at the end of the list, once."""
+        if owner is None or any(known.token == owner.token for known in self.owners):
+            return self
+        owners = (*self.owners, dataclasses.replace(owner, plan_path=shortened(owner.plan_path)))
+        if len(owners) > OWNERS_MAX:
+            owners = (owners[0], *owners[-OWNERS_MAX + 1 :])
+        return dataclasses.replace(self, owners=owners)
+
+    def encode(self) -> bytes:
+        """JSON of at most NOTE_BYTES_MAX; what matters least goes first where it would be more."""
+        cut = dataclasses.replace(
+            self, reason=shortened(self.reason), plan_path=shortened(self.plan_path), conflict=_shortened(self.conflict)
+        )
+        owners = tuple(dataclasses.replace(owner, plan_path="", host=shortened(owner.host, 64)) for owner in cut.owners)
+        for smaller in (
+            cut,
+            dataclasses.replace(cut, owners=owners),
+            dataclasses.replace(cut, owners=owners, put_back=cut.put_back[:1]),
+            dataclasses.replace(cut, owners=owners[-1:], put_back=(), conflict=None),
+            dataclasses.replace(cut, owners=owners[-1:], put_back=(), conflict=None, plan_path="", reason=""),
+        ):
+            data = _json(smaller)
+            if len(data) <= NOTE_BYTES_MAX:
+                break
+        return data
+
+    @classmethod
+    def decode(cls, data: bytes | None) -> AttemptNote | None:
+        """None for what is no note: what an attempt is then has to be told from its name and the record."""
+        try:
+            fields = json.loads(data or b"")
+            if not isinstance(fields["epoch"], int) or not isinstance(fields["attempt"], str):
+                return None
+            known = {f.name for f in dataclasses.fields(cls)}
+            values: dict[str, Any] = {name: value for name, value in fields.items() if name in known}
+            values["fate"] = Fate(values["fate"])
+            values["began"] = float(values["began"])
+            values["owners"] = tuple(nested(Owner, owner) for owner in values.get("owners", ()))
+            values["put_back"] = tuple(PutBack(str(one["path"]), int(one["times"])) for one in values["put_back"])
+            if values.get("conflict") is not None:
+                values["conflict"] = nested(ConflictNote, values["conflict"])
+            return cls(**values)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+
+
+def _json(note: AttemptNote) -> bytes:
+    text = json.dumps(dataclasses.asdict(note), default=lambda fate: fate.value, sort_keys=True, ensure_ascii=False)
+    return text.encode(errors="backslashreplace")  # of a lone surrogate, which is how JSON writes it too
+
+
+def shortened(text: str, length: int = TEXT_MAX) -> str:
+    """The text, or its beginning and its end where it is longer."""
+    half = length // 2
+    return text if len(text) <= length else f"{text[: half - 1]}…{text[-half:]}"
+
+
+def _shortened(conflict: ConflictNote | None) -> ConflictNote | None:
+    if conflict is None:
+        return None
+    return dataclasses.replace(conflict, path=shortened(conflict.path), reason=shortened(conflict.reason))
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt as its home tells, and what is still below it. fate: as the record has it too. note: what the home
+    says, or as much as its name and the record do. version, czxid, mzxid: of the home."""
+
+    note: AttemptNote
+    fate: Fate
+    version: int
+    czxid: int
+    mzxid: int
+    children: tuple[str, ...]
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether its journal is there, whole as far as is known."""
+        return self.note.pruned is None and "manifest" in self.children and "undo" in self.children
+
+
+def read_attempts(client: Client, names: ControlPaths, record: Record, is_owner: bool = False) -> list[Attempt]:
+    """Every attempt of the scope, in the order in which they were begun.
+
+    is_owner: whether nobody else can be uploading a journal, since this session holds the token.
+    """
+    reply = client.call_reply(GetChildren(names.epochs))
+    if reply.error == Code.NO_NODE:
+        return []
+    if reply.error:
+        raise error_for(reply.error, names.epochs, "getChildren")
+    assert isinstance(reply.result, ChildrenResult)
+    homes: dict[str, tuple[int, str]] = {}
+    for name in reply.result.children:
+        parts = _NAME.fullmatch(name)
+        if parts is not None:
+            homes[f"{names.epochs}/{name}"] = int(parts[1]), parts[2]
+    found: list[Attempt] = []
+    for node in read_nodes(client, homes, children=True):
+        if isinstance(node, NodeRead):
+            epoch, attempt = homes[node.path]
+            note = AttemptNote.decode(node.data)
+            if note is None or (note.epoch, note.attempt) != (epoch, attempt):
+                note = AttemptNote(epoch, attempt, "", node.stat.ctime / 1000, Fate.UNKNOWN)
+            fate = _fate(note, record, is_owner)
+            stat = node.stat
+            found.append(Attempt(note, fate, stat.version, stat.czxid, stat.mzxid, node.children or ()))
+    return sorted(found, key=lambda one: one.czxid)
+
+
+def _fate(note: AttemptNote, record: Record, is_owner: bool) -> Fate:
+    """What the note says, but for what only the record knows."""
+    if record.state in MIGRATING and (record.target_epoch, record.attempt) == (note.epoch, note.attempt):
+        return Fate.CONFLICT if record.conflict is not None else Fate.UNDER_WAY
+    if (record.epoch, record.committed_attempt) == (note.epoch, note.attempt):
+        return Fate.COMMITTED
+    if note.fate in (Fate.COMMITTED, Fate.ROLLED_BACK, Fate.ABORTED, Fate.ABANDONED):
+        return note.fate
+    if note.fate is Fate.UNKNOWN:
+        last = record.last
+        is_last = last is not None and (last.epoch, last.attempt) == (note.epoch, note.attempt)
+        return Fate(last.outcome) if last is not None and is_last and last.outcome in _OUTCOMES else Fate.UNKNOWN
+    # A journal that no record names. While it may still be going up, only its owner can tell that it is not.
+    return Fate.ABANDONED if is_owner or record.state in MIGRATING or note.epoch != record.epoch + 1 else note.fate
+
+
+_OUTCOMES = {Fate.COMMITTED.value, Fate.ROLLED_BACK.value, Fate.ABORTED.value}
+
+
+# -- the attempt under way --------------------------------------------------------------------------------------------
+
+
+def home_of(names: ControlPaths, note: AttemptNote) -> AttemptPaths:
+    """Where the journal of an attempt lies."""
+    return names.attempt(note.epoch, note.attempt)
+
+
+def read_note(client: Client, names: ControlPaths, record: Record) -> tuple[AttemptNote, int]:
+    """The note of the attempt under way and its home's version; made up from the record where the home says nothing."""
+    assert record.target_epoch is not None
+    assert record.attempt is not None
+    home = names.attempt(record.target_epoch, record.attempt).home
+    (node,) = read_nodes(client, [home])
+    note = AttemptNote.decode(node.data) if isinstance(node, NodeRead) else None
+    if note is None or (note.epoch, note.attempt) != (record.target_epoch, record.attempt):
+        began = node.stat.ctime / 1000 if isinstance(node, NodeRead) else 0.0
+        note = AttemptNote(record.target_epoch, record.attempt, record.plan_hash or "", began, Fate.UNDER_WAY)
+    return note, node.stat.version if isinstance(node, NodeRead) else -1
+
+
+def noting(migrator: Migrator, record: Record, **changes: Any) -> list[SetData]:
+    """The write that sets the note of the attempt that `record` names, for the multi of a transition.
+
+    None where the home is gone: the attempt can end all the same.
+    """
+    note, version = read_note(migrator.client, migrator.names, record)
+    if version < 0:
+        return []
+    note = dataclasses.replace(note.worked_on_by(migrator.owner), **changes)
+    return [SetData(home_of(migrator.names, note).home, note.encode(), version)]
+
+
+def put_back_before(attempts: Sequence[Attempt], epoch: int, path: str) -> tuple[int, int]:
+    """How often others put `path` back in earlier attempts at this epoch, and in how many of these."""
+    times = [
+        one.times
+        for attempt in attempts
+        if attempt.note.epoch == epoch
+        for one in attempt.note.put_back
+        if one.path == shortened(path)
+    ]
+    return sum(times), len(times)
