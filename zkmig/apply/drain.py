@@ -1,95 +1,213 @@
 """The drain: before the first write, wait until no admitted action can still take effect and no guarded process runs.
 
-Times are counted by this process from its own first sight of a lease, so no clock is compared with another's.
+What has to be waited for is settled when the record leaves STABLE: every admission checks the record as it was before,
+in the transaction that takes the lease, and so does the registration of a guard. So one look at what is there by then
+is enough, and an entry that is younger than the record's last change holds nothing up, whoever makes how many of them.
+
+Times are counted by this process from its own first sight of an entry, so no clock is compared with another's; whoever
+takes over begins to count anew. An entry that its holder writes again keeps the time at which it was first seen.
 """
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import chain
 
-from zkmig.epoch.leases import LEASE_MARGIN_MS, GuardEntry, Lease
-from zkmig.epoch.owner import Migrator
+from zkmig.apply.entries import (
+    ACTING,
+    GUARDS,
+    NAMED_MAX,
+    Entry,
+    list_entries,
+    matching,
+    named_entries,
+    read_entries,
+    some,
+)
+from zkmig.apply.evictions import read_evictions, record_evictions
+from zkmig.epoch.control import AttemptPaths, ControlPaths
+from zkmig.epoch.owner import HEAD_LENGTH, Migrator
+from zkmig.epoch.record import Record
+from zkmig.epoch.transitions import MIGRATING
 from zkmig.errors import Refused
-from zkmig.wire.codes import Code
-from zkmig.wire.replies import ChildrenResult, DataResult
-from zkmig.wire.requests import Delete, GetChildren, GetData
+from zkmig.wire.client import Client
+from zkmig.wire.requests import Delete, Exists
 
 POLL_S = 0.1
-NAMED_MAX = 5
+REMOVED_MAX = 10_000
+REMOVED_AT_ONCE = 100
+REFUSALS_MAX = 20
+"""Entries that are over: how many a drain removes, how many in one transaction, and how many of these may fail."""
 
 
 class DrainTimeout(Refused):
     """Leases or guards still block when the time given for the drain is over."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Blocker:
+    """An entry that blocks, as little of it as has to be kept of a million. over: when it ceases to; None: not by
+    itself. Both times are of our own clock."""
+
+    path: str
+    what: str
+    czxid: int
+    first_seen: float
+    over: float | None
+
+    def __str__(self) -> str:
+        limit = "" if self.over is None else f", at most {max(0.0, self.over - time.monotonic()):.0f} s more"
+        return f"{self.path} ({self.what}{limit})"
+
+
 @dataclass
 class Drain:
-    """Waits for leases and guards of one scope. timeout_s: how long at most."""
+    """Waits for leases and guards of one scope. timeout_s: how long at most. evict: entries not to wait for, by name.
+
+    A name is that of an entry, acting/NAME, guards/NAME or its path: see `entries.named_entries`.
+    """
 
     migrator: Migrator
     timeout_s: float
     say: Callable[[str], None]
-    _first_seen: dict[tuple[str, int], float] = field(default_factory=dict)
+    evict: Sequence[str] = ()
+    _evicted: set[tuple[str, int]] = field(default_factory=set)  # path and czxid
+    _blocking: dict[str, _Blocker] = field(default_factory=dict)
+    _dead: list[Entry] = field(default_factory=list)
+    _buried: int = 0
 
     def wait(self) -> None:
         """Return when nothing blocks any more; DrainTimeout names what still does."""
         deadline = time.monotonic() + self.timeout_s
-        said: set[str] = set()
+        self._look_at_all()
+        for blocker in list(self._blocking.values())[:NAMED_MAX]:
+            self.say(f"waiting for {blocker}")
+        if len(self._blocking) > NAMED_MAX:
+            self.say(f"waiting for {len(self._blocking) - NAMED_MAX} more of them")
         while True:
             self.migrator.stop.check()
-            blocking = [*self._leases(), *self._guards()]
-            if not blocking:
+            self._remove_dead()
+            if not self._blocking:
                 return
-            for name in blocking:
-                if name not in said:
-                    self.say(f"waiting for {name}")
-            said.update(blocking)
-            if time.monotonic() > deadline:
-                more = f" and {len(blocking) - NAMED_MAX} more" if len(blocking) > NAMED_MAX else ""
+            begun = time.monotonic()
+            if begun > deadline:
                 raise DrainTimeout(
-                    f"still at work after {self.timeout_s:.0f} s: {', '.join(blocking[:NAMED_MAX])}{more}",
+                    f"still at work after {self.timeout_s:.0f} s: {some([str(b) for b in self._blocking.values()])}",
                     self.migrator.names.home,
-                    "let them finish and apply again",
+                    "let them finish and apply again; or give more time: --drain-timeout; or do without: --evict NAME",
                 )
-            time.sleep(POLL_S)
+            self._look_again()
+            time.sleep(max(POLL_S, time.monotonic() - begun))  # at most half of the time is spent on looking
 
-    def _leases(self) -> list[str]:
-        blocking = []
-        for path, node in self._entries(self.migrator.names.acting):
-            if node is None:
-                blocking.append(f"{path} (unreadable)")
-                continue
-            lease = Lease.decode(node.data)
-            if lease is None:
-                continue
-            seen = self._first_seen.setdefault((path, node.stat.czxid), time.monotonic())
-            over = seen + (lease.max_ms + LEASE_MARGIN_MS) / 1000
-            if lease.released or time.monotonic() > over:
-                # Its holder may release it this moment: whichever version it has now, it no longer counts.
-                self.migrator.write((Delete(path, -1),))
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    def _look_at_all(self) -> None:
+        migrator, client = self.migrator, self.migrator.client
+        attempt = self._attempt()
+        # Read before the entries, so that it is no later than what they are compared with.
+        youngest = client.call(Exists(migrator.names.record)).stat.mzxid if attempt is not None else None
+        if attempt is not None:
+            self._evicted = {(f"{migrator.names.home}/{e.entry}", e.czxid) for e in read_evictions(client, attempt)}
+        there = {kind: list_entries(client, migrator.names, kind) for kind in (ACTING, GUARDS)}
+        to_evict = self._to_evict(set(chain.from_iterable(there.values())))
+        evicted: list[Entry] = []
+        for entry in chain.from_iterable(read_entries(client, paths) for paths in there.values()):
+            if entry.path in to_evict:
+                evicted.append(entry)
+            elif youngest is None or entry.stat.czxid <= youngest:
+                self._judge(entry)
             else:
-                blocking.append(path)
-        return blocking
+                self._bury(entry)
+        self._evict(evicted, attempt)
 
-    def _guards(self) -> list[str]:
-        blocking = []
-        for path, node in self._entries(self.migrator.names.guards):
-            entry = GuardEntry.decode(node.data) if node else None
-            if node is None or (entry is not None and not entry.stopped):
-                blocking.append(path)
-        return blocking
+    def _look_again(self) -> None:
+        waited_for, self._blocking = self._blocking, {}
+        for entry in read_entries(self.migrator.client, list(waited_for)):
+            before = waited_for[entry.path]
+            if entry.stat.czxid == before.czxid:
+                self._judge(entry, before.first_seen)
+            elif self._attempt() is None:
+                self._judge(entry)  # the record has not left STABLE: it may be another lease
+            else:
+                self._bury(entry)  # made again while nothing is admitted
 
-    def _entries(self, directory: str) -> list[tuple[str, DataResult | None]]:
-        """Children of a directory with their data; None for one that may not be read."""
-        client = self.migrator.client
-        listing = client.call(GetChildren(directory))
-        assert isinstance(listing, ChildrenResult)
-        children = [f"{directory}/{name}" for name in sorted(listing.children)]
-        found: list[tuple[str, DataResult | None]] = []
-        for path, reply in zip(children, client.pipeline(map(GetData, children), 64), strict=True):
-            if reply.error == Code.NO_NODE:
-                continue
-            found.append((path, reply.result if isinstance(reply.result, DataResult) else None))
-        return found
+    def _judge(self, entry: Entry, first_seen: float | None = None) -> None:
+        """Whether it blocks, as it is now."""
+        now = time.monotonic()
+        first_seen = now if first_seen is None else first_seen
+        blocks_ms = entry.blocks_ms
+        over = None if blocks_ms is None else first_seen + blocks_ms / 1000
+        if self._is_evicted(entry) or blocks_ms == 0 or (over is not None and now > over):
+            self._bury(entry)
+        else:
+            what = sys.intern(entry.what)
+            self._blocking[entry.path] = _Blocker(entry.path, what, entry.stat.czxid, first_seen, over)
+
+    def _is_evicted(self, entry: Entry) -> bool:
+        return (entry.path, entry.stat.czxid) in self._evicted
+
+    def _attempt(self) -> AttemptPaths | None:
+        record = self.migrator.record
+        if record.state not in MIGRATING or record.target_epoch is None or record.attempt is None:
+            return None
+        return self.migrator.names.attempt(record.target_epoch, record.attempt)
+
+    # -- doing without ------------------------------------------------------------------------------------------------
+
+    def _to_evict(self, there: Set[str]) -> set[str]:
+        """Paths of what is to be evicted; what has gone by itself since it was named is no mistake."""
+        wanted: set[str] = set()
+        for name in self.evict:
+            found = matching(self.migrator.names, name, there)
+            if not found:
+                self.say(f"not evicted, since it is gone: {name}")
+            wanted.update(found)
+        return wanted
+
+    def _evict(self, entries: Sequence[Entry], attempt: AttemptPaths | None) -> None:
+        if not entries:
+            return
+        assert attempt is not None  # only what is under way can be told to do without somebody
+        record_evictions(self.migrator, attempt, entries)
+        for entry in entries:
+            self.say(f"evicted {entry.name} ({entry.what}): whatever it stood for may still be at work")
+            self._evicted.add((entry.path, entry.stat.czxid))
+            self._judge(entry)
+
+    def _bury(self, entry: Entry) -> None:
+        """It is over. Remove it later, if it is worth it and the servers may let us.
+
+        Guards keep their registrations, unless evicted. What has children can be deleted by nobody but its owner.
+        """
+        is_ours_to_remove = entry.kind == ACTING or self._is_evicted(entry)
+        if is_ours_to_remove and entry.stat.num_children == 0 and self._buried < REMOVED_MAX:
+            self._dead.append(entry)
+            self._buried += 1
+
+    def _remove_dead(self) -> None:
+        """Delete what is over; nothing depends on it."""
+        removable, self._dead = self._dead, []
+        refusals = 0
+        while removable and refusals < REFUSALS_MAX:
+            now, later = removable[:REMOVED_AT_ONCE], removable[REMOVED_AT_ONCE:]
+            # At the version that was judged: were it another lease by now, it would have to be judged again.
+            result = self.migrator.write([Delete(entry.path, entry.stat.version) for entry in now])
+            if result.failed_index is not None:
+                del now[result.failed_index - HEAD_LENGTH]  # written or removed by its holder meanwhile
+                refusals += 1
+                later = now + later
+            removable = later
+
+
+def refuse_unknown(client: Client, names: ControlPaths, record: Record, evict: Sequence[str]) -> None:
+    """Refused, before anything is written, unless each name is that of an entry, or was evicted in this attempt."""
+    if not evict:
+        return
+    done: set[str] = set()
+    if record.target_epoch is not None and record.attempt is not None:
+        evictions = read_evictions(client, names.attempt(record.target_epoch, record.attempt))
+        done = {f"{names.home}/{eviction.entry}" for eviction in evictions}
+    named_entries(client, names, [name for name in evict if not matching(names, name, done)])

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 FORMAT = 1
 
-# Added to a lease's own maximum before it counts as over: the holder counts from before it sent, we from when we saw.
+# Added to a lease's own maximum before it counts as over: the holder counts from before it sent, we from when we saw,
+# so this is for clocks that run slower than ours: a part of the maximum, and never less than the first.
 LEASE_MARGIN_MS = 2_000
+LEASE_DRIFT_PART = 1 / 100
 LEASE_MAX_MS = 15 * 60 * 1000  # no lease blocks for longer, whatever it says
 
 
@@ -27,6 +29,11 @@ class Lease:
     reader: str
     max_ms: int
     released: bool = False
+
+    @property
+    def blocks_ms(self) -> int:
+        """How long it can take effect at most, counted by somebody else from the first sight of it; 0 once released."""
+        return 0 if self.released else blocks_at_most_ms(self.max_ms)
 
     def encode(self) -> bytes:
         return json.dumps(
@@ -46,6 +53,11 @@ class Lease:
             return cls(str(fields["reader"]), min(max_ms, LEASE_MAX_MS), fields.get("released") is True)
         except (ValueError, KeyError, TypeError, RecursionError):
             return None
+
+
+def blocks_at_most_ms(max_ms: int) -> int:
+    """The maximum of a lease and the margin on top of it."""
+    return max_ms + LEASE_MARGIN_MS + round(max_ms * LEASE_DRIFT_PART)
 
 
 @dataclass(frozen=True, slots=True)

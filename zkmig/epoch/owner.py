@@ -42,7 +42,6 @@ from zkmig.wire.requests import (
     Check,
     Create,
     Delete,
-    Exists,
     GetAcl,
     GetData,
     Multi,
@@ -61,17 +60,24 @@ HEAD_LENGTH = 3
 
 SENDS_MAX = 3  # of the same frame; before the last the server is asked whether it takes frames of its size
 OWNER_POLL_S = 0.25
+BEAT_PART = 1 / 6  # of its session's time-out: so often at most the owner at work says that it gets on
 EPHEMERAL = 1  # create flag
 
 
 @dataclass(frozen=True, slots=True)
 class OwnerView:
-    """The owner node as others see it. alive: its lock is there. session_timeout_ms: of the session that took it."""
+    """The owner node as others see it. alive: its lock is there. session_timeout_ms: of the session that took it.
+
+    beats: how often it has said that it gets on. progress_at: when last, by the servers' clock, unix time in s; None:
+    its lock is gone.
+    """
 
     owner: Owner | None
     token: int
     alive: bool
     session_timeout_ms: int
+    beats: int = 0
+    progress_at: float | None = None
 
     @property
     def who(self) -> str:
@@ -84,7 +90,7 @@ def read_owner(client: Client, names: ControlPaths) -> OwnerView:
     node = client.call(GetData(names.owner))
     assert isinstance(node, DataResult)
     token = node.stat.version
-    alive = token > 0 and client.call_reply(Exists(names.lock(token))).error == 0
+    lock = client.exists(names.lock(token)) if token > 0 else None
     owner, timeout_ms = None, 30_000
     if token > 0:
         try:
@@ -93,7 +99,9 @@ def read_owner(client: Client, names: ControlPaths) -> OwnerView:
             owner = Owner(**fields)
         except (ValueError, KeyError, TypeError, RecursionError):
             owner = None  # informative only: the token is what counts
-    return OwnerView(owner, token, alive, timeout_ms)
+    if lock is None:
+        return OwnerView(owner, token, False, timeout_ms)
+    return OwnerView(owner, token, True, timeout_ms, lock.version, lock.mtime / 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +182,8 @@ class Migrator:
         self.record: Record
         self.record_version = -1
         self.control_acl: AclList = OPEN_ACL
-        self.join_acl: AclList = OPEN_ACL
+        self._lock_data = b""
+        self._beat_at = 0.0
 
     # -- taking the scope ---------------------------------------------------------------------------------------------
 
@@ -214,6 +223,8 @@ class Migrator:
         if self.record.incarnation != record.incarnation:
             raise OtherIncarnation("the scope was deleted and created again", names.record, "start over")
         self.control_acl = client.call(GetAcl(names.record)).acl
+        self._beat_at = time.monotonic()
+        client.between = self.beat
         return self
 
     def _await_owner(self, seen: OwnerView, how: TakeOver, say: Callable[[str], None]) -> int:
@@ -230,24 +241,25 @@ class Migrator:
             f"waiting for the migrator at {who}; if it is dead, for up to {seen.session_timeout_ms / 1000:g} s, its "
             "session's time-out; --steal does not wait"
         )
-        progress = self._progress()
+        progress = self._progress(seen)
         quiet_since = time.monotonic()
         while True:
             self.stop.check()
             now = read_owner(self.client, self.names)
             if now.token != seen.token or not now.alive:
                 return -1
-            if self._progress() != progress:
-                progress, quiet_since = self._progress(), time.monotonic()
+            latest = self._progress(now)
+            if latest != progress:
+                progress, quiet_since = latest, time.monotonic()
             if time.monotonic() - quiet_since > seen.session_timeout_ms / 1000:
                 say(f"the migrator at {who} has made no progress within its session time-out: taking over")
                 return seen.token
             time.sleep(OWNER_POLL_S)
 
-    def _progress(self) -> tuple[int, ...]:
+    def _progress(self, seen: OwnerView) -> tuple[int, ...]:
         """Versions that move whenever the present owner gets on with its work."""
         record, stat = read_record(self.client, self.names)
-        versions = [stat.version]
+        versions = [stat.version, seen.beats]
         if record.attempt is not None and record.target_epoch is not None:
             attempt = self.names.attempt(record.target_epoch, record.attempt)
             for path in (attempt.cursor, attempt.rcursor):
@@ -277,7 +289,7 @@ class Migrator:
             # A token that was taken for a session that is gone hurts nobody: the next owner bumps it again.
             raise Unreachable("the connection was lost while taking the scope", self.names.owner, "try again") from None
         if taken:
-            self.token, self.owner = token, owner
+            self.token, self.owner, self._lock_data = token, owner, data
             return True
         if _multi_result(reply).code == Code.NO_AUTH:
             raise NotPermitted("not permitted to write this scope", self.names.owner, "authenticate as its admin")
@@ -291,6 +303,29 @@ class Migrator:
         """Whether the owner node is what this very process has written, at some moment of its own, for this token."""
         node = self.client.call(GetData(self.names.owner))
         return node.data == data and node.stat.version == token
+
+    # -- being seen at work -------------------------------------------------------------------------------------------
+
+    def beat(self) -> None:
+        """Let others see that the work gets on, now and then: to be called by who does the work, wherever it goes.
+
+        Reading, draining and verifying move nothing that others could see; so the lock is written, under the guard. The
+        client calls this between the answers of its pipelines. It is never a thread's of its own: one that is stuck has
+        to look stuck. Raises NotOwner as soon as the scope was taken over.
+        """
+        now = time.monotonic()
+        if now - self._beat_at < self.client.session_timeout_ms / 1000 * BEAT_PART:
+            return
+        self._beat_at = now
+        # Version -1: who holds the token is the only one to write its lock, and each beat is as good as any other.
+        multi = self.guarded([SetData(self.names.lock(self.token), self._lock_data, -1)])
+        try:
+            with self.stop.patiently():
+                reply = self.client.call_reply(multi)
+        except (OutcomeUnknown, ConnectionLost):
+            return  # whose pipeline this is will find out too, and knows what to do
+        if reply.error:
+            self.raise_if_head_failed(_multi_result(reply))  # a lock that is gone stops nothing: the token counts
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -484,4 +519,6 @@ class Migrator:
 
     def release(self) -> None:
         """Give the lock back; the session's end would do it too."""
-        self.client.call_reply(Multi((Delete(self.names.lock(self.token), 0),)))
+        self.client.between = None
+        # Version -1: its version counts beats, and nobody else has a lock of this name.
+        self.client.call_reply(Multi((Delete(self.names.lock(self.token), -1),)))

@@ -69,6 +69,8 @@ class Client:
         self._lock = threading.Lock()
         self._heartbeat: threading.Thread | None = None
         self._over = threading.Event()
+        self.between: Callable[[], None] | None = None
+        """Called now and then by who uses a pipeline or `take`, between two answers; it may make calls of its own."""
         self._has_multi_read: bool | None = None
         self._identities: tuple[Identity, ...] | None = None
 
@@ -319,6 +321,7 @@ class Client:
         failure: Exception | None = None
         try:
             while True:
+                self._pause()
                 room = depth - len(waiting)
                 if room >= depth * REFILL_PART:
                     batch, failure = _pull(source, room, failure)
@@ -341,6 +344,7 @@ class Client:
         failure: Exception | None = None
         try:
             while True:
+                self._pause()
                 while failure is None and len(waiting) < depth():
                     batch, failure = _pull(source, 1, failure)
                     failure = self._submit(batch, waiting) or failure
@@ -353,6 +357,10 @@ class Client:
             raise
         if failure is not None and not isinstance(failure, StopIteration):
             raise failure
+
+    def _pause(self) -> None:
+        if self.between is not None:
+            self.between()
 
     def _submit(self, batch: list[rq.Read | rq.Write], waiting: deque[Submitted]) -> ZkmigError | None:
         if not batch:
@@ -399,6 +407,7 @@ class Client:
         """
         link, answers = self._link, self._link.answers
         ready: list[rp.Reply] = []
+        self._pause()
         with self._lock:
             link.look_for_stop()
             link.pump(0)

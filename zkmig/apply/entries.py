@@ -1,0 +1,161 @@
+"""Entries: what readers and guards have left below acting/ and guards/, and for how long each can block a drain.
+
+Anybody who may read the scope may create there, and owns what he creates. So nothing is expected of an entry: it may be
+unreadable, malformed, huge, have children, and there may be a million. Only direct children are looked at, a few at a
+time; each kind of entry either blocks for a bounded time, or until its holder or an operator ends it:
+
+- a lease: until released, else its own maximum (never more than LEASE_MAX_MS) and a margin;
+- one below acting/ that may not be read: as long as any lease might;
+- a guard's registration: until its guard has stopped the process; one below guards/ that may not be read, likewise;
+- what is neither, or is older than any format: not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
+from typing import Final
+
+from zkmig.epoch.control import ControlPaths
+from zkmig.epoch.leases import LEASE_MAX_MS, GuardEntry, Lease, blocks_at_most_ms
+from zkmig.errors import BadInput, Refused
+from zkmig.model.stat import Stat
+from zkmig.wire.client import Client
+from zkmig.wire.codes import Code, error_for
+from zkmig.wire.replies import DataResult, StatResult
+from zkmig.wire.requests import Exists, GetChildren, GetData
+
+ACTING: Final = "acting"
+GUARDS: Final = "guards"
+LOOK_DEPTH: Final = 64
+LOOK_GROUP: Final = 1_024
+"""Entries asked for at a time, since each may be as large as a frame; and held at a time."""
+
+NAMED_MAX: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One direct child of acting/ or guards/. content: None for one that may not be read, or is not well-formed."""
+
+    path: str
+    stat: Stat
+    content: Lease | GuardEntry | None
+    is_readable: bool
+
+    @property
+    def kind(self) -> str:
+        """ACTING or GUARDS."""
+        return self.path.split("/")[-2]
+
+    @property
+    def name(self) -> str:
+        """As `--evict` takes it: acting/NAME or guards/NAME."""
+        return "/".join(self.path.split("/")[-2:])
+
+    @property
+    def blocks_ms(self) -> int | None:
+        """0: it does not block. None: until somebody ends it. Else for so long at most, from the first sight of it."""
+        match self.content:
+            case Lease() as lease:
+                return lease.blocks_ms
+            case GuardEntry(stopped=stopped):
+                return 0 if stopped else None
+        if self.is_readable:
+            return 0
+        return blocks_at_most_ms(LEASE_MAX_MS) if self.kind == ACTING else None
+
+    @property
+    def what(self) -> str:
+        """What it is, in a few words, without what its holder wrote into it beside a name."""
+        match self.content:
+            case Lease(reader=reader, max_ms=max_ms, released=released):
+                how_long = "released" if released else f"of up to {max_ms / 1000:g} s"
+                return f"action of {_shown(reader)}, {how_long}"
+            case GuardEntry(unit=unit, stopped=stopped):
+                return f"guarded process {_shown(unit)}, {'stopped' if stopped else 'running'}"
+        return "malformed" if self.is_readable else "not readable"
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= 64 else f"{name[:60]}..."
+
+
+def directory(names: ControlPaths, kind: str) -> str:
+    """Path of acting/ or guards/."""
+    return names.acting if kind == ACTING else names.guards
+
+
+def list_entries(client: Client, names: ControlPaths, kind: str) -> list[str]:
+    """Paths of all direct children of acting/ or guards/, sorted."""
+    above = directory(names, kind)
+    return [f"{above}/{name}" for name in sorted(client.call(GetChildren(above)).children)]
+
+
+def read_entries(client: Client, paths: Sequence[str]) -> Iterator[Entry]:
+    """Each entry that is there, in the order given."""
+    for start in range(0, len(paths), LOOK_GROUP):
+        yield from _read_group(client, paths[start : start + LOOK_GROUP])
+
+
+def _read_group(client: Client, paths: Sequence[str]) -> Iterator[Entry]:
+    found: dict[str, Entry] = {}
+    hidden: list[str] = []
+    for path, reply in zip(paths, client.pipeline(map(GetData, paths), LOOK_DEPTH), strict=True):
+        if isinstance(reply.result, DataResult):
+            content = (Lease if path.split("/")[-2] == ACTING else GuardEntry).decode(reply.result.data)
+            found[path] = Entry(path, reply.result.stat, content, is_readable=True)
+        elif reply.error == Code.NO_AUTH:
+            hidden.append(path)
+        elif reply.error != Code.NO_NODE:
+            raise error_for(reply.error, path, GetData.operation)
+    for path, reply in zip(hidden, client.pipeline(map(Exists, hidden), LOOK_DEPTH), strict=True):
+        if isinstance(reply.result, StatResult):  # which takes no permission
+            found[path] = Entry(path, reply.result.stat, None, is_readable=False)
+    return (found[path] for path in paths if path in found)
+
+
+def blocking_entries(client: Client, names: ControlPaths) -> Iterator[Entry]:
+    """All that a drain which began now would wait for."""
+    for kind in (ACTING, GUARDS):
+        for entry in read_entries(client, list_entries(client, names, kind)):
+            if entry.blocks_ms != 0:
+                yield entry
+
+
+def some(shown: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(shown) - NAMED_MAX} more" if len(shown) > NAMED_MAX else ""
+    return ", ".join(shown[:NAMED_MAX]) + more
+
+
+def named_entries(client: Client, names: ControlPaths, wanted: Sequence[str]) -> list[str]:
+    """Paths of the entries that an operator names: NAME, acting/NAME, guards/NAME or the whole path, each exactly.
+
+    Refused, with the names of those that block, when there is no such entry; BadInput when a name is in both.
+    """
+    there: set[str] = set()
+    for kind in (ACTING, GUARDS) if wanted else ():
+        there.update(list_entries(client, names, kind))
+    found: list[str] = []
+    for name in dict.fromkeys(wanted):
+        matches = matching(names, name, there)
+        if len(matches) > 1:
+            raise BadInput("a lease and a guard have this name", name, f"say {ACTING}/{name} or {GUARDS}/{name}")
+        if not matches:
+            blocking = [entry.name for entry in blocking_entries(client, names)]
+            what = f"those that block: {some(blocking)}" if blocking else "none blocks"
+            raise Refused(f"there is no lease or guard {name!r} to evict", names.home, what)
+        found += matches
+    return found
+
+
+def matching(names: ControlPaths, name: str, there: Set[str]) -> list[str]:
+    """Those of the paths `there` that an operator's name means: none, one, or a lease and a guard."""
+    if name.startswith("/"):
+        candidates = [name]
+    elif name.startswith((f"{ACTING}/", f"{GUARDS}/")):
+        candidates = [f"{names.home}/{name}"]
+    else:
+        candidates = [f"{directory(names, kind)}/{name}" for kind in (ACTING, GUARDS)]
+    return [path for path in candidates if path in there]

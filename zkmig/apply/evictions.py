@@ -1,0 +1,58 @@
+"""Evictions: entries that an operator has told a drain not to wait for, on record beside the attempt's journal.
+
+The record comes before the effect: one guarded write names the entries, and only then a drain passes over them. Each is
+known by its czxid, so that what takes its name later is not meant; and a drain of the same attempt that somebody else
+goes on with passes over them as well, also where the servers do not let the entry be deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from zkmig.apply.entries import Entry
+from zkmig.epoch.control import AttemptPaths
+from zkmig.epoch.owner import Migrator
+from zkmig.source.bulk import NodeRead, read_nodes
+from zkmig.wire.client import Client
+from zkmig.wire.requests import Create, GetChildren
+
+PREFIX = "evicted-"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """entry: as `--evict` takes it. czxid: of its node. what: what stood there. by: who did it. at: unix time in s."""
+
+    entry: str
+    czxid: int
+    what: str
+    by: str
+    at: float
+
+    def __str__(self) -> str:
+        return f"{self.entry} ({self.what}) by {self.by}"
+
+
+def record_evictions(migrator: Migrator, attempt: AttemptPaths, entries: Sequence[Entry]) -> list[Eviction]:
+    """Put on record that these are evicted; under the guard, in a node for each owner that evicts."""
+    owner = migrator.owner
+    by = f"{owner.host} pid {owner.pid}" if owner is not None else f"token {migrator.token}"
+    evicted = [Eviction(entry.name, entry.stat.czxid, entry.what, by, time.time()) for entry in entries]
+    data = json.dumps({"format": FORMAT, "evicted": [asdict(each) for each in evicted]}).encode()
+    node = Create(f"{attempt.home}/{PREFIX}{migrator.token}", data, migrator.control_acl)
+    migrator.write_all([node], "record what is evicted", witness=0)
+    return evicted
+
+
+def read_evictions(client: Client, attempt: AttemptPaths) -> list[Eviction]:
+    """All that was evicted in this attempt so far, oldest first."""
+    names = [name for name in client.call(GetChildren(attempt.home)).children if name.startswith(PREFIX)]
+    found: list[Eviction] = []
+    for node in read_nodes(client, [f"{attempt.home}/{name}" for name in names]):
+        if isinstance(node, NodeRead):
+            found += [Eviction(**fields) for fields in json.loads(node.data or b"{}").get("evicted", ())]
+    return sorted(found, key=lambda eviction: eviction.at)
