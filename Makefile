@@ -1,11 +1,13 @@
 # `make demo` and `make test` do all of their own set-up (see scripts/bootstrap.sh).
 #   PYTEST_ARGS  further arguments of pytest, as in: make test PYTEST_ARGS="tests/test_dev.py -x"
+#   TEST_JOBS    processes that share the tests, each with servers of its own; a file of tests stays in one
 #   DEMO_ARGS    further arguments of zkmig demo, as in: make demo DEMO_ARGS=--json
 #   ZKMIG_BENCH  size of the benchmarks, small or full; each target below sets its own
 #   FUZZ_SECONDS how long to fuzz in all; FUZZ_ARGS further arguments, as in: make fuzz FUZZ_ARGS="--seed 7"
 
 BIN := .venv/bin
 
+TEST_JOBS ?= 2
 FUZZ_SECONDS ?= 60
 
 .PHONY: help bootstrap demo test test-ensemble lint types fuzz sanitize bench-small bench bench-huge bench-picture nightly clean
@@ -32,10 +34,10 @@ demo: bootstrap
 	$(BIN)/zkmig demo $(DEMO_ARGS)
 
 test: bootstrap
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-ensemble: bootstrap
-	ZKMIG_TEST_ENSEMBLE=1 $(BIN)/pytest $(PYTEST_ARGS)
+	ZKMIG_TEST_ENSEMBLE=1 $(BIN)/pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: bootstrap
 	$(BIN)/ruff check .
