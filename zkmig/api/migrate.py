@@ -256,6 +256,7 @@ def apply(
     dry_run: bool = False,
     ignore_quotas: bool = False,
     throttle: float | None = None,
+    evict: Sequence[str] = (),
     control: str = CONTROL_ROOT,
     report: Report = _quiet,
     say: Say = _quiet,
@@ -268,7 +269,8 @@ def apply(
     transaction that moves the record. wait: for a living owner to end; steal: take over from one. dry_run: every
     check, no write. ignore_quotas: go on although hard quotas of the target would be passed, where the servers do not
     enforce them. throttle: writes a second at most (a single shot is one transaction all the same); None: as many as
-    other clients can stand, which a session of its own measures.
+    other clients can stand, which a session of its own measures. evict: leases and guards not to wait for before the
+    first write, each by its exact name ("acting/NAME", "guards/NAME"); that is put on record.
 
     Applied the second time, and with nothing to do, nothing is written. Raises BadInput, and Refused with its kinds
     (StalePlan, WrongEpoch, Held, NotOwner, OtherIncarnation) before the first write; Conflict, OutcomeUnknown, Stopped
@@ -291,6 +293,7 @@ def apply(
                 report=report,
                 say=say,
                 ignore_quotas=ignore_quotas,
+                evict=tuple(evict),
             ),
             take_over=TakeOver(wait, steal, sealed.path),
             stop=access.stop,
@@ -335,6 +338,7 @@ def resume(
     wait: bool = True,
     steal: bool = False,
     throttle: float | None = None,
+    evict: Sequence[str] = (),
     control: str = CONTROL_ROOT,
     report: Report = _quiet,
     say: Say = _quiet,
@@ -355,7 +359,12 @@ def resume(
             begun.names,
             begun.sealed,
             options=dataclasses.replace(
-                pace, single_shot=single_shot, drain_timeout_s=drain_timeout_s, report=report, say=say
+                pace,
+                single_shot=single_shot,
+                drain_timeout_s=drain_timeout_s,
+                report=report,
+                say=say,
+                evict=tuple(evict),
             ),
             take_over=TakeOver(wait, steal, begun.plan_path),
             stop=access.stop,

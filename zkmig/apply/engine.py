@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 
+from zkmig.apply.drain import refuse_unknown
 from zkmig.apply.forward import Forward, finish_pending
 from zkmig.apply.options import Applied, Options
 from zkmig.apply.preflight import examine
@@ -89,6 +90,7 @@ def apply_plan(
     _check_identity(client, plan)
     if plan.is_empty and record.state is not State.EMPTY:
         return Applied(record.epoch, record.committed_attempt, 0, 0, False, nothing_to_do=True)
+    refuse_unknown(client, names, record, options.evict)
     if dry_run:
         findings = examine(client, plan, take_preimage(client, plan, record.root), ignore_quotas=options.ignore_quotas)
         refuse(findings)
@@ -130,6 +132,10 @@ def resume(
     check_plan_given(record, names, sealed)
     if record.state not in MIGRATING and record.pending is None:
         return None
+    if record.state is State.PREPARING:
+        refuse_unknown(client, names, record, options.evict)
+    elif options.evict:
+        options.say(f"nobody is evicted: the scope is {record.state.value}, and nothing is waited for any more")
     migrator = Migrator.take(client, names, take_over, stop, options.say)
     with owning(migrator):
         record = migrator.record

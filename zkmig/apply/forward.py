@@ -93,7 +93,7 @@ class Forward:
     def _from_preparing(self, single_shot: bool, pacing: Pacing) -> Applied:
         try:
             self.options.say("draining")
-            Drain(self.migrator, self.options.drain_timeout_s, self.options.say).wait()
+            Drain(self.migrator, self.options.drain_timeout_s, self.options.say, self.options.evict).wait()
             recheck(self.migrator.client, self.plan, self.migrator.record.root)
         except (Refused, Stopped) as error:
             abort(self.migrator, error.what)  # nothing was written yet: readers need not wait for a decision

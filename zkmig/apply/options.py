@@ -33,7 +33,8 @@ class Options:
     writes_per_s: at most so many; None: as many as others can stand. open_probe: makes the client that measures what
     others feel; None: nobody measures. all_take: whether every member takes a frame of so many bytes; None: the one
     that the client is connected to is asked. ignore_quotas: go on although hard quotas would be passed.
-    reverts: the epoch that the plan takes back, for the scope's history.
+    reverts: the epoch that the plan takes back, for the scope's history. evict: leases and guards that the drain is
+    not to wait for, by name.
     """
 
     single_shot: str = "auto"
@@ -45,6 +46,7 @@ class Options:
     all_take: Callable[[int], bool] | None = None
     ignore_quotas: bool = False
     reverts: int | None = None
+    evict: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

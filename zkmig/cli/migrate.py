@@ -59,6 +59,13 @@ _drain_option = click.option(
     metavar="SECONDS",
     help="How long to wait for readers' actions and guarded processes to end.",
 )
+_evict_option = click.option(
+    "--evict",
+    multiple=True,
+    metavar="NAME",
+    help="Do not wait for this lease or guard, acting/NAME or guards/NAME, exactly as status and errors name it. What "
+    "it stands for may still be at work: end it first. Put on record. May be given several times.",
+)
 _throttle_option = click.option(
     "--throttle",
     type=click.FloatRange(min=0, min_open=True),
@@ -99,6 +106,7 @@ _ignore_quotas_option = click.option(
 @_dry_run_option
 @_single_shot_option
 @_drain_option
+@_evict_option
 @_throttle_option
 @_ignore_quotas_option
 @click.option("--wait", is_flag=True, help="Wait for another migrator to end instead of exiting 3.")
@@ -113,6 +121,7 @@ def apply(
     dry_run: bool,
     single_shot: migrate.SingleShot,
     drain_timeout_s: float,
+    evict: tuple[str, ...],
     throttle: float | None,
     ignore_quotas: bool,
     wait: bool,
@@ -141,6 +150,7 @@ def apply(
                 scope=scope,
                 single_shot=single_shot,
                 drain_timeout_s=drain_timeout_s,
+                evict=evict,
                 throttle=throttle,
                 ignore_quotas=ignore_quotas,
                 wait=wait,
@@ -318,6 +328,7 @@ def _say_deviations(run: Run, deviations: tuple[Deviation, ...]) -> None:
 @yes_option
 @_single_shot_option
 @_drain_option
+@_evict_option
 @_throttle_option
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for another migrator to end.")
 @_steal_option
@@ -330,6 +341,7 @@ def resume(
     yes: bool,
     single_shot: migrate.SingleShot,
     drain_timeout_s: float,
+    evict: tuple[str, ...],
     throttle: float | None,
     wait: bool,
     steal: bool,
@@ -357,6 +369,7 @@ def resume(
                 scope=scope,
                 single_shot=single_shot,
                 drain_timeout_s=drain_timeout_s,
+                evict=evict,
                 throttle=throttle,
                 wait=wait,
                 steal=steal,
