@@ -1,0 +1,1 @@
+"""Torture: real servers, readers, migrators, foreign writers and faults, and an independent checker of it all."""
