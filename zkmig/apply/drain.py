@@ -49,12 +49,12 @@ class DrainTimeout(Refused):
 
 @dataclass(frozen=True, slots=True)
 class _Blocker:
-    """An entry that blocks, as little of it as has to be kept of a million. over: when it ceases to; None: not by
-    itself. Both times are of our own clock."""
+    """An entry that blocks, as little of it as has to be kept of a million. born: czxid and, while admission goes on,
+    mzxid. over: when it ceases to block; None: not by itself. Both times are of our own clock."""
 
     path: str
     what: str
-    czxid: int
+    born: tuple[int, int]
     first_seen: float
     over: float | None
 
@@ -90,6 +90,8 @@ class Drain:
         while True:
             self.migrator.stop.check()
             self._remove_dead()
+            if not self._blocking and self._attempt() is None:
+                self._look_at_all()  # the scope is at rest, to be removed, say, and somebody may have been admitted
             if not self._blocking:
                 return
             begun = time.monotonic()
@@ -127,10 +129,10 @@ class Drain:
         waited_for, self._blocking = self._blocking, {}
         for entry in read_entries(self.migrator.client, list(waited_for)):
             before = waited_for[entry.path]
-            if entry.stat.czxid == before.czxid:
+            if self._born(entry) == before.born:
                 self._judge(entry, before.first_seen)
             elif self._attempt() is None:
-                self._judge(entry)  # the record has not left STABLE: it may be another lease
+                self._judge(entry)  # the record has not left STABLE: it is another lease
             else:
                 self._bury(entry)  # made again while nothing is admitted
 
@@ -144,7 +146,11 @@ class Drain:
             self._bury(entry)
         else:
             what = sys.intern(entry.what)
-            self._blocking[entry.path] = _Blocker(entry.path, what, entry.stat.czxid, first_seen, over)
+            self._blocking[entry.path] = _Blocker(entry.path, what, self._born(entry), first_seen, over)
+
+    def _born(self, entry: Entry) -> tuple[int, int]:
+        """What tells this lease from another of the same name. Once nothing is admitted, writing makes no other."""
+        return entry.stat.czxid, entry.stat.mzxid if self._attempt() is None else 0
 
     def _is_evicted(self, entry: Entry) -> bool:
         return (entry.path, entry.stat.czxid) in self._evicted

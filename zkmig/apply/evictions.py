@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from zkmig.apply.entries import Entry
+from zkmig.epoch.attempts import noting, read_note
 from zkmig.epoch.control import AttemptPaths
 from zkmig.epoch.owner import Migrator
+from zkmig.errors import UnknownFormat
 from zkmig.source.bulk import NodeRead, read_nodes
 from zkmig.wire.client import Client
-from zkmig.wire.requests import Create, GetChildren
+from zkmig.wire.requests import Create
 
 PREFIX = "evicted-"
 FORMAT = 1
@@ -37,6 +39,9 @@ class Eviction:
         return f"{self.entry} ({self.what}) by {self.by}"
 
 
+FIELDS = tuple(field.name for field in fields(Eviction))
+
+
 def record_evictions(migrator: Migrator, attempt: AttemptPaths, entries: Sequence[Entry]) -> list[Eviction]:
     """Put on record that these are evicted; under the guard, in a node for each owner that evicts."""
     owner = migrator.owner
@@ -44,15 +49,29 @@ def record_evictions(migrator: Migrator, attempt: AttemptPaths, entries: Sequenc
     evicted = [Eviction(entry.name, entry.stat.czxid, entry.what, by, time.time()) for entry in entries]
     data = json.dumps({"format": FORMAT, "evicted": [asdict(each) for each in evicted]}).encode()
     node = Create(f"{attempt.home}/{PREFIX}{migrator.token}", data, migrator.control_acl)
-    migrator.write_all([node], "record what is evicted", witness=0)
+    note, _ = read_note(migrator.client, migrator.names, migrator.record)  # which outlives the journal
+    names = (*note.evicted, *(each.entry for each in evicted))
+    migrator.write_all([node, *noting(migrator, migrator.record, evicted=names)], "record what is evicted", witness=0)
     return evicted
 
 
 def read_evictions(client: Client, attempt: AttemptPaths) -> list[Eviction]:
     """All that was evicted in this attempt so far, oldest first."""
-    names = [name for name in client.call(GetChildren(attempt.home)).children if name.startswith(PREFIX)]
+    (home,) = read_nodes(client, [attempt.home], children=True)
+    if not isinstance(home, NodeRead):
+        return []
     found: list[Eviction] = []
-    for node in read_nodes(client, [f"{attempt.home}/{name}" for name in names]):
+    for node in read_nodes(
+        client, [f"{attempt.home}/{name}" for name in home.children or () if name.startswith(PREFIX)]
+    ):
         if isinstance(node, NodeRead):
-            found += [Eviction(**fields) for fields in json.loads(node.data or b"{}").get("evicted", ())]
+            found += _decode(node)
     return sorted(found, key=lambda eviction: eviction.at)
+
+
+def _decode(node: NodeRead) -> list[Eviction]:
+    try:
+        listed = json.loads(node.data or b"")["evicted"]
+        return [Eviction(*(each[name] for name in FIELDS)) for each in listed]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UnknownFormat("this is not a record of evictions", node.path, "upgrade, or ask who wrote it") from error

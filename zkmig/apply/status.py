@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from zkmig.apply.entries import ACTING, Entry, blocking_entries
+from zkmig.apply.evictions import Eviction, read_evictions
 from zkmig.epoch.control import ControlPaths, read_record
-from zkmig.epoch.leases import Lease
 from zkmig.epoch.owner import OwnerView, read_owner
 from zkmig.epoch.record import Record
 from zkmig.epoch.transitions import MIGRATING, State
@@ -19,8 +20,9 @@ from zkmig.wire.requests import GetChildren
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One scope at one moment. readers, guards, acting: names of what is registered, acting less what is
-    released. batches_undone: in a rollback."""
+    """One scope at one moment. readers, guards: names of what is registered. blocking: what a drain would wait for,
+    leases and guards. evicted: what the drain of the epoch under way was told not to wait for. batches_undone: in a
+    rollback."""
 
     scope: str
     record: Record
@@ -29,19 +31,27 @@ class Status:
     batches_undone: int
     readers: tuple[str, ...]
     guards: tuple[str, ...]
-    acting: tuple[str, ...]
+    blocking: tuple[Entry, ...]
+    evicted: tuple[Eviction, ...] = ()
+
+    @property
+    def acting(self) -> tuple[str, ...]:
+        """Names of the leases that block: not released, and not malformed."""
+        return tuple(entry.name.partition("/")[2] for entry in self.blocking if entry.kind == ACTING)
 
 
 def read_status(client: Client, names: ControlPaths) -> Status:
     """Read all of it. Refused when there is no such scope."""
     record, _ = read_record(client, names)
     applied = undone = 0
+    evicted: list[Eviction] = []
     if record.target_epoch is not None and record.attempt is not None:
         attempt = names.attempt(record.target_epoch, record.attempt)
         applied, undone = (
             node.stat.version if isinstance(node, NodeRead) else 0
             for node in read_nodes(client, [attempt.cursor, attempt.rcursor])
         )
+        evicted = read_evictions(client, attempt)
     return Status(
         names.scope,
         record,
@@ -50,16 +60,9 @@ def read_status(client: Client, names: ControlPaths) -> Status:
         undone,
         _children(client, names.readers),
         _children(client, names.guards),
-        _acting(client, names),
+        tuple(blocking_entries(client, names)),
+        tuple(evicted),
     )
-
-
-def _acting(client: Client, names: ControlPaths) -> tuple[str, ...]:
-    """Leases that are there and not released. A released one stays until a migrator removes it, and blocks nobody."""
-    paths = [f"{names.acting}/{name}" for name in _children(client, names.acting)]
-    nodes = [node for node in read_nodes(client, paths) if isinstance(node, NodeRead)]
-    leases = {node.path: Lease.decode(node.data) for node in nodes}
-    return tuple(path.rpartition("/")[2] for path, lease in leases.items() if lease is None or not lease.released)
 
 
 def _children(client: Client, path: str) -> tuple[str, ...]:

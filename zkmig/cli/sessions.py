@@ -16,6 +16,7 @@ from zkmig.source import credentials, profiles
 from zkmig.source.profiles import Profile
 from zkmig.wire.tls import Tls
 
+ENV_SESSION_TIMEOUT = "ZKMIG_SESSION_TIMEOUT"
 LOCATIONS = ("location", "a", "b", "source", "target", "at")
 """Names of parameters that hold locations."""
 
@@ -81,6 +82,15 @@ _OPTIONS = (
         help="Its key, without passphrase. ZKMIG_TLS_KEY; default: in the file of --tls-cert.",
     ),
     click.option(
+        "--session-timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="How long the servers keep a silent session. So long others wait for a migrator that was killed or is "
+        "stuck. The servers have bounds of their own (2 to 20 ticks: usually 4 to 40 s). ZKMIG_SESSION_TIMEOUT; "
+        "default: 30.",
+        envvar=ENV_SESSION_TIMEOUT,
+    ),
+    click.option(
         "--tls-hostname/--tls-no-hostname",
         default=None,
         help="Whether a server's certificate must name its host; it is verified in any case. Default: it must.",
@@ -89,7 +99,7 @@ _OPTIONS = (
 
 
 def session_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--profile, --profiles, --auth-file and --tls-...; `take_session` takes their values."""
+    """--profile, --profiles, --auth-file, --tls-... and --session-timeout; `take_session` takes their values."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
@@ -110,8 +120,11 @@ def take_session(options: dict[str, Any]) -> SessionOptions:
         "auth": credentials.load(options.pop("auth_file"), os.environ, profile),
         "tls": _take_tls(options, profile),
     }
-    if profile is not None and profile.session_timeout is not None:
-        session["session_timeout_s"] = profile.session_timeout
+    session_timeout_s = options.pop("session_timeout")
+    if session_timeout_s is None and profile is not None:
+        session_timeout_s = profile.session_timeout
+    if session_timeout_s is not None:
+        session["session_timeout_s"] = session_timeout_s
     return session
 
 
@@ -123,6 +136,8 @@ def session_words() -> str:
     if profile is not None and not ctx.params.get("profile"):
         told["profile"] = profile.name  # of a location @name, which is written out in what is proposed
     words = [f" {_WORDS[name]} {shlex.quote(value)}" for name, value in told.items() if isinstance(value, str)]
+    if _is_on_command_line(ctx, "session_timeout"):
+        words.append(f" --session-timeout {ctx.params['session_timeout']:g}")
     return "".join(words) + (" --tls-no-hostname" if ctx.params.get("tls_hostname") is False else "")
 
 

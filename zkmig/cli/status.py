@@ -10,6 +10,7 @@ import click
 
 from zkmig.api import status as scopes
 from zkmig.api.access import address, ensemble
+from zkmig.apply.entries import some
 from zkmig.apply.status import Status, advice, next_commands
 from zkmig.cli.run import BAD_INPUT, STOPPED, UNREACHABLE, Run, command_options, exit_codes, required_at, scope_options
 from zkmig.cli.sessions import session_words
@@ -50,9 +51,12 @@ def _document(found: Status, following: list[str], control: str) -> dict[str, An
         "batches_total": record.batches_total,
         "owner": plain(found.owner.owner),
         "owner_alive": found.owner.alive,
+        "owner_progress_at": found.owner.progress_at,
         "readers": list(found.readers),
         "guards": list(found.guards),
         "acting": list(found.acting),
+        "blocking": [{"name": entry.name, "what": entry.what} for entry in found.blocking],
+        "evicted": [dataclasses.asdict(eviction) for eviction in found.evicted],
         "pending": plain(record.pending),
         "conflict": plain(record.conflict),
         "last": plain(record.last),
@@ -75,7 +79,7 @@ def _show(run: Run, found: Status, following: list[str]) -> None:
     if found.owner.owner is not None and (found.owner.alive or record.target_epoch is not None):
         owner = found.owner.owner
         alive = "alive" if found.owner.alive else "gone"
-        rows.append(("owner", f"{owner.host} pid {owner.pid}, {alive}, since {_when(owner.since)}"))
+        rows.append(("owner", f"{owner.host} pid {owner.pid}, {alive}, since {_when(owner.since)}{_progress(found)}"))
     if record.held is not None:
         rows.append(("held", f"by {record.held.holder} since {_when(record.held.since)}: {record.held.reason}"))
     if record.pending is not None:
@@ -85,7 +89,10 @@ def _show(run: Run, found: Status, following: list[str]) -> None:
     if record.last is not None:
         deviations = f", {record.last.deviations} paths left as found" if record.last.deviations else ""
         rows.append(("last", f"epoch {record.last.epoch} {record.last.outcome} {_when(record.last.at)}{deviations}"))
-    rows += [(title, ", ".join(names)) for title, names in _registered(found) if names]
+    rows += [(title, some(names)) for title, names in _registered(found) if names]
+    if found.blocking:
+        rows.append(("blocking", some([f"{entry.name} ({entry.what})" for entry in found.blocking])))
+    rows += [("evicted", str(eviction)) for eviction in found.evicted]
     for title, text in rows:
         run.line(f"{title:<10} {text}")
     if (warning := advice(found)) is not None:
@@ -99,7 +106,14 @@ def _state(found: Status) -> str:
 
 
 def _registered(found: Status) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    return ("readers", found.readers), ("acting", found.acting), ("guards", found.guards)
+    return ("readers", found.readers), ("guards", found.guards)
+
+
+def _progress(found: Status) -> str:
+    if found.owner.progress_at is None:
+        return ""
+    # By the clock of the server that leads, against ours; a migrator at work says so now and then, not all the time.
+    return f", last progress {max(0.0, time.time() - found.owner.progress_at):.0f} s ago"
 
 
 def _when(unix_s: float) -> str:

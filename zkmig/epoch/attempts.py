@@ -29,6 +29,7 @@ FORMAT = 1
 NOTE_BYTES_MAX = 3 * 1024  # it goes into the multi of a transition, beside the record
 OWNERS_MAX = 6
 TEXT_MAX = 500  # characters of a reason, a plan's path, a path put back
+EVICTED_MAX = 8  # entries named that a drain was told not to wait for
 PUT_BACK_MAX = 4  # paths remembered from one attempt to the next
 
 _NAME = re.compile(r"(\d{1,10})-(.+)", re.DOTALL)
@@ -63,7 +64,8 @@ class AttemptNote:
     owners: who worked on it, in order; beyond OWNERS_MAX those in the middle are left out. base: the state that it
     began in. writes, batches: of the plan; applied: batches applied when a rollback began. single_shot: None until
     the commit. journal_bytes, chunks: of undo. deviations: paths left with somebody else's value. reverts: the epoch
-    that it takes back. conflict: the last one met. pruned: when the journal was taken away.
+    that it takes back. conflict: the last one met. pruned: when the journal was taken away. evicted: leases and guards
+    that its drain was told not to wait for, the first few of them.
     """
 
     epoch: int
@@ -87,6 +89,7 @@ class AttemptNote:
     conflict: ConflictNote | None = None
     put_back: tuple[PutBack, ...] = ()
     pruned: float | None = None
+    evicted: tuple[str, ...] = ()
     format: int = FORMAT
 
     def worked_on_by(self, owner: Owner | None) -> AttemptNote:
@@ -101,7 +104,11 @@ class AttemptNote:
     def encode(self) -> bytes:
         """JSON of at most NOTE_BYTES_MAX; what matters least goes first where it would be more."""
         cut = dataclasses.replace(
-            self, reason=shortened(self.reason), plan_path=shortened(self.plan_path), conflict=_shortened(self.conflict)
+            self,
+            reason=shortened(self.reason),
+            plan_path=shortened(self.plan_path),
+            conflict=_shortened(self.conflict),
+            evicted=tuple(shortened(entry, 80) for entry in self.evicted[:EVICTED_MAX]),
         )
         owners = tuple(dataclasses.replace(owner, plan_path="", host=shortened(owner.host, 64)) for owner in cut.owners)
         for smaller in (
@@ -128,6 +135,7 @@ class AttemptNote:
             values["fate"] = Fate(values["fate"])
             values["began"] = float(values["began"])
             values["owners"] = tuple(nested(Owner, owner) for owner in values.get("owners", ()))
+            values["evicted"] = tuple(map(str, values.get("evicted", ())))
             values["put_back"] = tuple(PutBack(str(one["path"]), int(one["times"])) for one in values["put_back"])
             if values.get("conflict") is not None:
                 values["conflict"] = nested(ConflictNote, values["conflict"])
