@@ -15,15 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zkmig.api.access import SessionOptions
+    from zkmig.api.keeping import History, history, prune, remove
     from zkmig.api.migrate import apply, load_plan, make_plan, preflight, resume, rollback, save_plan
     from zkmig.api.scopes import Committed, committed, init
     from zkmig.api.status import status
     from zkmig.api.trees import Verification, diff, read, save_snapshot, verify
     from zkmig.apply.engine import SealedPlan
-    from zkmig.apply.forward import Applied, Progress
+    from zkmig.apply.options import Applied, Progress
+    from zkmig.apply.prune import Pruned
+    from zkmig.apply.remove import Removed
     from zkmig.apply.rollback import RolledBack
     from zkmig.apply.status import Status
     from zkmig.diff import ComparePolicy, Diff
+    from zkmig.epoch.attempts import Attempt
     from zkmig.errors import (
         ActingRefused,
         BadInput,
@@ -71,15 +75,19 @@ if TYPE_CHECKING:
 # fmt: off
 _HOMES = {
     "zkmig.api.access": ("SessionOptions",),
+    "zkmig.api.keeping": ("History", "history", "prune", "remove"),
     "zkmig.api.migrate": ("apply", "load_plan", "make_plan", "preflight", "resume", "rollback", "save_plan"),
     "zkmig.api.scopes": ("Committed", "committed", "init"),
     "zkmig.api.status": ("status",),
     "zkmig.api.trees": ("Verification", "diff", "read", "save_snapshot", "verify"),
     "zkmig.apply.engine": ("SealedPlan",),
-    "zkmig.apply.forward": ("Applied", "Progress"),
+    "zkmig.apply.options": ("Applied", "Progress"),
+    "zkmig.apply.prune": ("Pruned",),
+    "zkmig.apply.remove": ("Removed",),
     "zkmig.apply.rollback": ("RolledBack",),
     "zkmig.apply.status": ("Status",),
     "zkmig.diff": ("ComparePolicy", "Diff"),
+    "zkmig.epoch.attempts": ("Attempt",),
     "zkmig.errors": (
         "ActingRefused", "BadInput", "Conflict", "DamagedFile", "Forbidden", "Held", "NotConsistent", "NotOwner",
         "NotPermitted", "NotReady", "NotStable", "OtherIncarnation", "Outcome", "OutcomeUnknown", "PlanImpossible",
@@ -110,6 +118,7 @@ __all__ = [
     "AclRule",
     "ActingRefused",
     "Applied",
+    "Attempt",
     "BadInput",
     "Committed",
     "ComparePolicy",
@@ -120,6 +129,7 @@ __all__ = [
     "Finding",
     "Forbidden",
     "Held",
+    "History",
     "Identity",
     "Kind",
     "KindRule",
@@ -138,9 +148,11 @@ __all__ = [
     "PlanImpossible",
     "Policy",
     "Progress",
+    "Pruned",
     "Reader",
     "ReaderError",
     "Refused",
+    "Removed",
     "RolledBack",
     "SealedPlan",
     "SessionOptions",
@@ -164,11 +176,14 @@ __all__ = [
     "apply",
     "committed",
     "diff",
+    "history",
     "init",
     "load_plan",
     "make_plan",
     "preflight",
+    "prune",
     "read",
+    "remove",
     "resume",
     "rollback",
     "save_plan",

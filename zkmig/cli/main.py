@@ -26,6 +26,7 @@ _SECTIONS: dict[str, dict[str, _Lazy]] = {
         "diff": _Lazy("compare", "diff", "Name every difference between two trees."),
         "verify": _Lazy("compare", "verify", "Tell whether two trees are the same."),
         "status": _Lazy("status", "status", "What a scope is doing, and what can follow."),
+        "history": _Lazy("keeping", "history", "Every attempt at an epoch, and what became of it."),
         "epoch": _Lazy("scope", "epoch", "Print the committed epoch of a scope."),
     },
     "Migrate": {
@@ -34,6 +35,10 @@ _SECTIONS: dict[str, dict[str, _Lazy]] = {
         "apply": _Lazy("migrate", "apply", "Carry out a plan as the next epoch."),
         "resume": _Lazy("migrate", "resume", "Go on from where a migration stopped."),
         "rollback": _Lazy("migrate", "rollback", "Take back an epoch that is not committed."),
+    },
+    "Keep": {
+        "prune": _Lazy("keeping", "prune", "Take away journals that nobody needs any more."),
+        "remove": _Lazy("keeping", "remove", "Remove a scope, not its tree."),
     },
     "Try": {
         "dev": _Lazy("dev", "dev", "Run real ZooKeeper servers on loopback."),

@@ -1,0 +1,305 @@
+"""`zkmig history`, `prune` and `remove`: what a scope keeps of its epochs, and taking it away."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from zkmig.api import keeping
+from zkmig.api.keeping import KEEP_DEFAULT
+from zkmig.apply.options import DRAIN_TIMEOUT_S
+from zkmig.apply.remove import Removed
+from zkmig.cli.run import (
+    BAD_INPUT,
+    STOPPED,
+    UNREACHABLE,
+    Run,
+    command_options,
+    exit_codes,
+    required_at,
+    scope_options,
+    yes_option,
+)
+from zkmig.cli.terminal import is_terminal
+from zkmig.epoch.attempts import Attempt, Fate
+from zkmig.epoch.record import Owner
+from zkmig.errors import BadInput
+
+_CUT_OFF = {"4": "others keep writing into the control plane", "5": "cut off in between: run it again"}
+_dry_run_option = click.option("--dry-run", is_flag=True, help="Read and check everything, print it, write nothing.")
+_wait_option = click.option("--wait", is_flag=True, help="Wait for another migrator to end instead of exiting 3.")
+_steal_option = click.option("--steal", is_flag=True, help="Take over from another migrator without waiting for it.")
+
+
+# -- history ----------------------------------------------------------------------------------------------------------
+
+
+@click.command(
+    epilog=exit_codes({"0": "printed", **BAD_INPUT, "3": "there is no such scope", **UNREACHABLE, **STOPPED})
+)
+@scope_options()
+@command_options
+def history(run: Run, at: str | None, scope: str | None, control: str) -> None:
+    """Tell of every attempt at an epoch: what became of it and why, who worked on it, and whether its undo is kept.
+
+    Oldest first. Times are those of the hosts that worked on it.
+    """
+    found = keeping.history(required_at(at), scope, control=control, **run.session)
+    run.document(
+        {
+            "scope": found.scope,
+            "epoch": found.record.epoch,
+            "state": found.record.state.value,
+            "attempts": [attempt_document(attempt) for attempt in found],
+        }
+    )
+    for attempt in found:
+        run.line(f"epoch {attempt.note.epoch:<4} {attempt.note.attempt}  {_when(attempt.note.began)}  {fate(attempt)}")
+        for line in _details(attempt):
+            run.line(f"    {line}")
+    if not len(found):
+        run.line(f"scope {found.scope} has seen no attempt yet")
+
+
+def attempt_document(attempt: Attempt) -> dict[str, Any]:
+    """An attempt for --json. Times are Unix seconds."""
+    note = attempt.note
+    return {
+        "epoch": note.epoch,
+        "attempt": note.attempt,
+        "outcome": attempt.fate.value,
+        "reason": note.reason,
+        "began": note.began,
+        "ended": note.ended,
+        "owners": [dataclasses.asdict(owner) for owner in note.owners],
+        "plan_hash": note.plan_hash,
+        "plan_path": note.plan_path,
+        "writes": note.writes,
+        "batches": note.batches,
+        "batches_applied": note.applied,
+        "single_shot": note.single_shot,
+        "deviations": note.deviations,
+        "reverts": note.reverts,
+        "conflict": None if note.conflict is None else dataclasses.asdict(note.conflict),
+        "put_back": [dataclasses.asdict(one) for one in note.put_back],
+        "journal_bytes": note.journal_bytes,
+        "journal_kept": attempt.is_kept,
+        "pruned": note.pruned,
+    }
+
+
+_FATES = {
+    Fate.JOURNAL: "its journal is going up",
+    Fate.UNDER_WAY: "under way",
+    Fate.CONFLICT: "under way, stopped by a conflict",
+    Fate.COMMITTED: "committed",
+    Fate.ROLLED_BACK: "rolled back",
+    Fate.ABORTED: "aborted",
+    Fate.ABANDONED: "abandoned before it took effect",
+    Fate.UNKNOWN: "nothing is known of its end",
+}
+
+
+def fate(attempt: Attempt) -> str:
+    """What became of it, in a few words."""
+    note = attempt.note
+    text = _FATES[attempt.fate]
+    if note.reverts is not None:
+        text += f", taking back epoch {note.reverts}"
+    if attempt.fate is Fate.ROLLED_BACK and note.deviations:
+        text += f", {note.deviations} paths left as found"
+    if note.ended is not None:
+        text += f", after {max(0.0, note.ended - note.began):.0f} s"
+    return text
+
+
+def _details(attempt: Attempt) -> Iterator[str]:
+    note = attempt.note
+    if attempt.fate is Fate.ABORTED and note.reason:
+        yield f"why: {note.reason}"
+    if note.conflict is not None and attempt.fate is not Fate.ABORTED:
+        yield f"conflict: {note.conflict.path}: {note.conflict.reason}"
+    if note.owners:
+        yield f"by {', then '.join(_who(owner) for owner in note.owners)}"
+    how = "in one transaction" if note.single_shot else f"in {note.batches} batches"
+    plan = f"plan {note.plan_hash[:12]}{f' of {note.plan_path}' if note.plan_path else ''}: " if note.plan_hash else ""
+    yield f"{plan}{note.writes} writes {how}; {_journal(attempt)}"
+
+
+def _who(owner: Owner) -> str:
+    return f"{owner.host} pid {owner.pid}"
+
+
+def _journal(attempt: Attempt) -> str:
+    if attempt.is_kept:
+        return f"{attempt.note.journal_bytes} bytes of undo kept"
+    return "undo pruned" if not attempt.children else "undo partly there, prune takes the rest"
+
+
+def _when(unix_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_s))
+
+
+# -- prune ------------------------------------------------------------------------------------------------------------
+
+
+@click.command(
+    epilog=exit_codes(
+        {
+            "0": "pruned, or there is nothing to prune",
+            "2": "usage or bad input",
+            "3": "refused: an epoch is under way, or another migrator is alive",
+            **_CUT_OFF,
+            **UNREACHABLE,
+            **STOPPED,
+        }
+    )
+)
+@click.option(
+    "--keep",
+    type=click.IntRange(min=0),
+    default=KEEP_DEFAULT,
+    show_default=True,
+    metavar="K",
+    help="Keep the undo of the last K committed epochs, which revert needs.",
+)
+@_dry_run_option
+@_wait_option
+@_steal_option
+@scope_options()
+@command_options
+def prune(
+    run: Run, keep: int, dry_run: bool, wait: bool, steal: bool, at: str | None, scope: str | None, control: str
+) -> None:
+    """Take away the journals that nobody will need again: of all attempts but the last K committed ones.
+
+    What was rolled back, aborted or abandoned goes in any case. The history stays. Readers lose nothing. A journal in
+    which pending ACLs are listed is kept.
+    """
+    with run.gracefully(), run.progress() as progress:
+        result = keeping.prune(
+            required_at(at),
+            scope,
+            keep=keep,
+            dry_run=dry_run,
+            wait=wait,
+            steal=steal,
+            control=control,
+            report=progress.counted,
+            say=run.say,
+            **run.session,
+        )
+    done = "would prune" if dry_run else "pruned"
+    for attempt in result.pruned:
+        run.line(f"{done} epoch {attempt.note.epoch} {attempt.note.attempt}: {fate(attempt)}")
+    if not result.pruned:
+        run.line("nothing to prune")
+    for attempt in result.kept:
+        run.line(f"kept epoch {attempt.note.epoch} {attempt.note.attempt}: {attempt.note.journal_bytes} bytes of undo")
+    run.document(
+        {
+            "outcome": "dry run" if dry_run else "pruned" if result.pruned else "nothing to do",
+            "keep": keep,
+            "pruned": [attempt_document(attempt) for attempt in result.pruned],
+            "kept": [attempt_document(attempt) for attempt in result.kept],
+            "nodes": result.nodes,
+            "journal_bytes": result.journal_bytes,
+        }
+    )
+
+
+# -- remove -----------------------------------------------------------------------------------------------------------
+
+
+@click.command(
+    epilog=exit_codes(
+        {
+            "0": "removed",
+            "2": "usage or bad input; no --yes where nobody can be asked",
+            "3": "refused: not STABLE or EMPTY, held, something pending, guards, actions under way, another owner",
+            **_CUT_OFF,
+            **UNREACHABLE,
+            **STOPPED,
+        }
+    )
+)
+@yes_option
+@click.option(
+    "--drain-timeout",
+    "drain_timeout_s",
+    type=click.FloatRange(min=0),
+    default=DRAIN_TIMEOUT_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for readers' actions to end.",
+)
+@_dry_run_option
+@_wait_option
+@_steal_option
+@scope_options()
+@command_options
+def remove(
+    run: Run,
+    yes: bool,
+    drain_timeout_s: float,
+    dry_run: bool,
+    wait: bool,
+    steal: bool,
+    at: str | None,
+    scope: str | None,
+    control: str,
+) -> None:
+    """Remove a scope: its record, its history, all undo. The tree that it covers is not touched.
+
+    Readers of the scope get no view any more. With the last scope the control root goes too. The scope has to be named,
+    and goes in one transaction; stopped before that, the command is simply run again.
+    """
+    if not scope:
+        raise BadInput("no scope is named", "", "say which with --scope")
+    if not yes and not dry_run and not is_terminal():
+        raise BadInput("there is no terminal to ask on", "", "give --yes to go ahead without a question")
+    where = required_at(at)
+
+    def carry_out(dry_run: bool) -> Removed:
+        with run.progress() as progress:
+            return keeping.remove(
+                where,
+                scope or "",
+                dry_run=dry_run,
+                wait=wait,
+                steal=steal,
+                drain_timeout_s=drain_timeout_s,
+                control=control,
+                report=progress.counted,
+                say=run.say,
+                **run.session,
+            )
+
+    if not yes and not dry_run:
+        foreseen = carry_out(True)
+        record = foreseen.record
+        run.say(f"scope {scope} over {record.root}, {record.state.value} at epoch {record.epoch}")
+        run.say(f"{foreseen.nodes} znodes of its control plane would go, its history and undo with them")
+        click.confirm("Remove it?", abort=True, err=True)
+    with run.gracefully():
+        result = carry_out(dry_run)
+    done = "would be removed" if dry_run else "removed"
+    run.line(f"scope {scope} over {result.record.root} {done}: {result.nodes} znodes")
+    if result.control_removed:
+        run.line(f"{control} {done}: it was the last scope")
+    elif result.kept:
+        run.line(result.kept)
+    run.document(
+        {
+            "outcome": "dry run" if dry_run else "removed",
+            "scope": scope,
+            "root": result.record.root,
+            "epoch": result.record.epoch,
+            "nodes": result.nodes,
+            "control_removed": result.control_removed and not dry_run,
+        }
+    )
