@@ -24,6 +24,7 @@ class Fate(Enum):
     LOST = auto()  # never reaches the server; cut
     TORN = auto()  # half of its frame reaches the server; cut
     UNANSWERED = auto()  # reaches the server, which answers; the answer is kept back; cut
+    HELD = auto()  # kept back, and all behind it, until `release`; the connection stays
 
 
 Judge = Callable[[int, int], Fate]  # opcode, number of writes seen so far (from 0)
@@ -40,13 +41,18 @@ WRITES = (OP_MULTI, OP_SET_ACL)
 class Proxy:
     """Listens on a port of its own. judge: asked for the fate of every request of every connection.
 
-    writes: multis and setACLs seen, resent ones included. cuts: connections cut.
+    writes: multis and setACLs seen, resent ones included. cuts: connections cut. held: requests held back so far.
+    While it is partitioned nothing passes in either direction, and nothing is lost.
     """
 
     def __init__(self, port: int) -> None:
         self.judge: Judge = lambda _, __: Fate.PASS
         self.writes = 0
         self.cuts = 0
+        self.held = 0
+        self._open = threading.Event()
+        self._open.set()
+        self._released = threading.Event()
         self._target = ("127.0.0.1", port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._lock = threading.Lock()
@@ -63,8 +69,39 @@ class Proxy:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for connection in self._connections:
+        self._open.set()
+        self._released.set()
+        self.cut_all()
+
+    def cut_all(self) -> int:
+        """Cut every connection; how many there were. What is held back for the server stays to be released."""
+        connections = [connection for connection in self._connections if not connection.is_cut]
+        for connection in connections:
             connection.cut()
+        return len(connections)
+
+    def partition(self) -> None:
+        """Let nothing through, new connections included."""
+        self._open.clear()
+
+    def heal(self) -> None:
+        """Let everything through that has waited."""
+        self._open.set()
+
+    def release(self) -> None:
+        """Deliver what was held, late, whether its sender is still there or not; from now on nothing is held."""
+        self._released.set()
+
+    def hold_again(self) -> None:
+        """Requests can be held once more."""
+        self._released.clear()
+
+    def wait_until_open(self) -> None:
+        self._open.wait()
+
+    def wait_for_release(self) -> None:
+        self.held += 1
+        self._released.wait()
 
     @property
     def hosts(self) -> str:
@@ -75,7 +112,7 @@ class Proxy:
         with self._lock:
             fate = self.judge(opcode, self.writes)
             self.writes += opcode in WRITES
-            self.cuts += fate is not Fate.PASS
+            self.cuts += fate not in (Fate.PASS, Fate.HELD)
             return fate
 
     def _accept(self) -> None:
@@ -84,7 +121,12 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            connection = _Connection(self, client, socket.create_connection(self._target))
+            try:
+                server = socket.create_connection(self._target)
+            except OSError:  # the server is down
+                client.close()
+                continue
+            connection = _Connection(self, client, server)
             self._connections.append(connection)
             for pump in (connection.pump_requests, connection.pump_answers):
                 threading.Thread(target=pump, name="proxy connection", daemon=True).start()
@@ -96,8 +138,13 @@ class _Connection:
         self._client = client
         self._server = server
         self._kept_back: int | None = None  # xid of the answer that is
+        self._is_holding = False
+        self.is_cut = False
 
     def cut(self) -> None:
+        if self._is_holding:
+            return  # the server is not told that the client has gone, so that what is held can still arrive
+        self.is_cut = True
         for end in (self._client, self._server):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -109,6 +156,12 @@ class _Connection:
             xid, opcode = _HEADER.unpack_from(frame, _LENGTH.size)
             fate = Fate.PASS if is_first else self._proxy.decide(opcode)
             is_first = False
+            self._proxy.wait_until_open()
+            if fate is Fate.HELD:
+                self._is_holding = True
+                self._proxy.wait_for_release()
+                self._is_holding = False
+                fate = Fate.PASS
             if fate is Fate.UNANSWERED:
                 self._kept_back = xid
             if fate is Fate.TORN:
@@ -128,6 +181,7 @@ class _Connection:
             if not is_first and _LENGTH.unpack_from(frame, _LENGTH.size)[0] == self._kept_back:
                 break
             is_first = False
+            self._proxy.wait_until_open()
             with contextlib.suppress(OSError):
                 self._client.sendall(frame)
         self.cut()
