@@ -1,0 +1,67 @@
+"""Wherever a migrator dies, another leads out, to exactly the old or exactly the new tree.
+
+Method: tests/torture/crashpoints.py. Here one visit of VISITS_OF_A_WRITE - 1, so that each write is visited, and fates,
+ways and moments take turns; `make torture` makes all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.torture.crashpoints import (
+    SCENARIOS,
+    VISITS_OF_A_WRITE,
+    Figures,
+    Moment,
+    Way,
+    enumerate_all,
+    first_level,
+    sample,
+)
+from tests.torture.crashpoints_askers import askers
+from tests.torture.crashpoints_client import Fate
+from zkmig.dev import Server
+
+# Write, but not on behalf of a migration.
+BEFORE_ANY_MIGRATION = {f"zkmig.epoch.control:{name}" for name in ("_create_ancestors", "_create_control_root")} | {
+    "zkmig.epoch.control:_create_scope"
+}
+EVERY = VISITS_OF_A_WRITE - 1
+
+
+@pytest.fixture(scope="module")
+def figures() -> Iterator[Figures]:
+    with Server(extended_types=True) as server:
+        yield enumerate_all(server, EVERY, views_every=4)
+
+
+def test_every_way_out_of_a_crash_leads_to_one_of_the_two_trees(figures: Figures) -> None:
+    """No torn view on the way, nothing left to do, no late write of the dead, data, ACLs, counters and kinds exact."""
+    assert figures.violations == []
+    assert sum(figures.visits.values()) >= sum(figures.lengths.values())
+    assert set(figures.states) == {"STABLE", "PREPARING", "OPEN", "ROLLING_BACK"}
+    assert figures.kinds_compared > 10 * sum(figures.visits.values())
+
+
+def test_late_frames_came_at_every_moment(figures: Figures) -> None:
+    for what in ("Multi refused", "SetAcl refused"):
+        for moment in Moment:
+            if (what, moment) != ("SetAcl refused", Moment.TAKEN):  # it still applies then, and the fence comes after
+                assert figures.late.get(f"{what}, {moment.value}"), (what, moment)
+
+
+def test_those_are_all_the_writes_that_there_are(figures: Figures) -> None:
+    """Every write of the unharmed runs is in the server's log once, and every place in the sources was visited."""
+    assert figures.writes_in_log == sum(figures.lengths.values())
+    assert askers() - BEFORE_ANY_MIGRATION == set(figures.askers)
+
+
+def test_the_quick_sample_leaves_no_write_out() -> None:
+    lengths = {scenario.name: 7 for scenario in SCENARIOS}
+    visits = list(sample(first_level(lengths), EVERY))
+    assert {(visit.scenario, visit.first.number) for visit in visits} == {
+        (name, number) for name, length in lengths.items() for number in range(length)
+    }
+    assert {(visit.first.fate, visit.way) for visit in visits} == {(fate, way) for fate in Fate for way in Way}
