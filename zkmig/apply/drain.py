@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 
 from zkmig.apply.entries import (
     ACTING,
@@ -37,6 +37,7 @@ from zkmig.wire.client import Client
 from zkmig.wire.requests import Delete, Exists
 
 POLL_S = 0.1
+POLL_MAX_S = 5.0
 REMOVED_MAX = 10_000
 REMOVED_AT_ONCE = 100
 REFUSALS_MAX = 20
@@ -83,7 +84,7 @@ class Drain:
         """Return when nothing blocks any more; DrainTimeout names what still does."""
         deadline = time.monotonic() + self.timeout_s
         self._look_at_all()
-        for blocker in list(self._blocking.values())[:NAMED_MAX]:
+        for blocker in islice(self._blocking.values(), NAMED_MAX):
             self.say(f"waiting for {blocker}")
         if len(self._blocking) > NAMED_MAX:
             self.say(f"waiting for {len(self._blocking) - NAMED_MAX} more of them")
@@ -97,12 +98,13 @@ class Drain:
             begun = time.monotonic()
             if begun > deadline:
                 raise DrainTimeout(
-                    f"still at work after {self.timeout_s:.0f} s: {some([str(b) for b in self._blocking.values()])}",
+                    f"still at work after {self.timeout_s:.0f} s: {some(self._blocking.values())}",
                     self.migrator.names.home,
                     "let them finish and apply again; or give more time: --drain-timeout; or do without: --evict NAME",
                 )
             self._look_again()
-            time.sleep(max(POLL_S, time.monotonic() - begun))  # at most half of the time is spent on looking
+            # At most half of the time is spent on looking, however much there is.
+            time.sleep(min(max(POLL_S, time.monotonic() - begun), POLL_MAX_S))
 
     # -- looking ------------------------------------------------------------------------------------------------------
 

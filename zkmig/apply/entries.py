@@ -12,8 +12,9 @@ time; each kind of entry either blocks for a bounded time, or until its holder o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Sequence, Set
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from zkmig.epoch.control import ControlPaths
@@ -123,10 +124,10 @@ def blocking_entries(client: Client, names: ControlPaths) -> Iterator[Entry]:
                 yield entry
 
 
-def some(shown: Sequence[str]) -> str:
+def some(shown: Collection[object]) -> str:
     """The first few, and how many more there are."""
     more = f" and {len(shown) - NAMED_MAX} more" if len(shown) > NAMED_MAX else ""
-    return ", ".join(shown[:NAMED_MAX]) + more
+    return ", ".join(map(str, islice(shown, NAMED_MAX))) + more
 
 
 def named_entries(client: Client, names: ControlPaths, wanted: Sequence[str]) -> list[str]:

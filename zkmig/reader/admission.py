@@ -51,8 +51,18 @@ RELEASE_TIMEOUT_S: Final = 2.0
 LEASE_BYTES_MAX: Final = 8 * 1024
 """Of a multi's frame, set aside for the checks of the control plane and the lease."""
 
+RELEASE_TRIES_MAX: Final = 4
+"""An admission and a release may have landed unseen, and a drain may have swept their node away."""
+
 T = TypeVar("T")
 _logger = logging.getLogger("zkmig")
+
+
+def now_s() -> float:
+    """Seconds on the clock by which actions end: where there is one, that which goes on in a suspended machine."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
 class Token:
@@ -75,7 +85,7 @@ class Token:
 
     def remaining(self) -> float:
         """Seconds in which the action may still take effect; 0.0 when it may not any more."""
-        return 0.0 if self._is_over else max(0.0, self._deadline - time.monotonic())
+        return 0.0 if self._is_over else max(0.0, self._deadline - now_s())
 
     def check(self) -> None:
         """Raise ActingRefused once the time is over. Ask before each effect."""
@@ -124,9 +134,10 @@ class Admission:
         self.settle()
         if self._doubtful:
             raise Unavailable("an earlier action is not released yet", self._doubtful[0].path, "try again")
+        acl = lease_acl(self._read_record_acl(view), identities)
         with self._lock:
             node = self._free.pop() if self._free else _LeaseNode(self._new_path())
-        node.acl = lease_acl(self._read_record_acl(view), identities)
+        node.acl = acl
         try:
             return self._send(view, node, checks, max_ms)
         except _LeaseGone:
@@ -134,7 +145,7 @@ class Admission:
             return self._send(view, _LeaseNode(self._new_path(), None, node.acl), checks, max_ms)
 
     def _send(self, view: View, node: _LeaseNode, checks: Sequence[Check], max_ms: int) -> Token:
-        deadline = time.monotonic() + max_ms / 1000
+        deadline = now_s() + max_ms / 1000
         transaction = self._client.transaction()
         transaction.check(self._names.incarnation(view.incarnation), -1)  # its name is its identity, not its version
         transaction.check(self._names.record, view.record_version)
@@ -272,22 +283,28 @@ class Admission:
         False: there is nothing left that could be used again.
         """
         data = Lease(self._name, 0, released=True).encode()
-        for _ in range(2):
+        is_whole = True  # else its versions began anew, and the next action takes another name
+        for _ in range(RELEASE_TRIES_MAX):
             try:
-                # Version -1: only this reader writes the node, and a release is right over anything it wrote.
-                node.version = self._answer(self._client.set_async(node.path, data), RELEASE_TIMEOUT_S).version
-                return True
+                if node.version is None:
+                    create = self._client.create_async(node.path, data, acl=kazoo_acl(node.acl))
+                    self._answer(create, RELEASE_TIMEOUT_S)
+                    node.version = 0
+                else:
+                    # Conditional, so that a release whose answer was lost cannot land on a later action's lease.
+                    write = self._client.set_async(node.path, data, node.version)
+                    node.version = self._answer(write, RELEASE_TIMEOUT_S).version
+                return is_whole
+            except (BadVersionError, NodeExistsError):
+                # What was not answered has landed: the admission, or a release.
+                try:
+                    node.version = self._answer(self._client.get_async(node.path), RELEASE_TIMEOUT_S)[1].version
+                except NoNodeError:
+                    node.version = None
             except NoNodeError:
-                node.version = None
-            try:
-                create = self._client.create_async(node.path, data, acl=kazoo_acl(node.acl))
-                self._answer(create, RELEASE_TIMEOUT_S)
-                node.version = 0
-                return True
-            except NodeExistsError:
-                continue
-            except NoNodeError:
-                return False  # the scope is gone, and with it whatever its migrations would wait for
+                if node.version is None:
+                    return False  # the scope is gone, and with it whatever its migrations would wait for
+                node.version, is_whole = None, False  # a drain has swept it away
         raise Unavailable("the lease comes and goes", node.path, "try again")
 
     def _answer(self, result: IAsyncResult[T], timeout_s: float) -> T:

@@ -1,0 +1,341 @@
+"""What readers and guards leave below acting/ and guards/ cannot block an admin for ever, whatever it is: with time,
+with --evict, or by being no well-formed direct child.
+
+Method: kazoo as a reader who may only create leaves entries of every kind, on real servers; the drain is asked, with
+shorter limits where a lease would last for minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+
+import pytest
+from kazoo.client import KazooClient
+from kazoo.security import make_acl, make_digest_acl
+
+from tests.interruptions import Interrupted, at, interrupt, when_said
+from tests.scopes import AFTER, BEFORE, MY_IDENTITY, Site, assert_is
+from tests.test_drain import MINUTE, guard
+from zkmig.apply import drain as drains
+from zkmig.apply import entries, evictions
+from zkmig.apply.drain import DrainTimeout
+from zkmig.apply.entries import blocking_entries
+from zkmig.apply.evictions import read_evictions
+from zkmig.apply.forward import Options
+from zkmig.apply.status import read_status
+from zkmig.epoch import leases
+from zkmig.epoch.attempts import read_attempts
+from zkmig.epoch.control import Roles
+from zkmig.epoch.leases import Lease
+from zkmig.epoch.owner import Migrator, TakeOver
+from zkmig.epoch.transitions import State
+from zkmig.errors import BadInput, NotOwner, Outcome, Refused
+from zkmig.model.acl import WORLD
+from zkmig.wire.credential import Credential
+
+EVE = Credential("digest", b"eve:drops")
+EVES = [make_digest_acl("eve", "drops", all=True)]
+EVES_BUT_READABLE = [*EVES, make_acl("world", "anyone", read=True)]
+IMPATIENT = Options("never", drain_timeout_s=0.2)
+STEAL = TakeOver(steal=True)
+
+
+@pytest.fixture
+def eve(site: Site) -> KazooClient:
+    """A reader of the scope, who may create entries and nothing else."""
+    site.init(BEFORE, Roles((MY_IDENTITY,), (WORLD,)))
+    return site.open_kazoo(EVE)
+
+
+MAX_S = 0.8  # of a lease, in a test that waits for one to be over
+
+
+@pytest.fixture
+def short_leases() -> Iterator[Callable[[], None]]:
+    """When called, no lease lasts longer than MAX_S, margin included."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def shorten() -> None:
+            for module in (leases, entries):
+                patch.setattr(module, "LEASE_MAX_MS", round(1_000 * MAX_S) - 100)
+            patch.setattr(leases, "LEASE_MARGIN_MS", 100)
+
+        yield shorten
+
+
+# -- with time --------------------------------------------------------------------------------------------------------
+
+HOSTILE = {
+    "of enormous time": json.dumps({"format": 1, "max_ms": 10**30, "reader": "eve"}).encode(),
+    "of a newer format": b'{"format": 99}',
+    "unreadable": Lease("eve", 1).encode(),
+    "unreadable and malformed": b"junk",
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+def test_no_lease_blocks_for_longer_than_any_lease_may(
+    site: Site, eve: KazooClient, data: bytes, short_leases: Callable[[], None]
+) -> None:
+    """Nor is it there afterwards, to block the next. Before its time it does block, since it may be an action."""
+    path = site.names.acting + "/one"
+    eve.create(path, data, acl=EVES if data in (HOSTILE["unreadable"], b"junk") else None)
+    with pytest.raises(DrainTimeout, match=path):
+        site.apply(site.plan(AFTER), options=IMPATIENT)
+    short_leases()
+    begun = time.monotonic()
+    site.apply(site.plan(AFTER))
+    assert MAX_S < time.monotonic() - begun
+    assert not site.kazoo.exists(path)
+
+
+def test_who_writes_a_lease_again_and_again_does_not_prolong_it(
+    site: Site, eve: KazooClient, short_leases: Callable[[], None]
+) -> None:
+    """It was admitted once; its time is counted from the first sight of it. Nor by making others all the while."""
+    path = site.names.acting + "/one"
+    eve.create(path, MINUTE.encode(), acl=EVES_BUT_READABLE)
+    short_leases()
+    look_again = drains.Drain._look_again
+
+    def renew(self: drains.Drain) -> None:
+        eve.set(path, MINUTE.encode())
+        eve.create(site.names.acting + "/more-", MINUTE.encode(), sequence=True)
+        look_again(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drains.Drain, "_look_again", renew)
+        site.apply(site.plan(AFTER), options=Options("never", drain_timeout_s=10 * MAX_S))
+    assert_is(site.look(), AFTER)
+
+
+def test_what_comes_after_the_scope_has_left_stable_holds_nothing_up(site: Site, eve: KazooClient) -> None:
+    """Nobody is admitted by then: a lease or a registration that is younger cannot be one. What was there counts."""
+    path = site.names.acting + "/one"
+    eve.create(path, MINUTE.encode())
+
+    def late() -> None:
+        for directory, data in ((site.names.acting, MINUTE.encode()), (site.names.guards, guard(stopped=False))):
+            eve.create(f"{directory}/late", data)
+        site.kazoo.delete(path)
+        eve.create(path, MINUTE.encode())
+
+    site.apply(site.plan(AFTER), options=Options("never", 5.0, say=when_said(f"waiting for {path}", late)))
+    assert_is(site.look(), AFTER)
+
+
+def test_without_that_it_would_be_waited_for(site: Site, eve: KazooClient) -> None:
+    """Negative control of the test before: the same entry, there before the epoch leaves STABLE, does block."""
+    eve.create(site.names.guards + "/late", guard(stopped=False))
+    with pytest.raises(DrainTimeout, match="late"):
+        site.apply(site.plan(AFTER), options=IMPATIENT)
+
+
+def test_children_of_an_entry_change_nothing(site: Site, eve: KazooClient) -> None:
+    """Its owner may create below it, as deep as she likes; nobody else can delete that. Over, it blocks nobody."""
+    path = site.names.acting + "/one"
+    eve.create(path, Lease("eve", 60_000, released=True).encode(), acl=EVES_BUT_READABLE)
+    eve.create(path + "/child/deep", MINUTE.encode(), acl=EVES, makepath=True)
+    eve.create(site.names.acting + "/two/child", MINUTE.encode(), acl=EVES_BUT_READABLE, makepath=True)
+    site.apply(site.plan(AFTER), options=IMPATIENT)
+    assert_is(site.look(), AFTER)
+
+
+def test_an_unreadable_guard_blocks_until_it_is_evicted(
+    site: Site, eve: KazooClient, short_leases: Callable[[], None]
+) -> None:
+    """No time bounds a guarded process."""
+    eve.create(site.names.guards + "/one", guard(stopped=False), acl=EVES)
+    short_leases()
+    with pytest.raises(DrainTimeout, match=r"guards/one \(not readable\)"):
+        site.apply(site.plan(AFTER), options=Options("never", drain_timeout_s=2 * MAX_S))
+    site.apply(site.plan(AFTER), options=Options("never", evict=("guards/one",)))
+    assert_is(site.look(), AFTER)
+
+
+# -- by the operator --------------------------------------------------------------------------------------------------
+
+
+def test_what_is_evicted_is_not_waited_for_and_on_record(site: Site, eve: KazooClient) -> None:
+    """A lease, a guard, one that may not be read, one with children, one that is malformed: in every way to write a
+    name. It is said, and the attempt tells it afterwards."""
+    left = {
+        "acting/lease": (MINUTE.encode(), None),
+        "guards/guard": (guard(stopped=False), None),
+        "acting/hidden": (MINUTE.encode(), EVES),
+        "acting/parent": (MINUTE.encode(), EVES),
+        "acting/junk": (b"junk", None),
+    }
+    for name, (data, acl) in left.items():
+        eve.create(f"{site.names.home}/{name}", data, acl=acl)
+    eve.create(f"{site.names.acting}/parent/child", MINUTE.encode(), acl=EVES)
+    said: list[str] = []
+    wanted = ("lease", f"{site.names.home}/guards/guard", "acting/hidden", "acting/parent", "junk")
+    site.apply(site.plan(AFTER), options=Options("never", drain_timeout_s=0.2, evict=wanted, say=said.append))
+    assert_is(site.look(), AFTER)
+    assert sum(sentence.startswith("evicted") for sentence in said) == 5
+    record = site.record()
+    recorded = read_evictions(site.client(), site.names.attempt(1, str(record.committed_attempt)))
+    assert {eviction.entry for eviction in recorded} == set(left)
+    assert {eviction.what for eviction in recorded if eviction.entry == "acting/hidden"} == {"not readable"}
+    (attempt,) = read_attempts(site.client(), site.names, record)
+    assert set(attempt.note.evicted) == set(left)
+    # Gone, but for the one that the servers do not let the admin delete.
+    assert [name for name in left if site.kazoo.exists(f"{site.names.home}/{name}")] == ["acting/parent"]
+
+
+@pytest.mark.parametrize("wanted", ["leas", "lease2", "acting", "acting/", "acting/leas", "guards/lease", "", "/", "*"])
+def test_an_unknown_name_is_refused_before_anything_is_written(site: Site, eve: KazooClient, wanted: str) -> None:
+    """Exactly the name, no beginning of it; the refusal tells which there are."""
+    eve.create(site.names.acting + "/lease", MINUTE.encode())
+    eve.create(site.names.acting + "/over", b"junk")
+    home = site.kazoo.get_children(site.names.home), site.kazoo.get_children(site.names.epochs)
+    for dry_run in (True, False):
+        with pytest.raises(Refused, match=r"those that block: acting/lease$") as caught:
+            site.apply(site.plan(AFTER), options=Options("never", evict=(wanted,)), dry_run=dry_run)
+        assert caught.value.outcome is Outcome.NOTHING_WRITTEN
+    assert (site.kazoo.get_children(site.names.home), site.kazoo.get_children(site.names.epochs)) == home
+
+
+def test_a_name_that_is_in_both_has_to_be_said_in_full(site: Site, eve: KazooClient) -> None:
+    for directory in (site.names.acting, site.names.guards):
+        eve.create(directory + "/one", MINUTE.encode())
+    with pytest.raises(BadInput, match="acting/one or guards/one"):
+        site.apply(site.plan(AFTER), options=Options("never", evict=("one",)))
+    site.apply(site.plan(AFTER), options=Options("never", drain_timeout_s=0.2, evict=("acting/one",)))
+
+
+def test_others_are_waited_for_all_the_same(site: Site, eve: KazooClient) -> None:
+    for name in ("one", "two"):
+        eve.create(f"{site.names.acting}/{name}", MINUTE.encode())
+    with pytest.raises(DrainTimeout, match="acting/two") as caught:
+        site.apply(site.plan(AFTER), options=Options("never", drain_timeout_s=0.2, evict=("one",)))
+    assert "acting/one" not in str(caught.value)
+    assert site.record().state is State.STABLE
+
+
+def test_whoever_goes_on_heeds_what_was_evicted(site: Site, eve: KazooClient) -> None:
+    """The one who evicted is gone, and the entry is not, having children: it stays evicted, and status says so. Another
+    of the same name is another."""
+    path = site.names.acting + "/one"
+    eve.create(path, MINUTE.encode(), acl=EVES)
+    eve.create(path + "/child", b"", acl=EVES)
+    sealed = site.plan(AFTER)
+    with pytest.raises(Interrupted):
+        site.apply(sealed, options=Options("never", evict=("one",), say=when_said("evicted acting/one", interrupt)))
+    assert site.record().state is State.PREPARING
+    status = read_status(site.client(), site.names)
+    assert [eviction.entry for eviction in status.evicted] == ["acting/one"]
+    site.resume(sealed, options=Options("never", drain_timeout_s=0.2, evict=("one",)), how=STEAL)
+    assert_is(site.look(), AFTER)
+
+
+def test_resume_evicts_too(site: Site, eve: KazooClient) -> None:
+    """Also a second owner of the same attempt; later than the drain it is of no effect, and that is said."""
+    eve.create(site.names.acting + "/one", MINUTE.encode())
+    sealed = site.plan(AFTER)
+    with pytest.raises(Interrupted):
+        site.apply(sealed, options=Options("never", say=when_said("waiting for", interrupt)))
+    with pytest.raises(Refused, match="no lease or guard 'two'"):
+        site.resume(sealed, options=Options("never", evict=("two",)), how=STEAL)
+    options = Options("never", drain_timeout_s=0.2, evict=("one",), report=at("write", 3, interrupt))
+    with pytest.raises(Interrupted):
+        site.resume(sealed, options=options, how=STEAL)
+    said: list[str] = []
+    site.resume(sealed, options=Options("never", evict=("one",), say=said.append), how=STEAL)
+    assert any(sentence.startswith("nobody is evicted") for sentence in said)
+    assert_is(site.look(), AFTER)
+
+
+def test_who_is_not_the_owner_evicts_nobody(site: Site, eve: KazooClient) -> None:
+    """Robbed between its look and its eviction: nothing on record, the entry untouched."""
+    eve.create(site.names.acting + "/one", MINUTE.encode())
+
+    def robbed(migrator: Migrator, *arguments: object) -> object:
+        site.rollback(how=STEAL)
+        return evictions.record_evictions(migrator, *arguments)  # type: ignore[arg-type] # as given
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drains, "record_evictions", robbed)
+        with pytest.raises(NotOwner):
+            site.apply(site.plan(AFTER), options=Options("never", evict=("one",)))
+    assert site.kazoo.exists(site.names.acting + "/one")
+    assert_is(site.look(), BEFORE)
+
+
+# -- by the thousand --------------------------------------------------------------------------------------------------
+
+MANY = int(os.environ.get("ZKMIG_TEST_ENTRIES", "3000"))
+
+
+def _flood(client: KazooClient, directory: str, data: bytes, count: int) -> None:
+    asked = []
+    for number in range(0, count, 200):
+        transaction = client.transaction()
+        for each in range(number, min(number + 200, count)):
+            transaction.create(f"{directory}/{each:07}", data)
+        asked.append(transaction.commit_async())
+        if len(asked) > 20:
+            asked.pop(0).get()
+    for one in asked:
+        one.get()
+
+
+def test_thousands_of_entries_and_readers_are_looked_at_in_bounded_memory_and_time(
+    site: Site, eve: KazooClient
+) -> None:
+    """Junk and leases that are over hold nothing up; what blocks is told by a few names. ZKMIG_TEST_ENTRIES: how many
+    (the nightly run has 100,000)."""
+    _flood(eve, site.names.acting, b"junk", MANY)
+    _flood(eve, site.names.guards, Lease("eve", 1, released=True).encode(), MANY)
+    _flood(eve, site.names.readers, b"junk", MANY)
+    tracemalloc.start()
+    begun = time.monotonic()
+    status = read_status(site.client(), site.names)
+    site.apply(site.plan(AFTER), options=Options("never", drain_timeout_s=60))
+    took = time.monotonic() - begun
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert_is(site.look(), AFTER)
+    assert (len(status.readers), status.blocking) == (MANY, ())
+    assert peak < 20e6 + MANY * 1_000
+    assert took < 20 + MANY / 1_000
+    assert len(site.kazoo.get_children(site.names.acting)) == max(0, MANY - drains.REMOVED_MAX)
+
+
+def test_thousands_that_block_are_named_by_a_few_and_go_with_time(
+    site: Site, eve: KazooClient, short_leases: Callable[[], None]
+) -> None:
+    _flood(eve, site.names.acting, MINUTE.encode(), MANY)
+    said: list[str] = []
+    with pytest.raises(DrainTimeout, match=f"and {MANY - 5} more") as caught:
+        site.apply(site.plan(AFTER), options=Options("never", drain_timeout_s=0.2, say=said.append))
+    assert len(str(caught.value)) < 1_500
+    assert sum(sentence.startswith("waiting for") for sentence in said) == 6
+    assert sum(1 for _ in blocking_entries(site.client(), site.names)) == MANY
+    short_leases()
+    site.apply(site.plan(AFTER), options=Options("never", drain_timeout_s=60 + MANY / 1_000))
+    assert_is(site.look(), AFTER)
+
+
+def test_a_migrator_in_its_drain_that_was_robbed_removes_nothing(site: Site, eve: KazooClient) -> None:
+    """It wakes up when the scope is STABLE again and somebody was admitted under the very name of a lease it has seen
+    released: its deletion fails at the guard. (And would at the version.)"""
+    path = site.names.acting + "/one"
+    eve.create(path, Lease("eve", 1, released=True).encode(), acl=EVES_BUT_READABLE)
+    remove_dead = drains.Drain._remove_dead
+
+    def slow(self: drains.Drain) -> None:
+        site.rollback(how=STEAL)
+        eve.set(path, MINUTE.encode())
+        remove_dead(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drains.Drain, "_remove_dead", slow)
+        with pytest.raises(NotOwner):
+            site.apply(site.plan(AFTER))
+    assert site.kazoo.get(path)[0] == MINUTE.encode()
