@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -20,85 +20,50 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from kazoo.client import KazooClient
-from kazoo.exceptions import NoNodeError
 
-from tests.interruptions import when_said
 from tests.scopes import (
-    ALICES,
-    ALICES_IDENTITY,
     ME,
-    MINE,
-    MINE_BUT_READABLE,
     MY_IDENTITY,
-    READ_ONLY,
     Site,
-    settled,
 )
 from tests.torture import txnlog
 from tests.torture.crashpoints_client import Died, Fate, MortalClient
+from tests.torture.crashpoints_scenarios import (
+    LIMITS,
+    OLD,
+    QUOTA_TEXT,
+    SCENARIOS,
+    STEAL,
+    Place,
+    Scenario,
+    Violation,
+    apply,
+    mortal,
+    resume,
+    roll_back,
+)
+from tests.torture.crashpoints_watch import Watcher, differences, judge
 from tests.torture.txnlog import read_logs
 from tests.trees import Node, Tree
-from zkmig.apply import engine
-from zkmig.apply.drain import DrainTimeout
 from zkmig.apply.engine import SealedPlan
-from zkmig.apply.forward import Options
+from zkmig.apply.options import Options
 from zkmig.dev import Server
 from zkmig.epoch.control import Roles, init_scope
-from zkmig.epoch.leases import Lease
-from zkmig.epoch.owner import Migrator, TakeOver
+from zkmig.epoch.owner import Migrator
 from zkmig.epoch.transitions import MIGRATING, State
 from zkmig.errors import Conflict, Refused, StalePlan
-from zkmig.model.acl import ALL, READ, WORLD, Acl
-from zkmig.model.quota import Quota, limits_path
+from zkmig.model.acl import WORLD
+from zkmig.model.quota import Quota
 from zkmig.model.znode import Kind
 from zkmig.plan import planfile
-from zkmig.plan.plan import Limits
 from zkmig.reader import Reader
-from zkmig.reader.view import View
 from zkmig.source.location import parse_hosts
 from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
 from zkmig.wire.requests import Delete, Multi, Read, Write
 
-STEAL = TakeOver(steal=True)
 VISITS_OF_A_WRITE = 14  # three fates and four moments, with two ways out of each
-HOURS = 3_600_000
-LIMITS = Limits(batch_bytes_max=1_000)
-NEVER = Options(single_shot="never")
-QUOTA_TEXT = "count=1000,bytes=-1"
-
-# Of everything something: journal chunks of several READ sets, ACLs tightened, loosened and turned, counters that must
-# rise, before and when a parent comes back, nodes of each kind.
-OLD: Tree = settled(
-    {
-        "": Node(b""),
-        "/a": Node(b"open"),
-        "/b": Node(b"mine", MINE),
-        "/c": Node(b"readable", MINE_BUT_READABLE),
-        "/d": Node(b"", counter=5),
-        "/d/one": Node(bytes(200)),
-        "/d/two": Node(b"secret", MINE),
-        "/q": Node(b"", counter=3),
-        "/turned": Node(b"", (Acl(ALL, *ALICES_IDENTITY), Acl(ALL, *MY_IDENTITY))),
-    }
-)
-NEW: Tree = settled(
-    {
-        "": Node(b"new"),
-        "/a": Node(b"closed", MINE),
-        "/b": Node(b"mine 2", MINE),
-        "/c": Node(b"opened"),
-        "/e": Node(b"", READ_ONLY, 7),
-        "/e/f": Node(None, ALICES),
-        **{f"/g{number}": Node(bytes(250)) for number in range(3)},
-        "/k": Node(b"", kind=Kind.CONTAINER),
-        "/l": Node(b"", kind=Kind.TTL, ttl_ms=HOURS),
-        "/q": Node(b"", counter=9),
-        "/turned": Node(b"", (Acl(ALL, *MY_IDENTITY), Acl(READ, "ip", "10.9.8.7"))),
-    }
-)
-# The same without ACLs to take away, which no single transaction can hold.
-NEW_AT_ONCE: Tree = {**NEW, "/a": Node(b"closed"), "/turned": OLD["/turned"]}
+_runs = itertools.count(1)
 
 
 class Way(Enum):
@@ -115,263 +80,6 @@ class Moment(Enum):
     MIDST = "in the midst of the next owner's work"
     ENDED = "after the end of the next owner's work"
     AGAIN = "in the midst of the next attempt, or of the next epoch"
-
-
-_runs = itertools.count(1)
-
-# -- scenarios --------------------------------------------------------------------------------------------------------
-
-
-class Violation(AssertionError):
-    """A property does not hold."""
-
-
-class Place(Site):
-    """foreign: what somebody else has written on paths of the plan, by relative path. sessions: of its migrators."""
-
-    def __init__(self, server: Server, root: str, eyes: KazooClient) -> None:
-        super().__init__(server, root, f"{root}-control", eyes)
-        self.foreign: dict[str, bytes] = {}
-        self.sessions: set[int] = set()
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """A piece of work that processes die in.
-
-    lay: what is in the scope before it; clear: what is taken away before another process leads out. rest: the state
-    that it ends in when it is let through.
-    """
-
-    name: str
-    new: Tree
-    work: Callable[[Place, Client, SealedPlan], object]
-    is_new_in_the_end: bool
-    lay: Callable[[Place, SealedPlan], object] = lambda _site, _sealed: None
-    clear: Callable[[Place], object] = lambda _: None
-    rest: State = State.STABLE
-
-
-def _apply(site: Place, client: Client, sealed: SealedPlan, options: Options = NEVER) -> object:
-    return engine.apply_plan(client, site.names, sealed, 1, options=options, take_over=STEAL, stop=StopRequest())
-
-
-def _resume(site: Place, client: Client, sealed: SealedPlan, options: Options = NEVER) -> object:
-    return engine.resume(client, site.names, sealed, options=options, take_over=STEAL, stop=StopRequest())
-
-
-def _rollback(site: Place, client: Client, _: SealedPlan | None = None) -> object:
-    return engine.rollback(client, site.names, options=Options(), take_over=STEAL, stop=StopRequest())
-
-
-def _apply_at_once(site: Place, client: Client, sealed: SealedPlan) -> object:
-    return _apply(site, client, sealed, Options(single_shot="require"))
-
-
-def _apply_and_give_up(site: Place, client: Client, sealed: SealedPlan) -> None:
-    with suppress(DrainTimeout):
-        _apply(site, client, sealed, Options(single_shot="never", drain_timeout_s=0.0))
-
-
-def _resume_and_give_up(site: Place, client: Client, sealed: SealedPlan) -> None:
-    with suppress(DrainTimeout):
-        _resume(site, client, sealed, Options(single_shot="never", drain_timeout_s=0.0))
-
-
-def _lease(site: Place, _: SealedPlan) -> None:
-    """One that its holder has released: the drain takes it away."""
-    site.kazoo.create(f"{site.names.acting}/done", Lease("scaler", 60_000, released=True).encode())
-
-
-def _guard(site: Place, _: SealedPlan) -> None:
-    site.kazoo.create(f"{site.names.guards}/host.scaler", b'{"format": 1, "unit": "scaler", "stopped": false}')
-
-
-def _no_guard(site: Place) -> None:
-    with suppress(NoNodeError):
-        site.kazoo.delete(f"{site.names.guards}/host.scaler")
-
-
-def _stop_at(asker: str, count: int = 0) -> Callable[[Place, SealedPlan], None]:
-    """A process dies when the write of that kind has landed, the count-th: where the scenario begins."""
-
-    def lay(site: Place, sealed: SealedPlan) -> None:
-        with mortal(site) as client:
-            seen = itertools.count()
-
-            def watch(_: object) -> None:
-                if client.askers[-1].endswith(asker) and next(seen) == count:
-                    client.condemn(len(client.writes), Fate.LANDED)
-
-            client.watch = watch
-            with suppress(Died):
-                _apply(site, client, sealed)
-            client.vanish()
-
-    return lay
-
-
-def _all_batches(site: Place, sealed: SealedPlan) -> None:
-    """A process dies before it verifies."""
-
-    def die() -> None:
-        raise Died
-
-    with mortal(site) as client:
-        with suppress(Died):
-            _apply(site, client, sealed, Options(single_shot="never", say=when_said("verifying", die)))
-        client.vanish()
-
-
-def _foreign(lay: Callable[[Place, SealedPlan], object]) -> Callable[[Place, SealedPlan], None]:
-    """And then somebody writes a path of the plan."""
-
-    def lay_and_write(site: Place, sealed: SealedPlan) -> None:
-        lay(site, sealed)
-        _write_b(site)
-
-    return lay_and_write
-
-
-def _write_b(site: Place) -> None:
-    site.kazoo.set(site.path("/b"), b"foreign")
-    site.foreign["/b"] = b"foreign"
-
-
-def _resume_until_conflict(site: Place, client: Client, sealed: SealedPlan) -> None:
-    with suppress(Conflict):
-        _resume(site, client, sealed)
-
-
-def _apply_at_once_and_be_refused(site: Place, client: Client, sealed: SealedPlan) -> None:
-    """Somebody writes a path of the plan just before the one transaction."""
-    assert isinstance(client, MortalClient)
-    watch = client.watch
-
-    def write_before(request: Write) -> None:
-        if client.askers[-1].endswith("_commit_single_shot"):
-            _write_b(site)
-        watch(request)
-
-    client.watch = write_before
-    with suppress(Conflict):
-        _apply_at_once(site, client, sealed)
-
-
-def _guarded_preparing(site: Place, sealed: SealedPlan) -> None:
-    _stop_at("Forward._prepare")(site, sealed)
-    _guard(site, sealed)
-
-
-SCENARIOS = (
-    Scenario("apply in batches", NEW, _apply, True, _lease),
-    Scenario("apply at once", NEW_AT_ONCE, _apply_at_once, True),
-    Scenario("drain that is given up", NEW, _apply_and_give_up, False, _guard, _no_guard),
-    Scenario("resume of PREPARING", NEW, _resume, True, _stop_at("Forward._prepare")),
-    Scenario("resume of PREPARING that is given up", NEW, _resume_and_give_up, False, _guarded_preparing, _no_guard),
-    Scenario("resume among the tightenings", NEW, _resume, True, _stop_at("Forward._tighten", 1)),
-    Scenario("resume among the batches", NEW, _resume, True, _stop_at("Forward._write_batches", 3)),
-    Scenario("resume of what is pending", NEW, _resume, True, _stop_at(":finish_pending", 1)),
-    Scenario("rollback among the tightenings", NEW, _rollback, False, _stop_at("Forward._tighten", 1)),
-    Scenario("rollback among the batches", NEW, _rollback, False, _stop_at("Forward._write_batches", 3)),
-    Scenario("rollback of all batches", NEW, _rollback, False, _all_batches),
-    Scenario("rollback past a foreign write", NEW, _rollback, False, _foreign(_all_batches)),
-    Scenario(
-        "resume until a conflict",
-        NEW,
-        _resume_until_conflict,
-        False,
-        _foreign(_stop_at("Forward._write_batches")),
-        rest=State.OPEN,
-    ),
-    Scenario("apply at once and be refused", NEW_AT_ONCE, _apply_at_once_and_be_refused, False),
-)
-
-
-# -- one scope, and those who look at it ------------------------------------------------------------------------------
-
-
-@contextmanager
-def mortal(site: Place) -> Iterator[MortalClient]:
-    """A process of its own, as far as the servers can tell."""
-    with MortalClient(parse_hosts(site.server.hosts), auth=(ME,)) as client:
-        site.sessions.add(client.session_id)
-        yield client
-
-
-def rows(view: View) -> dict[str, tuple[object, ...]]:
-    """A view as it is compared."""
-    return {path: (node.data, node.acl, tuple(node.stat)) for path, node in view.items()}
-
-
-class Watcher:
-    """A reader of one scope, and what each of its views has to be. views: how many were checked."""
-
-    def __init__(self, reader: Reader, site: Place, old: Tree, new: Tree) -> None:
-        self._reader = reader
-        self._site = site
-        self._trees = [
-            {site.path(relative): (node.data, node.acl) for relative, node in tree.items()} for tree in (old, new)
-        ]
-        self._before: dict[str, tuple[object, ...]] | None = None
-        self._last = (0, 0)
-        self.views = 0
-        self.states: Counter[str] = Counter()
-
-    def look(self) -> None:
-        """One more view, checked."""
-        view = self._reader.view(fresh=self.views % 4 != 3)
-        self.views += 1
-        self.states[view.state] += 1
-        if (view.epoch, view.zxid) < self._last:
-            raise Violation(f"a view of epoch {view.epoch} at {view.zxid:#x} after one at {self._last}")
-        self._last = view.epoch, view.zxid
-        seen = rows(view)
-        if view.state == "STABLE":
-            self._check_tree(view, seen)
-            self._before = seen
-        else:
-            self._check_image(view, seen)
-
-    def _check_image(self, view: View, seen: dict[str, tuple[object, ...]]) -> None:
-        """To the last field of each Stat what it was before; where nothing is overlaid others' writes show."""
-        differences = set(_differences(seen, self._before or {}))
-        if view.state == "PREPARING":
-            differences -= {self._site.path(relative) for relative in self._site.foreign}
-        if differences:
-            raise Violation(f"torn view in {view.state}: {sorted(differences)}")
-
-    def _check_tree(self, view: View, seen: dict[str, tuple[object, ...]]) -> None:
-        are_acls_pending = view.seen.record.pending is not None
-        width = 1 if are_acls_pending else 2
-        foreign = {self._site.path(relative) for relative in self._site.foreign}
-        want = {path: row[:width] for path, row in self._trees[view.epoch].items() if path not in foreign}
-        found = {path: row[:width] for path, row in seen.items() if path not in foreign}
-        if want != found:
-            raise Violation(f"torn view at epoch {view.epoch}: {_differences(found, want)}")
-
-
-def _differences(found: dict[str, Any], want: dict[str, Any]) -> list[str]:
-    return sorted(path for path in found.keys() | want.keys() if found.get(path) != want.get(path))[:5]
-
-
-def judge(site: Place, tree: Tree) -> None:
-    """What kazoo reads must be exactly the tree, but for foreign values; and nothing of the attempt is left to do."""
-    image, record = site.look(), site.record()
-    expected = {path: (node.data, node.acl) for path, node in tree.items()}
-    for path, data in site.foreign.items():
-        expected[path] = (data, tree[path].acl)
-    found = {path: (seen.data, seen.acl) for path, seen in image.items()}
-    if expected != found:
-        raise Violation(f"not the tree: {_differences(found, expected)}")
-    low = [path for path, seen in image.items() if seen.counter < tree[path].counter]
-    if low:
-        raise Violation(f"counters went down: {low}")
-    if (record.state, record.attempt, record.pending, record.conflict) != (State.STABLE, None, None, None):
-        raise Violation(f"left behind: {record}")
-    is_new = record.epoch > 0
-    if is_new != bool(site.kazoo.exists(limits_path(site.root))):
-        raise Violation(f"the quota is {'missing' if is_new else 'there'}")
 
 
 # -- a visit ----------------------------------------------------------------------------------------------------------
@@ -469,6 +177,7 @@ class Enumeration:
             site.grow(OLD)
             init_scope(self._home, site.names, root, Roles((MY_IDENTITY,), (WORLD,)))
             sealed = self._plan(site, scenario)
+            site.replan = lambda: self._plan(site, scenario)
             with Reader(self._eyes, site.names.scope, control=site.names.control) as reader:
                 watcher = Watcher(reader, site, OLD, scenario.new)
                 watcher.look()
@@ -485,9 +194,9 @@ class Enumeration:
         return SealedPlan(plan, planfile.plan_hash(plan))
 
     def measure(self, scenario: Scenario) -> int:
-        """Run it unharmed; the number of its writes. A view is taken before each of them."""
+        """Run it unharmed; the number of its writes."""
         with self._place(scenario) as (site, sealed, watcher), mortal(site) as client:
-            client.watch = lambda _: watcher.look()
+            client.watch = lambda _: watcher.look() if len(client.writes) % self._every == 0 else None
             scenario.work(site, client, sealed)
             watcher.look()
             if site.record().state is not scenario.rest:
@@ -564,28 +273,29 @@ class Enumeration:
         """As an operator does who sees the state."""
         record = site.record()
         if way is Way.ROLLBACK and record.state in MIGRATING:
-            _rollback(site, client)
+            roll_back(site, client)
         elif record.state in MIGRATING or record.pending is not None:
             self._go_on(site, client, sealed)
         else:
-            for act in (_rollback,) if record.epoch else (_rollback, _resume):
+            for act in (roll_back,) if record.epoch else (roll_back, resume):
                 with suppress(Refused):
                     act(site, client, sealed)
                     raise Violation("something was found to do where there is nothing")
 
     def _go_on(self, site: Place, client: MortalClient, sealed: SealedPlan) -> None:
         try:
-            _resume(site, client, sealed)
+            resume(site, client, sealed)
         except (Conflict, StalePlan):
             if not site.foreign:
                 raise
             if site.record().state in MIGRATING:
                 with mortal(site) as another:
-                    _rollback(site, another)
+                    roll_back(site, another)
 
     def _conclude(self, site: Place, scenario: Scenario, watcher: Watcher, late: Late) -> None:
         """The tree is the old or the new one, as the record says; the next attempt or epoch meets no late frame."""
         watcher.look()
+        scenario.afterwards(site)
         self._judge(site, scenario)
         if not late.is_waiting:
             return
@@ -594,11 +304,11 @@ class Enumeration:
                 Migrator.take(client, site.names, STEAL, StopRequest()).release()
             late.at(Moment.AGAIN)
         else:
-            self._try_again(site, scenario, watcher, late)
+            self._try_again(site, watcher, late)
         self._judge(site, scenario)
 
-    def _try_again(self, site: Place, scenario: Scenario, watcher: Watcher, late: Late) -> None:
-        sealed = self._plan(site, scenario)
+    def _try_again(self, site: Place, watcher: Watcher, late: Late) -> None:
+        sealed = site.replan()
         site.foreign.clear()
         with mortal(site) as client:
 
@@ -608,7 +318,7 @@ class Enumeration:
                     watcher.look()
 
             client.watch = watch
-            _apply(site, client, sealed, Options())
+            apply(site, client, sealed, Options())
         watcher.look()
 
     # -- what the server's own log says -------------------------------------------------------------------------------
@@ -645,7 +355,7 @@ class Enumeration:
             expected = {relative: _owner(node) for relative, node in tree.items()}
             self.figures.kinds_compared += len(expected)
             if found[root] != expected:
-                self.figures.violations.append(f"{root}: kinds of {_differences(found[root], expected)}")
+                self.figures.violations.append(f"{root}: kinds of {differences(found[root], expected)}")
 
 
 def _owner(node: Node) -> int:
@@ -691,9 +401,9 @@ def _is_harmless(request: Read | Write, moment: Moment) -> bool:
 # -- all of them ------------------------------------------------------------------------------------------------------
 
 
-def first_level(lengths: dict[str, int]) -> Iterator[Visit]:
-    """Every write of every scenario, in every way, with both ways out; what is late at every moment."""
-    for name, length in lengths.items():
+def first_level(lengths: dict[str, int], goes_on: bool) -> Iterator[Visit]:
+    """Every write of each scenario that begins anew, or that goes on: in every way, at every moment, both ways out."""
+    for name, length in ((s.name, lengths[s.name]) for s in SCENARIOS if s.goes_on is goes_on):
         for number, fate, way in itertools.product(range(length), Fate, Way):
             for moment in Moment if fate is Fate.LATE else (None,):
                 yield Visit(name, Point(number, fate), way, moment)
@@ -711,10 +421,11 @@ def sample(visits: Iterator[Visit], every: int, seed: int = 0) -> Iterator[Visit
     return itertools.islice(visits, seed % every, None, every)
 
 
-def enumerate_all(server: Server, every: int = 1, seed: int = 0, views_every: int = 1) -> Figures:
-    """Visit the crash points of all scenarios on one server, which is looked into: it has to run on this machine.
+def enumerate_all(server: Server, every: int = 1, every_later: int = 1, seed: int = 0, views_every: int = 1) -> Figures:
+    """Visit the crash points of all scenarios on one server, whose log is looked into: it has to run on this machine.
 
-    every: visit but one of so many; below VISITS_OF_A_WRITE each write still has its turn. seed: where it begins.
+    every: visit but one of so many; below VISITS_OF_A_WRITE each write still has its turn. every_later: the same where
+    another process has died before. seed: where a sample begins.
     """
     with (
         Site(server, "/") as everywhere,
@@ -722,15 +433,18 @@ def enumerate_all(server: Server, every: int = 1, seed: int = 0, views_every: in
     ):
         for scenario in SCENARIOS:
             points.measure(scenario)
-        for visit in sample(first_level(points.figures.lengths), every, seed):
+        lengths = points.figures.lengths
+        for visit in sample(first_level(lengths, goes_on=False), every, seed):
             writes = points.visit(visit)
             if visit.first.fate is Fate.LANDED:
-                for again in sample(second_level(visit, writes), every, seed):
+                for again in sample(second_level(visit, writes), every_later, seed):
                     points.visit(again)
+        for visit in sample(first_level(lengths, goes_on=True), every_later, seed):
+            points.visit(visit)
         points.check_log()
         return points.figures
 
 
 def run(seed: int, server: Server, every: int = 1) -> dict[str, Any]:
     """As `enumerate_all`; the figures as plain values, violations among them."""
-    return enumerate_all(server, every, seed).plain()
+    return enumerate_all(server, every, every, seed).plain()

@@ -14,7 +14,7 @@ import zkmig
 from tests.torture.crashpoints_client import PLUMBING
 
 WAYS = frozenset({"write", "write_all", "transition", "write_series"})  # of a Migrator
-STEPS = frozenset({"write_acls"})  # functions that write, whose callers count instead of them
+STEPS = frozenset({"write_acls", "_must"})  # functions that write, whose callers count instead of them
 SENDERS = frozenset({"call", "call_reply", "pipeline", "post", "_send"})  # of a client
 REQUESTS = frozenset({"Multi", "SetAcl", "Create", "Create2", "CreateContainer", "CreateTtl", "Delete", "SetData"})
 PACKAGES = ("apply", "epoch")
@@ -57,6 +57,8 @@ def _is_write(node: ast.AST) -> bool:
         return called.id in STEPS
     if not isinstance(called, ast.Attribute):
         return False
+    if called.attr in STEPS:
+        return True
     if called.attr in WAYS:
         return _last_name(called.value) in ("migrator", "_migrator")
     return called.attr in SENDERS and any(_makes_a_write(argument) for argument in node.args)

@@ -31,6 +31,7 @@ PLUMBING = frozenset(
         "_Series.__iter__",
         "_Series.send",
         "write_acls",
+        "Forward._must",
     }
 )
 

@@ -1,0 +1,311 @@
+"""What processes die in: pieces of a migrator's work, the trees that they lead between, and what lies in their way."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from kazoo.client import KazooClient
+from kazoo.exceptions import NoNodeError
+
+from tests.interruptions import when_said
+from tests.scopes import (
+    ALICES,
+    ALICES_IDENTITY,
+    ME,
+    MINE,
+    MINE_BUT_READABLE,
+    MY_IDENTITY,
+    READ_ONLY,
+    Site,
+    settled,
+)
+from tests.torture.crashpoints_client import Died, Fate, MortalClient
+from tests.trees import Node, Tree
+from zkmig.apply import engine
+from zkmig.apply.drain import DrainTimeout
+from zkmig.apply.engine import SealedPlan
+from zkmig.apply.options import Options
+from zkmig.apply.prune import prune
+from zkmig.dev import Server
+from zkmig.epoch.leases import Lease
+from zkmig.epoch.owner import Migrator, TakeOver
+from zkmig.epoch.transitions import State
+from zkmig.errors import Conflict
+from zkmig.model.acl import ALL, READ, Acl
+from zkmig.model.znode import Kind
+from zkmig.plan.plan import Limits
+from zkmig.source.location import parse_hosts
+from zkmig.stop import StopRequest
+from zkmig.wire.client import Client
+from zkmig.wire.requests import Write
+
+STEAL = TakeOver(steal=True)
+HOURS = 3_600_000
+LIMITS = Limits(batch_bytes_max=1_000)
+NEVER = Options(single_shot="never", drain_timeout_s=5.0)
+QUOTA_TEXT = "count=1000,bytes=-1"
+
+# Of everything something: journal chunks of several READ sets, ACLs tightened, loosened and turned, counters that must
+# rise, before and when a parent comes back, nodes of each kind.
+OLD: Tree = settled(
+    {
+        "": Node(b""),
+        "/a": Node(b"open"),
+        "/b": Node(b"mine", MINE),
+        "/c": Node(b"readable", MINE_BUT_READABLE),
+        "/d": Node(b"", counter=5),
+        "/d/one": Node(bytes(200)),
+        "/d/two": Node(b"secret", MINE),
+        "/q": Node(b"", counter=3),
+        "/turned": Node(b"", (Acl(ALL, *ALICES_IDENTITY), Acl(ALL, *MY_IDENTITY))),
+    }
+)
+NEW: Tree = settled(
+    {
+        "": Node(b"new"),
+        "/a": Node(b"closed", MINE),
+        "/b": Node(b"mine 2", MINE),
+        "/c": Node(b"opened"),
+        "/e": Node(b"", READ_ONLY, 7),
+        "/e/f": Node(None, ALICES),
+        **{f"/g{number}": Node(bytes(250)) for number in range(3)},
+        "/k": Node(b"", kind=Kind.CONTAINER),
+        "/l": Node(b"", kind=Kind.TTL, ttl_ms=HOURS),
+        "/q": Node(b"", counter=9),
+        "/turned": Node(b"", (Acl(ALL, *MY_IDENTITY), Acl(READ, "ip", "10.9.8.7"))),
+    }
+)
+# The same without ACLs to take away, which no single transaction can hold.
+NEW_AT_ONCE: Tree = {**NEW, "/a": Node(b"closed"), "/turned": OLD["/turned"]}
+
+
+# -- scenarios --------------------------------------------------------------------------------------------------------
+
+
+class Violation(AssertionError):
+    """A property does not hold."""
+
+
+class Place(Site):
+    """foreign: what somebody else has written on paths of the plan, by relative path. sessions: of its migrators."""
+
+    def __init__(self, server: Server, root: str, eyes: KazooClient) -> None:
+        super().__init__(server, root, f"{root}-control", eyes)
+        self.foreign: dict[str, bytes] = {}
+        self.sessions: set[int] = set()
+        self.replan: Callable[[], SealedPlan]
+
+
+@contextmanager
+def mortal(site: Place) -> Iterator[MortalClient]:
+    """A process of its own, as far as the servers can tell."""
+    with MortalClient(parse_hosts(site.server.hosts), auth=(ME,)) as client:
+        site.sessions.add(client.session_id)
+        yield client
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A piece of work that processes die in.
+
+    lay: what is in the scope before it; clear: what is taken away before another process leads out. rest: the state
+    that it ends in when it is let through. goes_on: from where another process has died.
+    afterwards: what can be done in the end, wherever a process has died.
+    """
+
+    name: str
+    new: Tree
+    work: Callable[[Place, Client, SealedPlan], object]
+    is_new_in_the_end: bool
+    lay: Callable[[Place, SealedPlan], object] = lambda _site, _sealed: None
+    clear: Callable[[Place], object] = lambda _: None
+    rest: State = State.STABLE
+    goes_on: bool = False
+    afterwards: Callable[[Place], object] = lambda _: None
+
+
+def apply(site: Place, client: Client, sealed: SealedPlan, options: Options = NEVER) -> object:
+    return engine.apply_plan(client, site.names, sealed, 1, options=options, take_over=STEAL, stop=StopRequest())
+
+
+def resume(site: Place, client: Client, sealed: SealedPlan, options: Options = NEVER) -> object:
+    return engine.resume(client, site.names, sealed, options=options, take_over=STEAL, stop=StopRequest())
+
+
+def roll_back(site: Place, client: Client, _: SealedPlan | None = None) -> object:
+    return engine.rollback(client, site.names, options=Options(), take_over=STEAL, stop=StopRequest())
+
+
+def _apply_at_once(site: Place, client: Client, sealed: SealedPlan) -> object:
+    return apply(site, client, sealed, Options(single_shot="require"))
+
+
+def _apply_and_give_up(site: Place, client: Client, sealed: SealedPlan) -> None:
+    with suppress(DrainTimeout):
+        apply(site, client, sealed, Options(single_shot="never", drain_timeout_s=0.0))
+
+
+def _resume_and_give_up(site: Place, client: Client, sealed: SealedPlan) -> None:
+    with suppress(DrainTimeout):
+        resume(site, client, sealed, Options(single_shot="never", drain_timeout_s=0.0))
+
+
+def _lease(site: Place, _: SealedPlan) -> None:
+    """One that its holder has released: the drain takes it away."""
+    site.kazoo.create(f"{site.names.acting}/done", Lease("scaler", 60_000, released=True).encode())
+
+
+def _guard(site: Place, _: SealedPlan) -> None:
+    site.kazoo.create(f"{site.names.guards}/host.scaler", b'{"format": 1, "unit": "scaler", "stopped": false}')
+
+
+def _no_guard(site: Place) -> None:
+    with suppress(NoNodeError):
+        site.kazoo.delete(f"{site.names.guards}/host.scaler")
+
+
+def _stop_at(asker: str, count: int = 0) -> Callable[[Place, SealedPlan], None]:
+    """A process dies when the write of that kind has landed, the count-th: where the scenario begins."""
+
+    def lay(site: Place, sealed: SealedPlan) -> None:
+        with mortal(site) as client:
+            seen = itertools.count()
+
+            def watch(_: object) -> None:
+                if client.askers[-1].endswith(asker) and next(seen) == count:
+                    client.condemn(len(client.writes), Fate.LANDED)
+
+            client.watch = watch
+            with suppress(Died):
+                apply(site, client, sealed)
+                raise AssertionError(f"{asker} has not written that often")
+            client.vanish()
+
+    return lay
+
+
+def _all_batches(site: Place, sealed: SealedPlan) -> None:
+    """A process dies before it verifies."""
+
+    def die() -> None:
+        raise Died
+
+    with mortal(site) as client:
+        with suppress(Died):
+            apply(site, client, sealed, Options(single_shot="never", say=when_said("verifying", die)))
+        client.vanish()
+
+
+def _foreign(lay: Callable[[Place, SealedPlan], object]) -> Callable[[Place, SealedPlan], None]:
+    """And then somebody writes a path of the plan."""
+
+    def lay_and_write(site: Place, sealed: SealedPlan) -> None:
+        lay(site, sealed)
+        _write_b(site)
+
+    return lay_and_write
+
+
+def _write_b(site: Place) -> None:
+    site.kazoo.set(site.path("/b"), b"foreign")
+    site.foreign["/b"] = b"foreign"
+
+
+def _resume_until_conflict(site: Place, client: Client, sealed: SealedPlan) -> None:
+    with suppress(Conflict):
+        resume(site, client, sealed)
+
+
+def _apply_at_once_and_be_refused(site: Place, client: Client, sealed: SealedPlan) -> None:
+    """Somebody writes a path of the plan just before the one transaction."""
+    assert isinstance(client, MortalClient)
+    watch = client.watch
+
+    def write_before(request: Write) -> None:
+        if client.askers[-1].endswith("_commit_single_shot"):
+            _write_b(site)
+        watch(request)
+
+    client.watch = write_before
+    with suppress(Conflict):
+        _apply_at_once(site, client, sealed)
+
+
+def _apply_and_evict(site: Place, client: Client, sealed: SealedPlan) -> object:
+    return apply(site, client, sealed, Options(single_shot="never", evict=("host.scaler",)))
+
+
+def _applied(site: Place, sealed: SealedPlan) -> None:
+    """An epoch is taken back, and then committed."""
+    _stop_at("Forward._write_batches")(site, sealed)
+    with mortal(site) as client:
+        roll_back(site, client)
+        again = site.replan()
+        apply(site, client, again)
+
+
+def _prune(site: Place, client: Client, _: SealedPlan | None = None) -> object:
+    return prune(client, site.names, 0, options=Options(), take_over=STEAL, stop=StopRequest())
+
+
+def _prune_the_rest(site: Place) -> None:
+    """What is left is taken by the next prune, and nothing but the notes of attempts stays."""
+    with mortal(site) as client:
+        _prune(site, client)
+    for attempt in site.kazoo.get_children(site.names.epochs):
+        if site.kazoo.get_children(f"{site.names.epochs}/{attempt}"):
+            raise Violation(f"a journal is left: {attempt}")
+
+
+def _beat(site: Place, client: Client, _: SealedPlan) -> None:
+    """Of a migrator that has been at work for a while; it beats where its time has come, which no test can wait for."""
+    migrator = Migrator.take(client, site.names, STEAL, StopRequest())
+    migrator._beat_at = -math.inf
+    migrator.beat()
+    migrator.release()
+
+
+def _guarded_preparing(site: Place, sealed: SealedPlan) -> None:
+    _guard(site, sealed)
+    _stop_at("Forward._prepare")(site, sealed)
+
+
+SCENARIOS = (
+    Scenario("apply in batches", NEW, apply, True, _lease),
+    Scenario("apply at once", NEW_AT_ONCE, _apply_at_once, True),
+    Scenario("drain that is given up", NEW, _apply_and_give_up, False, _guard, _no_guard),
+    Scenario("resume of PREPARING", NEW, resume, True, _stop_at("Forward._prepare"), goes_on=True),
+    Scenario(
+        "resume of PREPARING that is given up",
+        NEW,
+        _resume_and_give_up,
+        False,
+        _guarded_preparing,
+        _no_guard,
+        goes_on=True,
+    ),
+    Scenario("resume among the tightenings", NEW, resume, True, _stop_at("Forward._tighten", 1), goes_on=True),
+    Scenario("resume among the batches", NEW, resume, True, _stop_at("Forward._write_batches", 3), goes_on=True),
+    Scenario("resume of what is pending", NEW, resume, True, _stop_at(":finish_pending", 1), goes_on=True),
+    Scenario("rollback among the tightenings", NEW, roll_back, False, _stop_at("Forward._tighten", 1), goes_on=True),
+    Scenario("rollback among the batches", NEW, roll_back, False, _stop_at("Forward._write_batches", 3), goes_on=True),
+    Scenario("rollback of all batches", NEW, roll_back, False, _all_batches, goes_on=True),
+    Scenario("rollback past a foreign write", NEW, roll_back, False, _foreign(_all_batches), goes_on=True),
+    Scenario(
+        "resume until a conflict",
+        NEW,
+        _resume_until_conflict,
+        False,
+        _foreign(_stop_at("Forward._write_batches")),
+        rest=State.OPEN,
+        goes_on=True,
+    ),
+    Scenario("apply past a guard that is evicted", NEW, _apply_and_evict, True, _guard, _no_guard),
+    Scenario("prune", NEW, _prune, True, _applied, afterwards=_prune_the_rest),
+    Scenario("beat", NEW, _beat, False),
+    Scenario("apply at once and be refused", NEW_AT_ONCE, _apply_at_once_and_be_refused, False),
+)
