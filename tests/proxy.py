@@ -47,6 +47,7 @@ class Proxy:
 
     def __init__(self, port: int) -> None:
         self.judge: Judge = lambda _, __: Fate.PASS
+        self.concerns: Callable[[bytes], bool] = lambda _: True  # frames that are judged and counted; the others pass
         self.writes = 0
         self.cuts = 0
         self.held = 0
@@ -154,7 +155,8 @@ class _Connection:
         is_first = True  # the first frame opens the session, and has no header
         while frame := _read_frame(self._client):
             xid, opcode = _HEADER.unpack_from(frame, _LENGTH.size)
-            fate = Fate.PASS if is_first else self._proxy.decide(opcode)
+            is_judged = not is_first and self._proxy.concerns(frame)
+            fate = self._proxy.decide(opcode) if is_judged else Fate.PASS
             is_first = False
             self._proxy.wait_until_open()
             if fate is Fate.HELD:

@@ -55,6 +55,8 @@ class ActionRules:
             if _is_alive(value, entry.time_ms) and not self._is_evicted(path, zxid):
                 self._findings.violate("lease-alive", zxid, f"{path} at epoch {attempt.epoch}")
         for path, value in self._entries("guards", zxid):
+            if value.czxid > attempt.prepared:
+                continue  # registered without the check of the record that a registration needs
             fields = decoded(value.data)
             is_running = fields is not None and fields.get("format") == FORMAT and fields.get("stopped") is False
             if is_running and not self._is_evicted(path, zxid):
@@ -86,9 +88,15 @@ class ActionRules:
         return found
 
     def _is_evicted(self, path: str, zxid: int) -> bool:
-        """Whether the record names it, which an eviction must make it do."""
-        record = self._replay.record_at(zxid)
-        return record is not None and path.rpartition("/")[2] in json.dumps(record.fields)
+        """Whether an eviction that is on record beside an attempt's journal names it."""
+        name = path.removeprefix(self._replay.home + "/")
+        values = (self._replay.tree.at(note, zxid) for note in self._evictions)
+        return any(value is not None and name in json.dumps(decoded(value.data)) for value in values)
+
+    @cached_property
+    def _evictions(self) -> list[str]:
+        below = self._replay.tree.below(f"{self._replay.home}/epochs")
+        return [path for path in below if path.rpartition("/")[2].startswith("evicted-")]
 
     # -- actions ------------------------------------------------------------------------------------------------------
 

@@ -95,24 +95,25 @@ class ForeignRules:
         by_path: dict[str, list[Foreign]] = {}
         for write in foreign:
             by_path.setdefault(write.path, []).append(write)
-        touched: set[str] = set()
+        touched: dict[str, int] = {}  # when the attempt itself has last written it
         for entry in self._replay.entries_within(attempt.prepared, end):
             if entry.failed or not self._replay.is_migrators(entry):
                 continue
             for op in net_changes(entry):
                 if not self._replay.is_inside(op.path) or _is_acl(op):
                     continue
-                touched.add(op.path)
-                before = [write for write in by_path.get(op.path, ()) if write.zxid < entry.zxid]
+                since = touched.get(op.path, start)
+                before = [write for write in by_path.get(op.path, ()) if since < write.zxid < entry.zxid]
                 if before:
-                    self._check_write(entry, op, before, start, reported)
-        return touched
+                    self._check_write(entry, op, before, since, reported)
+                touched[op.path] = entry.zxid
+        return set(touched)
 
     def _check_write(self, entry: Entry, op: Change, before: list[Foreign], start: int, reported: set[str]) -> None:
         last = before[-1]
         if isinstance(op, Create) and last.value is None:
             return  # nobody's value was there any more
-        now, planned = self._replay.tree.at(op.path, entry.zxid - 1), self._replay.tree.at(op.path, start)
+        now, planned = self._replay.tree.at(op.path, entry.zxid - 1), self._replay.tree.at(op.path, since)
         is_same_version = now is not None and planned is not None and now.version == planned.version
         if is_same_version and now is not None and planned is not None and now.czxid != planned.czxid:
             self._findings.concede("version-repeated", entry.zxid, op.path, f"{entry.session:#x}")

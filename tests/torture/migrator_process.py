@@ -106,6 +106,8 @@ def run(order: dict[str, Any]) -> Any:
             )
         case "resume":
             return zkmig.resume(order["plan"], order["at"], single_shot=order.get("single_shot", "never"), **session)
+        case "prune":
+            return zkmig.prune(order["at"], keep=0, **{name: session[name] for name in session if name != "throttle"})
         case "rollback":
             return zkmig.rollback(order["at"], **session)
     raise ValueError(order["command"])

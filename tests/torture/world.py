@@ -32,8 +32,9 @@ from tests.trees import Node, Tree, snapshot_of
 from zkmig.dev import Ensemble, Server
 from zkmig.model.acl import OPEN_ACL
 from zkmig.plan.operations import CreateNode, RaiseCounter, WriteData
+from zkmig.wire.requests import OP_SET_ACL
 
-Kind = Literal["one", "three"]
+Kind = Literal["one", "three", "frames", "heap"]  # the last two: of one server with limits
 
 ROOT: Final = "/app"
 SCOPE: Final = "app"
@@ -44,6 +45,11 @@ WRITES_PER_S: Final = 250.0
 AT_REST: Final = ("STABLE", "EMPTY")
 SETTLE_TRIES_MAX: Final = 12
 CONFLICT: Final = 4
+
+
+def is_migrators(frame: bytes) -> bool:
+    """Whether a request is a migrator's own: a guarded multi, or a setACL. Its probe's multis are not."""
+    return f"{HOME}/owner".encode() in frame or int.from_bytes(frame[8:12], "big") == OP_SET_ACL
 
 
 class NoWayOn(Exception):
@@ -105,6 +111,7 @@ class World:
         self._numbers = 0
         self.readers: list[ReaderChild] = []
         self.trees = make_trees(self.rng)
+        self.notes: dict[str, Any] = {}  # what faults have found out about this world
         self._seed = seed
 
     # -- its life -----------------------------------------------------------------------------------------------------
@@ -128,6 +135,8 @@ class World:
         self._server = None if self.ensemble is not None else Server(**self._options)
         self._stack.enter_context(self.ensemble or self._server)  # type: ignore[arg-type]  # one of them is there
         self.proxies = [self._stack.enter_context(Proxy(member.port)) for member in self.members]
+        for proxy in self.proxies:
+            proxy.concerns = is_migrators
         self.log = self._stack.enter_context(Log(self.folder, "torture"))
         run = {
             "seed": self._seed,
@@ -138,7 +147,7 @@ class World:
             "members": [f"member{number}" for number in range(len(self.members))],
         }
         (self.folder / "run.json").write_text(json.dumps(run))
-        self.kazoo = KazooClient(self.hosts, timeout=10.0, auth_data=[("digest", SECRET)])
+        self.kazoo = KazooClient(self.hosts, timeout=4.0, auth_data=[("digest", SECRET)])
         self._stack.callback(self.kazoo.close)
         self._stack.callback(self.kazoo.stop)
         self.kazoo.start()
@@ -238,7 +247,7 @@ class World:
     def plan(self, tree: Tree | None = None, limits: zkmig.Limits = LIMITS) -> Planned:
         """A plan to `tree`, else to the tree that is not the present one."""
         epoch = self.record()["epoch"] + 1
-        wanted = tree if tree is not None else self._other_tree()
+        wanted = tree if tree is not None else self.next_tree()
         self._numbers += 1
         file = self.folder / f"plan-{self._numbers}.zkplan"
         zxid = self.kazoo.last_zxid
@@ -272,7 +281,7 @@ class World:
         deleted = [path for path, data in target.items() if data is None]
         return Planned(file, epoch, batches, created, written, deleted)
 
-    def _other_tree(self) -> Tree:
+    def next_tree(self) -> Tree:
         """Whichever is not there: told by a node that both have, with other data."""
         data = self.patiently(self.kazoo.get, f"{ROOT}/turned")[0]
         return self.trees[0] if data == b"1" else self.trees[1]
@@ -288,9 +297,9 @@ class World:
         arguments = ("apply", planned.file, "--epoch", planned.epoch, "--yes", "--at", self.location(self.proxied))
         return self.program(*arguments, *(options or ("--single-shot", "never", "--throttle", WRITES_PER_S)))
 
-    def take_over(self, planned: Planned, way: str, *, steal: bool = True) -> Migrator:
+    def take_over(self, planned: Planned, way: str, *, steal: bool = True, hosts: str | None = None) -> Migrator:
         """Start resume or rollback from a fresh process, straight to the servers."""
-        options = ("--at", self.location(), "--scope", SCOPE, "--yes", *(["--steal"] if steal else ["--wait"]))
+        options = ("--at", self.location(hosts), "--scope", SCOPE, "--yes", *(["--steal"] if steal else ["--wait"]))
         plan = [str(planned.file)] if way == "resume" else []
         single = ["--single-shot", "never"] if way == "resume" else []
         return self.program(way, *plan, *options, *single)

@@ -1,0 +1,181 @@
+"""Torture a migration engine: `python -m tests.torture --seed N [--quick | --full] [--only FAULT]`.
+
+Prints what was done and found; exit code 1 if any rule was broken, with the seed that repeats it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, NamedTuple, cast
+
+from tests.torture.chapter import Result, run_chapter, schedule
+from tests.torture.faults import FAULTS
+from tests.torture.world import Kind
+
+CHAPTER_TIMEOUT_S: Final = 1800.0
+
+
+class Chapter(NamedTuple):
+    """kind: of its world. each: how often each fault comes; members_each: those that need three members."""
+
+    kind: Kind
+    seed: int
+    each: int
+    members_each: int
+
+
+class Size(NamedTuple):
+    """chapters: kind, how many, how often each fault, how often those of members."""
+
+    chapters: tuple[tuple[Kind, int, int, int], ...]
+
+
+QUICK: Final = Size((("one", 1, 1, 1),))
+FULL: Final = Size((("three", 4, 2, 6), ("one", 5, 3, 0), ("frames", 1, 20, 0), ("heap", 1, 20, 0)))
+
+
+def chapters_of(size: Size, seed: int) -> list[Chapter]:
+    """Each with a seed of its own, drawn from the run's."""
+    rng = random.Random(seed)
+    return [
+        Chapter(kind, rng.randrange(1 << 31), each, members_each)
+        for kind, count, each, members_each in size.chapters
+        for _ in range(count)
+    ]
+
+
+def run_apart(chapter: Chapter, options: argparse.Namespace, folder: Path) -> Result:
+    """A chapter in a process of its own."""
+    command = [sys.executable, "-m", "tests.torture", "--chapter", f"{chapter.kind}:{chapter.seed}"]
+    command += ["--each", str(chapter.each), "--members-each", str(chapter.members_each)]
+    command += ["--only", options.only, "--folder", str(folder), "--seconds", str(options.seconds)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=CHAPTER_TIMEOUT_S + 600)
+    try:
+        return Result(**json.loads(ran.stdout.splitlines()[-1]))
+    except (ValueError, IndexError, TypeError):
+        name = f"{chapter.kind}:{chapter.seed}"
+        return Result(name, chapter.seed, problems=[f"the chapter's process failed: {ran.stderr[-2000:]}"])
+
+
+def run_one(options: argparse.Namespace) -> int:
+    """The chapter that --chapter names, its result as JSON on the last line."""
+    kind, _, seed = options.chapter.partition(":")
+    names = schedule(cast(Kind, kind), int(seed), options.each, options.only, options.members_each)
+    folder = Path(options.folder or tempfile.mkdtemp(prefix="zkmig-torture-"))
+    result = run_chapter(cast(Kind, kind), int(seed), names, folder, seconds_max=options.seconds)
+    print_lines([json.dumps(result.plain())])
+    return 1 if result.violations or result.problems else 0
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+
+
+def run_all(options: argparse.Namespace) -> int:
+    """All chapters, a few at a time."""
+    begun = time.monotonic()
+    size = FULL if options.full else QUICK
+    chapters = chapters_of(size, options.seed)
+    if options.only:
+        kinds = FAULTS[options.only].kinds
+        chapters = [chapter for chapter in chapters if chapter.kind in kinds]
+    base = Path(options.folder or tempfile.mkdtemp(prefix="zkmig-torture-"))
+    print_lines([f"seed {options.seed}: {len(chapters)} chapters, in {base}"])
+    results: list[Result] = []
+    with ThreadPoolExecutor(options.jobs) as pool:
+        places = [base / f"{number:02}-{chapter.kind}" for number, chapter in enumerate(chapters)]
+        for chapter, place, result in zip(
+            chapters, places, pool.map(lambda c, p: run_apart(c, options, p), chapters, places), strict=True
+        ):
+            results.append(result)
+            print_lines(_told(result, chapter, options, place))
+            if not result.violations and not result.problems and not options.keep:
+                shutil.rmtree(place, ignore_errors=True)
+    print_lines(summary(results, time.monotonic() - begun))
+    is_bad = any(result.violations or result.problems for result in results)
+    if not is_bad and not options.keep and not options.folder:
+        shutil.rmtree(base, ignore_errors=True)
+    if is_bad:
+        print_lines(
+            [f"FAILED: python -m tests.torture --seed {options.seed} {'--full' if options.full else '--quick'}"]
+        )
+    return 1 if is_bad else 0
+
+
+def _told(result: Result, chapter: Chapter, options: argparse.Namespace, place: Path) -> list[str]:
+    lines = [
+        f"{result.chapter}: {sum(result.faults.values())} faults, {result.figures.get('views', 0)} views, "
+        f"{len(result.violations)} violations, {result.seconds:.0f} s"
+    ]
+    lines += [f"  VIOLATION {each}" for each in result.violations[:20]]
+    lines += [f"  PROBLEM {each}" for each in result.problems]
+    if result.violations or result.problems:
+        again = f"--chapter {result.chapter} --each {chapter.each} --members-each {chapter.members_each}"
+        lines.append(f"  again: python -m tests.torture {again}{f' --only {options.only}' if options.only else ''}")
+        lines.append(f"  checked again: python -m tests.torture.checker {place}")
+    return lines
+
+
+def summary(results: Iterable[Result], seconds: float) -> list[str]:
+    """Figures of the whole run."""
+    figures, faults, residues = Counter[str](), Counter[str](), Counter[str]()
+    violations = problems = 0
+    for result in results:
+        figures.update(result.figures)
+        faults.update(result.faults)
+        residues.update(result.residues)
+        violations += len(result.violations)
+        problems += len(result.problems)
+    lines = ["", "checked"]
+    lines += [f"{number:>9}  {what}" for what, number in sorted(figures.items())]
+    lines += ["", f"faults injected: {sum(faults.values())}"]
+    lines += [f"{number:>9}  {what}" for what, number in sorted(faults.items())]
+    if residues:
+        lines += ["", "residues (docs/reliability.md)"]
+        lines += [f"{number:>9}  {what}" for what, number in sorted(residues.items())]
+    lines += ["", f"{violations} violations, {problems} problems, {seconds:.0f} s"]
+    return lines
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
+    parser.add_argument("--seed", type=int, default=None, help="repeats the choices of an earlier run")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="one server, each fault once (the default)")
+    size.add_argument("--full", action="store_true", help="everything, in about half an hour")
+    parser.add_argument("--only", default="", choices=["", *FAULTS], metavar="FAULT", help="this fault alone")
+    parser.add_argument("--jobs", type=int, default=2, help="chapters at a time")
+    parser.add_argument("--folder", default="", help="where histories go; else a temporary one, kept on failure")
+    parser.add_argument("--keep", action="store_true", help="keep them in any case")
+    parser.add_argument("--seconds", type=float, default=CHAPTER_TIMEOUT_S, help="begin no fault later in a chapter")
+    parser.add_argument("--chapter", default="", help="run this one, as a failure names it")
+    parser.add_argument("--each", type=int, default=1, help="with --chapter: how often each fault comes")
+    parser.add_argument("--members-each", type=int, default=None, help="with --chapter: those of members")
+    options = parser.parse_args(arguments)
+    if options.seed is None:
+        options.seed = int.from_bytes(os.urandom(3), "big")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """See the module."""
+    options: Any = parse(arguments)
+    return run_one(options) if options.chapter else run_all(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
