@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from zkmig.api.access import SessionOptions
     from zkmig.api.keeping import History, history, prune, remove
     from zkmig.api.migrate import apply, load_plan, make_plan, preflight, resume, rollback, save_plan
+    from zkmig.api.revert import Reverted, plan_revert, revert
     from zkmig.api.scopes import Committed, committed, init
     from zkmig.api.status import status
     from zkmig.api.trees import Verification, diff, read, save_snapshot, verify
@@ -77,6 +78,7 @@ _HOMES = {
     "zkmig.api.access": ("SessionOptions",),
     "zkmig.api.keeping": ("History", "history", "prune", "remove"),
     "zkmig.api.migrate": ("apply", "load_plan", "make_plan", "preflight", "resume", "rollback", "save_plan"),
+    "zkmig.api.revert": ("Reverted", "plan_revert", "revert"),
     "zkmig.api.scopes": ("Committed", "committed", "init"),
     "zkmig.api.status": ("status",),
     "zkmig.api.trees": ("Verification", "diff", "read", "save_snapshot", "verify"),
@@ -153,6 +155,7 @@ __all__ = [
     "ReaderError",
     "Refused",
     "Removed",
+    "Reverted",
     "RolledBack",
     "SealedPlan",
     "SessionOptions",
@@ -180,11 +183,13 @@ __all__ = [
     "init",
     "load_plan",
     "make_plan",
+    "plan_revert",
     "preflight",
     "prune",
     "read",
     "remove",
     "resume",
+    "revert",
     "rollback",
     "save_plan",
     "save_snapshot",

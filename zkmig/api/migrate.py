@@ -279,7 +279,7 @@ def apply(
     access = Access.of(**session)
     sealed = _sealed(plan)
     place = _plan_place(sealed.plan, target)
-    pace = _pace(access, place, throttle)
+    pace = pace_of(access, place, throttle)
     with access.client(place, sealed.plan.limits.frame_bytes_max) as client:
         return engine.apply_plan(
             client,
@@ -301,7 +301,7 @@ def apply(
         )
 
 
-def _pace(access: Access, place: EnsembleLocation, throttle: float | None) -> Options:
+def pace_of(access: Access, place: EnsembleLocation, throttle: float | None) -> Options:
     """How fast to write: what measures it, what limits it, and what the members take."""
     if throttle is not None and not throttle > 0:
         raise BadInput(
@@ -353,7 +353,7 @@ def resume(
     access = Access.of(**session)
     with _Begun.open(access, plan, at, scope, control) as begun:
         begun.find_plan(say)
-        pace = _pace(access, begun.place, throttle)
+        pace = pace_of(access, begun.place, throttle)
         return engine.resume(
             begun.client,
             begun.names,
@@ -392,7 +392,7 @@ def rollback(
     """
     access = Access.of(**session)
     with _Begun.open(access, plan, at, scope, control) as begun:
-        pace = _pace(access, begun.place, throttle)
+        pace = pace_of(access, begun.place, throttle)
         return engine.rollback(
             begun.client,
             begun.names,

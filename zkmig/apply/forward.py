@@ -171,7 +171,7 @@ class Forward:
             batches_total=len(self.plan.batch_ends),
             conflict=None,
         )
-        self._must(prepared, noting(migrator, prepared, fate=Fate.UNDER_WAY))
+        self._must(prepared, noting(migrator, prepared, fate=Fate.UNDER_WAY, manifest_hash=uploaded.manifest_hash))
 
     def _must(self, record: Record, note: Sequence[WriteOp] = ()) -> None:
         """A transition with nothing but its note, which nobody else writes, can fail only in its head."""

@@ -35,6 +35,7 @@ _SECTIONS: dict[str, dict[str, _Lazy]] = {
         "apply": _Lazy("migrate", "apply", "Carry out a plan as the next epoch."),
         "resume": _Lazy("migrate", "resume", "Go on from where a migration stopped."),
         "rollback": _Lazy("migrate", "rollback", "Take back an epoch that is not committed."),
+        "revert": _Lazy("revert", "revert", "Take back the last committed epoch."),
     },
     "Keep": {
         "prune": _Lazy("keeping", "prune", "Take away journals that nobody needs any more."),

@@ -65,7 +65,7 @@ class AttemptNote:
     began in. writes, batches: of the plan; applied: batches applied when a rollback began. single_shot: None until
     the commit. journal_bytes, chunks: of undo. deviations: paths left with somebody else's value. reverts: the epoch
     that it takes back. conflict: the last one met. pruned: when the journal was taken away. evicted: leases and guards
-    that its drain was told not to wait for, the first few of them.
+    that its drain was told not to wait for, the first few of them. manifest_hash: what pins the journal.
     """
 
     epoch: int
@@ -90,6 +90,7 @@ class AttemptNote:
     put_back: tuple[PutBack, ...] = ()
     pruned: float | None = None
     evicted: tuple[str, ...] = ()
+    manifest_hash: str = ""
     format: int = FORMAT
 
     def worked_on_by(self, owner: Owner | None) -> AttemptNote:

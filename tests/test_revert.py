@@ -1,0 +1,311 @@
+"""A committed epoch taken back ends in exactly the tree before it; nobody else's write since is overwritten.
+
+Method: apply, revert through the public functions, and compare by kazoo; foreign writes of every sort in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from kazoo.client import KazooClient
+from kazoo.security import OPEN_ACL_UNSAFE, make_digest_acl
+
+import zkmig
+from tests.interruptions import Interrupted, at, interrupt
+from tests.scopes import BEFORE, ME, Site, assert_went_back
+from tests.test_history import NEXT
+from tests.test_prune import attempts, prune
+from tests.trees import Node
+from zkmig.api.revert import Reverted
+from zkmig.apply import revert as reverting
+from zkmig.apply.revert import WrittenSince
+from zkmig.epoch.attempts import Fate
+from zkmig.epoch.transitions import State
+from zkmig.errors import Refused
+from zkmig.model.acl import ADMIN, CREATE, READ, WORLD, Acl
+from zkmig.plan.plan import Limits
+
+ALICE_TOO = [*OPEN_ACL_UNSAFE, make_digest_acl("alice", "wonder", all=True)]
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def where(site: Site) -> str:
+    return f"zk://{site.server.hosts}"
+
+
+def revert(site: Site, epoch: int = 1, single_shot: str = "never", **more: object) -> Reverted:
+    return zkmig.revert(  # type: ignore[call-overload,no-any-return,unused-ignore]
+        where(site),
+        epoch,
+        site.names.scope,
+        single_shot=single_shot,
+        auth=[ME],
+        **more,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("tree", ["every sort of change", "adds only", "deletes only"])
+def test_the_tree_is_as_before(site: Site, tree: str) -> None:
+    """Data, ACLs, kinds; counters no lower. And it is an epoch of its own, in the history as what it is."""
+    after = {
+        "every sort of change": NEXT,
+        "adds only": {**BEFORE, "/x": Node(b"x"), "/x/y": Node(None), "/gone/more": Node(b"")},
+        "deletes only": {path: node for path, node in BEFORE.items() if not path.startswith(("/gone", "/null"))},
+    }[tree]
+    site.init(BEFORE)
+    before = site.look()
+    site.apply(site.plan(after))
+    result = revert(site)
+    assert_went_back(before, site.look())
+    assert (result.epoch, result.applied.epoch) == (1, 2)
+    assert (site.record().epoch, site.record().state) == (2, State.STABLE)
+    first, second = attempts(site)
+    assert (first.fate, second.fate) == (Fate.COMMITTED, Fate.COMMITTED)
+    assert (first.note.reverts, second.note.reverts) == (None, 1)
+
+
+def test_a_revert_is_taken_back_by_the_next(site: Site) -> None:
+    """Back and forth; each is made from the undo of the one before."""
+    site.init(BEFORE)
+    before = site.look()
+    site.apply(site.plan(NEXT))
+    after = site.look()
+    revert(site, 1)
+    revert(site, 2)
+    assert_went_back(after, site.look())
+    revert(site, 3)
+    assert_went_back(before, site.look())
+    assert site.record().epoch == 4
+
+
+def test_in_a_single_shot_where_it_fits(site: Site) -> None:
+    site.init(BEFORE)
+    before = site.look()
+    site.apply(site.plan({**BEFORE, "/x": Node(b"x"), "/null": Node(b"y")}))
+    assert revert(site, single_shot="require").applied.single_shot
+    assert_went_back(before, site.look())
+
+
+def test_it_can_be_rolled_back_and_resumed(site: Site, tmp_path: Path) -> None:
+    """Stopped in the middle: the plan file is where it was saved, and leads on; the journal leads back."""
+    site.init(BEFORE)
+    before = site.look()
+    site.apply(site.plan(NEXT))
+    after = site.look()
+    small = Limits(batch_bytes_max=1_300)
+    plan = zkmig.plan_revert(where(site), 1, site.names.scope, limits=small, auth=[ME])
+    for is_resumed in (False, True):
+        with pytest.raises(Interrupted):
+            revert(site, plan=plan, report=at("write", 4, interrupt))
+        assert site.record().state is State.OPEN
+        if is_resumed:
+            (file,) = [one for one in tmp_path.glob("*.zkplan") if zkmig.load_plan(one).hash == site.record().plan_hash]
+            zkmig.resume(None, where(site), scope=site.names.scope, auth=[ME])
+            assert_went_back(before, site.look())
+            assert file.name.startswith(f"revert-{site.names.scope}-1")
+        else:
+            zkmig.rollback(where(site), scope=site.names.scope, auth=[ME])
+            assert_went_back(after, site.look())
+            plan = zkmig.plan_revert(where(site), 1, site.names.scope, limits=small, auth=[ME])
+    assert site.record().epoch == 2
+
+
+# -- what others have written -----------------------------------------------------------------------------------------
+
+
+def replaced(kazoo: KazooClient, path: str) -> None:
+    """Another node, of the same data and up to the same version."""
+    data, stat = kazoo.get(path)
+    kazoo.delete(path)
+    kazoo.create(path, data)
+    for _ in range(stat.version):
+        kazoo.set(path, data)
+
+
+FOREIGN: dict[str, tuple[Callable[[KazooClient, str], object], str]] = {
+    "written": (lambda kazoo, root: kazoo.set(root + "/change/01", b"x"), "/change/01 .written"),
+    "written to what it had": (lambda kazoo, root: kazoo.set(root + "/change/01", b"new"), "/change/01 .written"),
+    "deleted": (lambda kazoo, root: kazoo.delete(root + "/change/01"), "/change/01 .deleted"),
+    "replaced": (lambda kazoo, root: replaced(kazoo, root + "/change/01"), "/change/01 .deleted and created again"),
+    "created one written": (lambda kazoo, root: kazoo.set(root + "/new/05", b"x"), "/new/05 .written"),
+    "created one replaced": (lambda kazoo, root: replaced(kazoo, root + "/new/05"), "/new/05 .deleted and created"),
+    "created one gone": (lambda kazoo, root: kazoo.delete(root + "/new/05"), "/new/05 .deleted"),
+    "child of a created one": (lambda kazoo, root: kazoo.create(root + "/new/05/x"), "/new/05 .has gained a child: x"),
+    "deleted one again": (lambda kazoo, root: kazoo.create(root + "/gone", b"x"), "/gone .created again"),
+    "ACL of a written one": (lambda kazoo, root: kazoo.set_acls(root + "/change/01", ALICE_TOO), "/change/01 .its ACL"),
+    "ACL of a created one": (lambda kazoo, root: kazoo.set_acls(root + "/new/05", ALICE_TOO), "/new/05 .its ACL"),
+    "ACL it tightened": (lambda kazoo, root: kazoo.set_acls(root + "/tightened", ALICE_TOO), "/tightened .its ACL"),
+    "ACL it loosened": (lambda kazoo, root: kazoo.set_acls(root + "/loosened", ALICE_TOO), "/loosened .its ACL"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_where_others_have_written_nothing_is(site: Site, case: str) -> None:
+    act, named = FOREIGN[case]
+    site.init(BEFORE)
+    site.apply(site.plan(NEXT))
+    act(site.kazoo, site.root)
+    image = site.look()
+    zxid = site.kazoo.exists(site.names.record).mzxid  # type: ignore[union-attr]
+    with pytest.raises(WrittenSince, match=site.root + named) as caught:
+        revert(site)
+    assert caught.value.exit_code == 3
+    assert len(caught.value.paths) == 1
+    assert site.look() == image
+    assert site.kazoo.exists(site.names.record).mzxid == zxid  # type: ignore[union-attr]
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_write_between_planning_and_applying_is_not_overwritten(site: Site) -> None:
+    """Negative control of the comparison: it alone would not be enough; the plan's pins see the rest."""
+    site.init(BEFORE)
+    site.apply(site.plan(NEXT))
+    plan = zkmig.plan_revert(where(site), 1, site.names.scope, auth=[ME])
+    site.kazoo.set(site.path("/change/01"), b"x")
+    with pytest.raises(zkmig.StalePlan, match="/change/01"):
+        revert(site, plan=plan)
+    assert site.kazoo.get(site.path("/change/01"))[0] == b"x"
+
+
+def test_without_the_comparison_a_foreign_write_would_go(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: the pins alone do not do it, since the plan is made of what is there now."""
+    monkeypatch.setattr(reverting, "_refuse_foreign", lambda *_: None)
+    site.init(BEFORE)
+    site.apply(site.plan(NEXT))
+    site.kazoo.set(site.path("/change/01"), b"x")
+    revert(site)
+    assert site.kazoo.get(site.path("/change/01"))[0] == b"old"
+
+
+def test_elsewhere_others_may_have_written(site: Site) -> None:
+    """Paths that the epoch has not touched, children of nodes that were there before: they stay as they are."""
+    site.init(BEFORE)
+    before = site.look()
+    site.apply(site.plan(NEXT))
+    site.kazoo.set(site.path("/keep"), b"foreign")
+    site.kazoo.create(site.path("/keep/child"), b"foreign")
+    site.kazoo.create(site.path("/child"), b"foreign")
+    revert(site)
+    image = site.look()
+    assert {path for path in image if path not in before} == {"/keep/child", "/child"}
+    assert image["/keep"].data == b"foreign"
+    assert_went_back({**before, "/keep": image["/keep"]}, {path: image[path] for path in before})
+
+
+# -- attempts in between ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batches", [0, 4, 12, 10_000])
+def test_an_attempt_that_was_rolled_back_in_between_is_nobody_else(site: Site, batches: int) -> None:
+    """It has moved versions, and put back nodes under new czxids; what it has left is the epoch's all the same."""
+    site.init(BEFORE)
+    before = site.look()
+    site.apply(site.plan(NEXT))
+    sealed = site.plan({**BEFORE, "/loosened": Node(b"x"), "/tightened": BEFORE["/loosened"]})
+    site.leave_open(sealed, min(batches, len(sealed.plan.batch_ends)), epoch=2)
+    site.rollback()
+    revert(site)
+    assert_went_back(before, site.look())
+
+
+def test_nor_does_it_hide_a_foreign_write(site: Site) -> None:
+    """Written after that rollback, or left by it as a deviation."""
+    site.init(BEFORE)
+    site.apply(site.plan(NEXT))
+    sealed = site.plan(BEFORE)
+    site.leave_open(sealed, len(sealed.plan.batch_ends), epoch=2)
+    site.kazoo.set(site.path("/change/01"), b"while it was open")
+    site.rollback()
+    site.kazoo.set(site.path("/change/02"), b"afterwards")
+    with pytest.raises(WrittenSince) as caught:
+        revert(site)
+    assert {path for path, _ in caught.value.paths} == {site.path("/change/01"), site.path("/change/02")}
+
+
+def test_once_that_attempt_is_pruned_it_counts_as_others(site: Site) -> None:
+    site.init(BEFORE)
+    site.apply(site.plan(NEXT))
+    site.leave_open(site.plan(BEFORE), 3, epoch=2)
+    site.rollback()
+    prune(site, 1)
+    with pytest.raises(WrittenSince, match="rolled back since, and pruned"):
+        revert(site)
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_only_the_last_committed_epoch(site: Site) -> None:
+    site.init(BEFORE)
+    with pytest.raises(Refused, match="no epoch has been committed yet"):
+        revert(site)
+    site.apply(site.plan(NEXT))
+    site.apply(site.plan({**NEXT, "/x": Node(b"")}), 2)
+    with pytest.raises(Refused, match="epoch 1 is not the last committed one, which is 2;"):
+        revert(site)
+    revert(site, 2)
+    with pytest.raises(Refused, match="epoch 2 is not the last committed one, which is 3 which took it back"):
+        revert(site, 2)
+
+
+def test_undo_that_was_pruned(site: Site) -> None:
+    site.init(BEFORE)
+    site.apply(site.plan(NEXT))
+    prune(site, 0)
+    with pytest.raises(Refused, match="the undo of epoch 1 was pruned"):
+        revert(site)
+
+
+def test_while_something_is_under_way(site: Site) -> None:
+    site.init(BEFORE)
+    site.apply(site.plan(NEXT))
+    site.leave_open(site.plan(BEFORE), 3, epoch=2)
+    with pytest.raises(Refused, match="epoch 2 is OPEN"):
+        revert(site)
+
+
+def test_the_first_epoch_of_an_empty_scope(site: Site) -> None:
+    """There was no tree: a committed empty one would tell readers that nothing is there."""
+    site.kazoo.create(site.root, b"")
+    site.init()
+    assert site.record().state is State.EMPTY
+    site.apply(site.plan(BEFORE))
+    with pytest.raises(Refused, match="before epoch 1 there was no tree"):
+        revert(site)
+
+
+def test_an_acl_that_does_not_let_it_be_taken_back(site: Site) -> None:
+    """What the epoch has left shuts everybody out of deleting: named before anything is written."""
+    site.init(BEFORE)
+    site.apply(site.plan({**NEXT, "/ro": Node(b"", (Acl(READ | ADMIN | CREATE, *WORLD),)), "/ro/x": Node(b"")}))
+    with pytest.raises(zkmig.NotPermitted, match="/ro"):
+        revert(site)
+    assert site.record().epoch == 1
+
+
+def test_a_dry_run_writes_nothing(site: Site) -> None:
+    site.init(BEFORE)
+    site.apply(site.plan(NEXT))
+    site.kazoo.sync("/")
+    zxid = site.server.zxid()
+    result = revert(site, dry_run=True)
+    assert result.applied.writes == result.plan.writes > 0
+    assert site.server.zxid() - zxid <= 4  # two sessions came and went
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_its_undo_is_what_the_record_pinned(site: Site) -> None:
+    """A chunk that was altered on the servers is not taken for undo."""
+    site.init(BEFORE)
+    site.apply(site.plan(NEXT))
+    (attempt,) = attempts(site)
+    chunk = f"{site.names.epochs}/1-{attempt.note.attempt}/undo/0"
+    site.kazoo.set(chunk, site.kazoo.get(chunk)[0][:-1] + b"\xff")
+    with pytest.raises(Refused, match="altered"):
+        revert(site)

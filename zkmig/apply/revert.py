@@ -1,0 +1,312 @@
+"""Revert: the plan that takes a committed epoch back, made from the undo that is kept.
+
+What the epoch has written is compared with what is there: where others have written since, nothing is planned, and the
+paths are named. Else two trees are made of just those paths (and what connects them): as they are, and as they were
+before; the plan leads from the one to the other. It is applied as an epoch of its own, so it is drained, verified,
+committed, resumed and rolled back as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from zkmig.apply.prune import check_at_rest
+from zkmig.apply.rollback import read_deviations
+from zkmig.epoch.attempts import Attempt, Fate, home_of, read_attempts
+from zkmig.epoch.control import ControlPaths, read_record
+from zkmig.epoch.journal import NO_BATCH, AclEntry, Action, Entry, Journal, JournalMissing, load
+from zkmig.epoch.record import Record
+from zkmig.errors import Held, Refused
+from zkmig.model import path as paths
+from zkmig.model.acl import AclList, may_show_as
+from zkmig.model.scope import Scope
+from zkmig.model.snapshot import Consistency, Provenance, Snapshot
+from zkmig.model.staging import SnapshotBuilder
+from zkmig.model.znode import Kind, Znode
+from zkmig.plan.make import TargetScope
+from zkmig.source.bulk import NodeRead, read_acls, read_nodes
+from zkmig.wire.client import Client
+
+NAMED_MAX = 5
+NOTE = "sequence counters stay where they are: nothing lowers them"
+
+
+class WrittenSince(Refused):
+    """Others have written paths of the epoch since its commit. paths: all of them, with the reason."""
+
+    def __init__(self, epoch: int, found: Sequence[tuple[str, str]], hint: str) -> None:
+        named = ", ".join(f"{path} ({reason})" for path, reason in found[:NAMED_MAX])
+        more = f" and {len(found) - NAMED_MAX} more" if len(found) > NAMED_MAX else ""
+        super().__init__(f"others have written since epoch {epoch} was committed: {named}{more}", "", hint)
+        self.paths = tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """now: what is there, of the paths of the epoch. before: the same as it was before it. scope: to pin the plan."""
+
+    epoch: int
+    now: Snapshot
+    before: Snapshot
+    scope: TargetScope
+    record: Record
+
+
+def images(client: Client, names: ControlPaths, epoch: int, location: str) -> Images:
+    """The trees between which the plan leads that takes `epoch` back.
+
+    Refused: it is not the last committed one, its undo was pruned, it made the tree, or something is under way, held or
+    pending; WrittenSince: others have written there.
+    """
+    record, _ = read_record(client, names)
+    attempts = read_attempts(client, names, record)
+    attempt = _attempt_of(record, names, epoch, attempts)
+    place = home_of(names, attempt.note)
+    try:
+        _, journal = load(client, place, attempt.note.manifest_hash)
+    except JournalMissing as error:
+        raise _pruned(epoch, place.home) from error
+    later = [one for one in attempts if one.czxid > attempt.mzxid]
+    left = _left(client, names, attempt, journal, later)
+    live = _read(client, left)
+    hint = "look at them; then plan the way back from a snapshot, or set them right and revert again"
+    if any(one.fate is Fate.ROLLED_BACK and not one.is_kept for one in later):
+        hint += "; an attempt that was rolled back since, and pruned, counts as others here"
+    _refuse_foreign(epoch, left, journal, live, hint)
+    top = _top(record, epoch, journal)
+    live |= _connecting(client, left, top, live)
+    now = {path: one.node for path, one in live.items()}
+    zxid = max(node.stat.mzxid for node in now.values())
+    consistency = Consistency(False, zxid, zxid, f"each path is as epoch {epoch} has left it")
+    return Images(
+        epoch,
+        _snapshot(now, top, location, consistency),
+        _snapshot(_before(journal, now), top, f"{location} before epoch {epoch}", consistency),
+        TargetScope(names.scope, names.control, record.incarnation, record.epoch),
+        record,
+    )
+
+
+def _attempt_of(record: Record, names: ControlPaths, epoch: int, attempts: Sequence[Attempt]) -> Attempt:
+    check_at_rest(record, names, "revert")
+    where = names.record
+    if record.held is not None:
+        raise Held(f"the scope is held by {record.held.holder}: {record.held.reason}", where, "release the hold first")
+    if record.pending is not None:
+        raise Refused(f"{record.pending} are pending", where, "run resume first")
+    if record.epoch == 0:
+        raise Refused("no epoch has been committed yet, so there is none to take back", where)
+    last = next((a for a in attempts if a.fate is Fate.COMMITTED and a.note.epoch == record.epoch), None)
+    if epoch != record.epoch:
+        did = " which took it back" if last is not None and last.note.reverts == epoch else ""
+        raise Refused(
+            f"epoch {epoch} is not the last committed one, which is {record.epoch}{did}",
+            where,
+            f"only the last one can be taken back: --epoch {record.epoch}",
+        )
+    if last is None or not last.is_kept or not last.note.manifest_hash:
+        raise _pruned(epoch, names.epochs)
+    if last.note.base == "EMPTY":
+        raise Refused(f"before epoch {epoch} there was no tree, so there is none to go back to", where)
+    return last
+
+
+def _pruned(epoch: int, where: str) -> Refused:
+    return Refused(f"the undo of epoch {epoch} was pruned", where, "plan the way back from a snapshot instead")
+
+
+# -- what the epoch has left ------------------------------------------------------------------------------------------
+
+
+class Left(NamedTuple):
+    """A path as the epoch has left it. is_there: else it was deleted. born: czxids that the node may have, first and
+    last. version None: not looked at. aversions: that it may have, None: not looked at. acl: what it shows, where the
+    epoch has set one and it has the last of `aversions`."""
+
+    is_there: bool
+    born: tuple[int, int] = (0, 0)
+    version: int | None = None
+    aversions: tuple[int, ...] | None = None
+    acl: AclList | None = None
+
+
+def _left(
+    client: Client, names: ControlPaths, attempt: Attempt, journal: Journal, later: Sequence[Attempt]
+) -> dict[str, Left]:
+    """Of each path in the journal; later: attempts begun since, which all were given up or rolled back."""
+    steps = {step.path: step for step in journal.acls}
+    left = {path: _left_of(entry, steps.get(path), attempt) for path, entry in journal.by_path().items()}
+    for one in later:
+        if one.fate is Fate.ROLLED_BACK and one.is_kept and one.note.manifest_hash:
+            _carry_on(client, names, one, left)
+    return left
+
+
+def _left_of(entry: Entry, step: AclEntry | None, attempt: Attempt) -> Left:
+    if entry.action is Action.DELETED:
+        return Left(is_there=False)
+    before = entry.before
+    if before is None:
+        born, version, aversion = (attempt.czxid, attempt.mzxid), 0, 0
+    else:
+        born = (before.stat.czxid, before.stat.czxid)
+        version = before.stat.version + (entry.action is Action.WRITTEN)
+        aversion = before.stat.aversion
+    if entry.action is Action.TOUCHED:
+        return Left(True, born)
+    if step is None:
+        return Left(True, born, version, (aversion,))
+    aversion += step.tighten is not None
+    if not step.is_pending_after_commit:
+        return Left(True, born, version, (aversion,), step.final)
+    # One that could not be set was left, and is as it was before the commit.
+    return Left(True, born, version, (aversion, aversion + 1), step.final)
+
+
+def _carry_on(client: Client, names: ControlPaths, attempt: Attempt, left: dict[str, Left]) -> None:
+    """What an attempt that was rolled back has made of them: the same values under other versions."""
+    place = home_of(names, attempt.note)
+    try:
+        _, journal = load(client, place, attempt.note.manifest_hash)
+    except JournalMissing:
+        return
+    foreign = {deviation.path for deviation in read_deviations(client, place)}
+    applied = attempt.note.applied or 0
+    tightened = {step.path for step in journal.acls if step.tighten is not None and not step.created}
+    entries = journal.by_path()
+    for path, one in left.items():
+        entry = entries.get(path)
+        if entry is None or entry.before is None or path in foreign or not _is_as(one, entry.before):
+            continue
+        is_applied = NO_BATCH < entry.batch < applied
+        if entry.action is Action.DELETED and is_applied:
+            left[path] = Left(True, (attempt.czxid, attempt.mzxid), 0, (0,), entry.before.acl)
+            continue
+        if entry.action is Action.WRITTEN and is_applied and one.version is not None:
+            left[path] = one = one._replace(version=one.version + 2)
+        if path in tightened and one.aversions is not None:
+            aversion = entry.before.stat.aversion  # one setACL to give back, two where it had been taken
+            left[path] = one._replace(aversions=(aversion + 1, aversion + 2), acl=entry.before.acl)
+
+
+def _is_as(left: Left, node: Znode) -> bool:
+    """Whether the node is what the epoch has left."""
+    stat = node.stat
+    if not left.is_there or not left.born[0] <= stat.czxid <= left.born[1] or stat.ephemeral_owner:
+        return False
+    return left.version in (None, stat.version) and _why_acl(left, node) is None
+
+
+def _why_acl(left: Left, node: Znode) -> str | None:
+    if left.aversions is None:
+        return None
+    is_set = node.stat.aversion == left.aversions[-1]
+    if node.stat.aversion in left.aversions and not (is_set and left.acl and not may_show_as(left.acl, node.acl)):
+        return None
+    return "its ACL was changed"
+
+
+# -- what is there ----------------------------------------------------------------------------------------------------
+
+
+class Live(NamedTuple):
+    """A node as it is, and the names of its children."""
+
+    node: Znode
+    children: tuple[str, ...]
+
+
+def _read(client: Client, wanted: Iterable[str]) -> dict[str, Live]:
+    reads = [node for node in read_nodes(client, wanted, children=True) if isinstance(node, NodeRead)]
+    found: dict[str, Live] = {}
+    for read, acl in zip(reads, read_acls(client, [read.path for read in reads]), strict=True):
+        if acl is not None and (acl.stat.czxid, acl.stat.aversion) == (read.stat.czxid, read.stat.aversion):
+            node = Znode(read.path, read.data, acl.acl, read.stat, Kind.PERSISTENT)
+            found[read.path] = Live(node, read.children or ())
+    return found
+
+
+def _refuse_foreign(epoch: int, left: Mapping[str, Left], journal: Journal, now: Mapping[str, Live], hint: str) -> None:
+    created = {entry.path for entry in journal.entries if entry.before is None}
+    found: list[tuple[str, str]] = []
+    for path, one in left.items():
+        live = now.get(path)
+        if live is None:
+            found += [(path, "deleted")] if one.is_there else []
+        elif (reason := _why(one, live.node)) is not None:
+            found.append((path, reason))
+        elif path in created:
+            extra = {paths.join(path, f"/{name}") for name in live.children} - created
+            found += [(path, f"has gained a child: {paths.name(min(extra))}")] if extra else []
+    if found:
+        raise WrittenSince(epoch, found, hint)
+
+
+def _why(left: Left, node: Znode) -> str | None:
+    """Why a node is not what the epoch has left; None if it is."""
+    stat = node.stat
+    if not left.is_there:
+        return "created again"
+    if not left.born[0] <= stat.czxid <= left.born[1] or stat.ephemeral_owner:
+        return "deleted and created again"
+    if left.version not in (None, stat.version):
+        return f"written, version {stat.version}"
+    return _why_acl(left, node)
+
+
+# -- the two trees ----------------------------------------------------------------------------------------------------
+
+
+def _top(record: Record, epoch: int, journal: Journal) -> str:
+    """The lowest node above all of it that is there before and after."""
+    entries = journal.by_path()
+    if not entries:
+        raise Refused(f"epoch {epoch} has changed nothing that undo could bring back", record.root)
+    first, last = (min(entries, key=paths.order_key), max(entries, key=paths.order_key))
+    top = first
+    while not paths.contains(top, last):
+        top = paths.parent(top)
+    while top in entries and entries[top].action in (Action.CREATED, Action.DELETED):
+        top = paths.parent(top)
+    if not paths.contains(record.root, top):
+        raise Refused(f"epoch {epoch} has created or deleted the root itself", record.root, "plan the way back instead")
+    return top
+
+
+def _connecting(client: Client, ends: Iterable[str], top: str, now: Mapping[str, Live]) -> dict[str, Live]:
+    """The nodes between `top` and those that are known already."""
+    wanted: set[str] = set()
+    for path in ends:
+        while path != top and path not in wanted:
+            wanted.add(path)
+            path = paths.parent(path)
+    return _read(client, sorted({top, *wanted} - now.keys(), key=paths.order_key))
+
+
+def _before(journal: Journal, now: Mapping[str, Znode]) -> dict[str, Znode]:
+    """What was there before: pre-images where the epoch has written, the rest as it is.
+
+    An ACL is that of the pre-image only where the epoch has set one: elsewhere it is the same, though whoever took the
+    pre-image may have been shown less of it. Counters are those of now.
+    """
+    steps = {step.path for step in journal.acls}
+    before = dict(now)
+    for path, entry in journal.by_path().items():
+        if entry.before is None:
+            del before[path]
+        elif entry.action is Action.DELETED:
+            before[path] = entry.before
+        else:
+            data = entry.before.data if entry.action is Action.WRITTEN else now[path].data
+            acl = entry.before.acl if path in steps else now[path].acl
+            before[path] = now[path]._replace(data=data, acl=acl)
+    return before
+
+
+def _snapshot(nodes: Mapping[str, Znode], top: str, location: str, consistency: Consistency) -> Snapshot:
+    builder = SnapshotBuilder()
+    for node in nodes.values():
+        builder.add(node.path, node.data, node.acl, node.stat, node.kind, node.ttl_ms)
+    return builder.build(Scope(top), Provenance(location), consistency)

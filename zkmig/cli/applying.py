@@ -1,0 +1,221 @@
+"""What the commands that write an epoch share: options, what they show of the outcome, the ways on from a failure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from zkmig.apply.batches import describe
+from zkmig.apply.engine import SealedPlan
+from zkmig.apply.options import DRAIN_TIMEOUT_S, Applied
+from zkmig.apply.tempo import TempoSeen
+from zkmig.apply.verify import Deviation
+from zkmig.cli.policy import say_left_out
+from zkmig.cli.run import Run
+from zkmig.cli.sessions import session_words
+from zkmig.cli.terminal import is_terminal
+from zkmig.errors import BadInput, Conflict, Outcome, ZkmigError
+from zkmig.model.path import CONTROL_ROOT
+from zkmig.plan.plan import Plan
+from zkmig.policy.leftout import LeftOut
+
+WRITING = {
+    "4": "conflict: somebody else wrote a path of the plan; their value stands",
+    "5": "outcome unknown: run zkmig status, then zkmig resume",
+}
+REFUSED = (
+    "refused: stale plan, wrong epoch, held, another owner, other incarnation, a single shot required and not possible"
+)
+
+single_shot_option = click.option(
+    "--single-shot",
+    type=click.Choice(["auto", "never", "require"]),
+    default="auto",
+    show_default=True,
+    help="Whether all goes into the one transaction that moves the epoch, atomic for every reader there is.",
+)
+drain_option = click.option(
+    "--drain-timeout",
+    "drain_timeout_s",
+    type=click.FloatRange(min=0),
+    default=DRAIN_TIMEOUT_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for readers' actions and guarded processes to end.",
+)
+evict_option = click.option(
+    "--evict",
+    multiple=True,
+    metavar="NAME",
+    help="Do not wait for this lease or guard, acting/NAME or guards/NAME, exactly as status and errors name it. What "
+    "it stands for may still be at work: end it first. Put on record. May be given several times.",
+)
+throttle_option = click.option(
+    "--throttle",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="WRITES",
+    help="At most so many writes (creates, changes, deletes) a second. Without it, as many as other clients can stand: "
+    "their latency is measured all the while. A single shot is one transaction all the same.",
+)
+steal_option = click.option("--steal", is_flag=True, help="Take over from another migrator without waiting for it.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Read and check everything, print it, write nothing.")
+ignore_quotas_option = click.option(
+    "--ignore-quotas",
+    is_flag=True,
+    help="Go on although hard quotas of the target would be passed: its servers do not enforce them.",
+)
+
+
+def require_yes(yes: bool) -> None:
+    """BadInput where nobody can be asked and --yes is not given."""
+    if not yes and not is_terminal():
+        raise BadInput("there is no terminal to ask on", "", "give --yes to go ahead without a question")
+
+
+def ends_there(applied: Applied) -> bool:
+    """Whether there is nothing to carry out."""
+    return applied.already or applied.nothing_to_do
+
+
+def show_dry_run(run: Run, sealed: SealedPlan, epoch: int, foreseen: Applied) -> None:
+    """What would be done, a line each."""
+    plan = sealed.plan
+    is_over = ends_there(foreseen)
+    operations = [] if is_over else list(_described(plan))
+    if not run.as_json:
+        for line in operations:
+            run.line(line)
+    run.say("nothing to do" if is_over else f"dry run: {plan.writes} writes would make epoch {epoch}")
+    run.document(
+        {
+            "outcome": _outcome(foreseen) if is_over else "dry run",
+            "scope": plan.target.scope,
+            "epoch": foreseen.epoch,
+            "writes": foreseen.writes,
+            "batches": foreseen.batches,
+            "single_shot": foreseen.single_shot,
+            "operations": operations,
+            "not_carried": plan.left_out.document(),
+        }
+    )
+    say_left_out(run, plan.left_out)
+
+
+def _described(plan: Plan) -> Iterator[str]:
+    for operation in plan.operations:
+        yield describe(operation)
+    for step in plan.acl_steps:
+        yield f"set acl {step.path}"
+    for quota in plan.quotas:
+        yield f"set quota {quota.path}"
+
+
+def _outcome(applied: Applied) -> str:
+    if applied.already:
+        return "already applied"
+    return "nothing to do" if ends_there(applied) else "applied"
+
+
+def show_applied(
+    run: Run,
+    applied: Applied,
+    scope: str | None,
+    was_resumed: bool = False,
+    left_out: LeftOut | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """What came of an epoch. more: for --json."""
+    outcome = "applied" if was_resumed else _outcome(applied)
+    run.document(
+        {
+            "outcome": outcome,
+            "scope": scope,
+            "epoch": applied.epoch,
+            "attempt": applied.attempt,
+            "writes": applied.writes,
+            "batches": applied.batches,
+            "single_shot": applied.single_shot,
+            "quotas_set": applied.quotas,
+            "deviations": plain(applied.deviations),
+            "tempo": _tempo_document(applied.tempo),
+            "not_carried": left_out.document() if left_out is not None else None,
+            **(more or {}),
+        }
+    )
+    if outcome != "applied":
+        run.line(f"{outcome}: epoch {applied.epoch} is committed")
+        return
+    how = "in one transaction" if applied.single_shot else f"in {applied.batches} batches"
+    quotas = f"; {applied.quotas} quotas set" if applied.quotas else ""
+    run.line(f"epoch {applied.epoch} is committed: {applied.writes} writes {how}{quotas}")
+    _say_tempo(run, applied.tempo)
+    say_deviations(run, applied.deviations)
+    if left_out is not None:
+        say_left_out(run, left_out)
+
+
+def _tempo_document(tempo: TempoSeen | None) -> dict[str, Any] | None:
+    return asdict(tempo) if tempo is not None else None
+
+
+def _say_tempo(run: Run, tempo: TempoSeen | None) -> None:
+    """What others felt of it."""
+    if tempo is None:
+        return
+    low, high = f"{tempo.in_flight_min:g}", f"{tempo.in_flight_max:g}"
+    depths = low if low == high else f"{low} to {high}"
+    if tempo.median_ms is None or tempo.p99_ms is None or tempo.idle_ms is None:
+        run.say(f"{depths} batches in flight; the latency of other clients' writes could not be measured")
+        return
+    run.say(
+        f"{depths} batches in flight; a small write of another client took {tempo.median_ms:.1f} ms (median) to "
+        f"{tempo.p99_ms:.1f} ms (p99), {tempo.idle_ms:.1f} ms (median) before the first batch"
+    )
+
+
+def plain(deviations: tuple[Deviation, ...]) -> list[dict[str, Any]]:
+    """Deviations for --json."""
+    return [asdict(deviation) for deviation in deviations]
+
+
+def say_deviations(run: Run, deviations: tuple[Deviation, ...]) -> None:
+    """Paths that were left with somebody else's value."""
+    for deviation in deviations:
+        run.say(f"left as found: {deviation.path}: {deviation.reason}")
+
+
+# -- ways on ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def ways_on(plan_file: str | None, at: str | None, scope: str | None, control: str = CONTROL_ROOT) -> Iterator[None]:
+    """Add to an error that leaves an epoch under way, or may do so, the commands that lead out."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, ZkmigError) or error.outcome is not Outcome.NOTHING_WRITTEN:
+            where = "".join(f" {option} {shlex.quote(value)}" for option, value in _place_options(at, scope, control))
+            plan = f" {shlex.quote(plan_file)}" if plan_file is not None else ""
+            how = session_words()
+            resume, rollback = (f"zkmig {name}{plan}{where}{how} --yes" for name in ("resume", "rollback"))
+            if isinstance(error, Conflict):  # to go on would meet the same foreign change again
+                error.add_note(f"  take back:     {rollback}")
+                error.add_note(f"  or go on, once the foreign change is undone by hand:  {resume}")
+            else:
+                error.add_note(f"  go on with:    {resume}")
+                error.add_note(f"  or take back:  {rollback}")
+        raise
+
+
+def _place_options(at: str | None, scope: str | None, control: str) -> Iterator[tuple[str, str]]:
+    if at:
+        yield "--at", at
+    if scope:
+        yield "--scope", scope
+    if control != CONTROL_ROOT:
+        yield "--control", control
