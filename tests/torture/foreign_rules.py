@@ -109,7 +109,7 @@ class ForeignRules:
                 touched[op.path] = entry.zxid
         return set(touched)
 
-    def _check_write(self, entry: Entry, op: Change, before: list[Foreign], start: int, reported: set[str]) -> None:
+    def _check_write(self, entry: Entry, op: Change, before: list[Foreign], since: int, reported: set[str]) -> None:
         last = before[-1]
         if isinstance(op, Create) and last.value is None:
             return  # nobody's value was there any more
