@@ -18,6 +18,7 @@ from tests.scopes import BEFORE, ME, Site, assert_went_back
 from tests.test_history import NEXT
 from tests.test_prune import attempts, prune
 from tests.trees import Node
+from zkmig.api.migrate import SingleShot
 from zkmig.api.revert import Reverted
 from zkmig.apply import revert as reverting
 from zkmig.apply.revert import WrittenSince
@@ -39,7 +40,7 @@ def where(site: Site) -> str:
     return f"zk://{site.server.hosts}"
 
 
-def revert(site: Site, epoch: int = 1, single_shot: str = "never", **more: object) -> Reverted:
+def revert(site: Site, epoch: int = 1, single_shot: SingleShot = "never", **more: object) -> Reverted:
     return zkmig.revert(  # type: ignore[call-overload,no-any-return,unused-ignore]
         where(site),
         epoch,
@@ -306,6 +307,6 @@ def test_its_undo_is_what_the_record_pinned(site: Site) -> None:
     site.apply(site.plan(NEXT))
     (attempt,) = attempts(site)
     chunk = f"{site.names.epochs}/1-{attempt.note.attempt}/undo/0"
-    site.kazoo.set(chunk, site.kazoo.get(chunk)[0][:-1] + b"\xff")
+    site.kazoo.set(chunk, (site.kazoo.get(chunk)[0] or b"")[:-1] + b"\xff")
     with pytest.raises(Refused, match="altered"):
         revert(site)
