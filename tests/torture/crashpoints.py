@@ -26,7 +26,6 @@ from tests.scopes import (
     MY_IDENTITY,
     Site,
 )
-from tests.torture import txnlog
 from tests.torture.crashpoints_client import Died, Fate, MortalClient
 from tests.torture.crashpoints_scenarios import (
     LIMITS,
@@ -42,9 +41,8 @@ from tests.torture.crashpoints_scenarios import (
     resume,
     roll_back,
 )
-from tests.torture.crashpoints_watch import Watcher, differences, judge
-from tests.torture.txnlog import read_logs
-from tests.trees import Node, Tree
+from tests.torture.crashpoints_watch import Log, Watcher, judge
+from tests.trees import Tree
 from zkmig.apply.engine import SealedPlan
 from zkmig.apply.options import Options
 from zkmig.dev import Server
@@ -54,7 +52,6 @@ from zkmig.epoch.transitions import MIGRATING, State
 from zkmig.errors import Conflict, Refused, StalePlan
 from zkmig.model.acl import WORLD
 from zkmig.model.quota import Quota
-from zkmig.model.znode import Kind
 from zkmig.plan import planfile
 from zkmig.reader import Reader
 from zkmig.source.location import parse_hosts
@@ -325,44 +322,16 @@ class Enumeration:
 
     def check_log(self) -> None:
         """Every write of the unharmed runs was counted, nobody unknown has written, and all nodes are of their kind."""
-        counts: Counter[int] = Counter()
-        owners: dict[str, int] = {}
-        for entry in read_logs(self.server.data_dir):
-            if entry.zxid > self._zxid_before and entry.type not in (txnlog.CREATE_SESSION, txnlog.CLOSE_SESSION):
-                counts[entry.session] += 1
-            for operation in () if entry.failed else entry.operations:
-                match operation:
-                    case txnlog.Create():
-                        owners[operation.path] = operation.owner
-                    case txnlog.Delete():
-                        owners.pop(operation.path, None)
+        log = Log(self.server.data_dir, self._zxid_before)
         for session, writes in self._measured.items():
-            self.figures.writes_in_log += counts[session]
-            if counts[session] != writes:
-                self.figures.violations.append(f"{counts[session]} writes in the log, {writes} crash points")
-        strangers = {session: n for session, n in counts.items() if session not in self._known}
+            self.figures.writes_in_log += log.writes[session]
+            if log.writes[session] != writes:
+                self.figures.violations.append(f"{log.writes[session]} writes in the log, {writes} crash points")
+        strangers = {session: n for session, n in log.writes.items() if session not in self._known}
         if strangers:
             self.figures.violations.append(f"writes of sessions that nobody knows: {strangers}")
-        self._check_kinds(owners)
-
-    def _check_kinds(self, owners: dict[str, int]) -> None:
-        found: dict[str, dict[str, int]] = {root: {} for root in self._trees}
-        for path, owner in owners.items():
-            root = "/" + path.split("/", 2)[1]
-            if root in found:
-                found[root][path[len(root) :]] = owner
-        for root, tree in self._trees.items():
-            expected = {relative: _owner(node) for relative, node in tree.items()}
-            self.figures.kinds_compared += len(expected)
-            if found[root] != expected:
-                self.figures.violations.append(f"{root}: kinds of {differences(found[root], expected)}")
-
-
-def _owner(node: Node) -> int:
-    """What the log keeps of a node's kind."""
-    if node.kind is Kind.CONTAINER:
-        return txnlog.CONTAINER_OWNER
-    return txnlog.TTL_MASK | node.ttl_ms if node.kind is Kind.TTL else 0
+        self.figures.violations += log.wrong_kinds(self._trees)
+        self.figures.kinds_compared = sum(map(len, self._trees.values()))
 
 
 class Late:

@@ -1,14 +1,18 @@
-"""A reader that looks all the while, and the judgement of kazoo in the end."""
+"""A reader that looks all the while, the judgement of kazoo in the end, and what the server's own log says."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from tests.torture import txnlog
 from tests.torture.crashpoints_scenarios import Place, Violation
-from tests.trees import Tree
+from tests.trees import Node, Tree
 from zkmig.epoch.transitions import State
 from zkmig.model.quota import limits_path
+from zkmig.model.znode import Kind
 from zkmig.reader import Reader
 from zkmig.reader.view import View
 
@@ -88,3 +92,40 @@ def judge(site: Place, tree: Tree) -> None:
     is_new = record.epoch > 0
     if is_new != bool(site.kazoo.exists(limits_path(site.root))):
         raise Violation(f"the quota is {'missing' if is_new else 'there'}")
+
+
+class Log:
+    """What a server on this machine has written down. writes: of each session, refused ones too, after a zxid."""
+
+    def __init__(self, data_dir: Path, zxid_before: int = 0) -> None:
+        self.writes: Counter[int] = Counter()
+        self._owners: dict[str, int] = {}  # by path: what the log keeps of a node's kind
+        for entry in txnlog.read_logs(data_dir):
+            if entry.zxid > zxid_before and entry.type not in (txnlog.CREATE_SESSION, txnlog.CLOSE_SESSION):
+                self.writes[entry.session] += 1
+            for operation in () if entry.failed else entry.operations:
+                match operation:
+                    case txnlog.Create():
+                        self._owners[operation.path] = operation.owner
+                    case txnlog.Delete():
+                        self._owners.pop(operation.path, None)
+
+    def wrong_kinds(self, trees: Mapping[str, Tree]) -> list[str]:
+        """Where the nodes below each root, "/" and one name, are not those of its tree, each of its kind."""
+        found: dict[str, dict[str, int]] = {root: {} for root in trees}
+        for path, owner in self._owners.items():
+            root = "/" + path.split("/", 2)[1]
+            if root in found:
+                found[root][path[len(root) :]] = owner
+        expected = {root: {path: _owner(node) for path, node in tree.items()} for root, tree in trees.items()}
+        return [
+            f"{root}: kinds of {differences(found[root], expected[root])}"
+            for root in trees
+            if found[root] != expected[root]
+        ]
+
+
+def _owner(node: Node) -> int:
+    if node.kind is Kind.CONTAINER:
+        return txnlog.CONTAINER_OWNER
+    return txnlog.TTL_MASK | node.ttl_ms if node.kind is Kind.TTL else 0
