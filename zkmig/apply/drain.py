@@ -34,6 +34,7 @@ from zkmig.epoch.record import Record
 from zkmig.epoch.transitions import MIGRATING
 from zkmig.errors import Refused
 from zkmig.wire.client import Client
+from zkmig.wire.faults import ConnectionLost
 from zkmig.wire.requests import Delete, Exists
 
 POLL_S = 0.1
@@ -83,7 +84,7 @@ class Drain:
     def wait(self) -> None:
         """Return when nothing blocks any more; DrainTimeout names what still does."""
         deadline = time.monotonic() + self.timeout_s
-        self._look_at_all()
+        self._through_losses(self._look_at_all)
         for blocker in islice(self._blocking.values(), NAMED_MAX):
             self.say(f"waiting for {blocker}")
         if len(self._blocking) > NAMED_MAX:
@@ -92,7 +93,8 @@ class Drain:
             self.migrator.stop.check()
             self._remove_dead()
             if not self._blocking and self._attempt() is None:
-                self._look_at_all()  # the scope is at rest, to be removed, say, and somebody may have been admitted
+                # The scope is at rest, to be removed, say, and somebody may have been admitted meanwhile.
+                self._through_losses(self._look_at_all)
             if not self._blocking:
                 return
             begun = time.monotonic()
@@ -102,9 +104,17 @@ class Drain:
                     self.migrator.names.home,
                     "let them finish and apply again; or give more time: --drain-timeout; or do without: --evict NAME",
                 )
-            self._look_again()
+            self._through_losses(self._look_again)
             # At most half of the time is spent on looking, however much there is.
             time.sleep(min(max(POLL_S, time.monotonic() - begun), POLL_MAX_S))
+
+    def _through_losses(self, look: Callable[[], None]) -> None:
+        """Look; once more on another connection where the first was lost. Services wait while a scope is PREPARING."""
+        try:
+            look()
+        except ConnectionLost:
+            self.migrator.client.reconnect()
+            look()
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -128,8 +138,10 @@ class Drain:
         self._evict(evicted, attempt)
 
     def _look_again(self) -> None:
-        waited_for, self._blocking = self._blocking, {}
-        for entry in read_entries(self.migrator.client, list(waited_for)):
+        waited_for = self._blocking
+        found = list(read_entries(self.migrator.client, list(waited_for)))
+        self._blocking = {}
+        for entry in found:
             before = waited_for[entry.path]
             if self._born(entry) == before.born:
                 self._judge(entry, before.first_seen)

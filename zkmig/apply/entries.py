@@ -23,8 +23,8 @@ from zkmig.errors import BadInput, Refused
 from zkmig.model.stat import Stat
 from zkmig.wire.client import Client
 from zkmig.wire.codes import Code, error_for
-from zkmig.wire.replies import DataResult, StatResult
-from zkmig.wire.requests import Exists, GetChildren, GetData
+from zkmig.wire.replies import DataResult, MultiReadResult, StatResult, SubError
+from zkmig.wire.requests import Exists, GetChildren, GetData, MultiRead
 
 ACTING: Final = "acting"
 GUARDS: Final = "guards"
@@ -102,18 +102,33 @@ def read_entries(client: Client, paths: Sequence[str]) -> Iterator[Entry]:
 def _read_group(client: Client, paths: Sequence[str]) -> Iterator[Entry]:
     found: dict[str, Entry] = {}
     hidden: list[str] = []
-    for path, reply in zip(paths, client.pipeline(map(GetData, paths), LOOK_DEPTH), strict=True):
-        if isinstance(reply.result, DataResult):
-            content = (Lease if path.split("/")[-2] == ACTING else GuardEntry).decode(reply.result.data)
-            found[path] = Entry(path, reply.result.stat, content, is_readable=True)
-        elif reply.error == Code.NO_AUTH:
+    for path, (data, error) in zip(paths, _data(client, paths), strict=True):
+        if data is not None:
+            content = (Lease if path.split("/")[-2] == ACTING else GuardEntry).decode(data.data)
+            found[path] = Entry(path, data.stat, content, is_readable=True)
+        elif error == Code.NO_AUTH:
             hidden.append(path)
-        elif reply.error != Code.NO_NODE:
-            raise error_for(reply.error, path, GetData.operation)
+        elif error != Code.NO_NODE:
+            raise error_for(error, path, GetData.operation)
     for path, reply in zip(hidden, client.pipeline(map(Exists, hidden), LOOK_DEPTH), strict=True):
         if isinstance(reply.result, StatResult):  # which takes no permission
             found[path] = Entry(path, reply.result.stat, None, is_readable=False)
     return (found[path] for path in paths if path in found)
+
+
+def _data(client: Client, paths: Sequence[str]) -> Iterator[tuple[DataResult | None, int]]:
+    """Of each path its data and Stat, or the error."""
+    if not client.has_multi_read:
+        for reply in client.pipeline(map(GetData, paths), LOOK_DEPTH):
+            yield (reply.result if isinstance(reply.result, DataResult) else None), reply.error
+        return
+    groups = [paths[start : start + LOOK_DEPTH] for start in range(0, len(paths), LOOK_DEPTH)]
+    requests = (MultiRead(tuple(map(GetData, group))) for group in groups)
+    for group, reply in zip(groups, client.pipeline(requests, 2), strict=True):
+        if not isinstance(reply.result, MultiReadResult):
+            raise error_for(reply.error, group[0], MultiRead.operation)
+        for part in reply.result.results:
+            yield (part, 0) if isinstance(part, DataResult) else (None, part.code if isinstance(part, SubError) else -1)
 
 
 def blocking_entries(client: Client, names: ControlPaths) -> Iterator[Entry]:

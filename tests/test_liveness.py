@@ -1,0 +1,224 @@
+"""An owner at work looks alive, whatever it is doing; one that is stopped, stuck or dead is taken over from within its
+session's time-out; and one that was taken over notices at its next beat.
+
+Method: real processes, stopped by SIGSTOP, stuck in the midst of their work with their session alive, or killed; and
+migrators that drain for longer than their session lasts. Negative control: without beats, one at work is robbed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.draining_process import migrator_draining
+from tests.interruptions import at, when_said
+from tests.migrator_process import migrator_at
+from tests.scopes import AFTER, BEFORE, Site, assert_is
+from tests.test_drain import MINUTE
+from zkmig.apply import forward
+from zkmig.apply.forward import Options
+from zkmig.epoch import owner as owners
+from zkmig.epoch.leases import Lease
+from zkmig.epoch.owner import Migrator, TakeOver, read_owner
+from zkmig.epoch.transitions import State
+from zkmig.errors import NotOwner, Outcome, Stopped, ZkmigError
+from zkmig.plan import planfile
+from zkmig.stop import StopRequest
+from zkmig.wire.client import Client
+
+SESSION_MS = 1_000
+WAIT = TakeOver(wait=True)
+STEAL = TakeOver(steal=True)
+
+
+@contextmanager
+def in_a_thread(work: Callable[[], object]) -> Iterator[list[ZkmigError | None]]:
+    """The work besides; what came of it is in the list once the block has ended."""
+    ended: list[ZkmigError | None] = []
+
+    def run() -> None:
+        try:
+            work()
+            ended.append(None)
+        except ZkmigError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield ended
+    thread.join()
+
+
+def drain_for_long(site: Site, while_draining: Callable[[], object]) -> list[ZkmigError | None]:
+    """A migrator with a short session drains for three times as long as that lasts; what came of it."""
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    lease = site.names.acting + "/one"
+    site.kazoo.create(lease, MINUTE.encode())
+    drains = threading.Event()
+    options = Options("never", drain_timeout_s=60, say=when_said("waiting for", drains.set))
+    client = site.client(session_timeout_ms=SESSION_MS)
+    assert client.session_timeout_ms < 3_000
+    with in_a_thread(lambda: site.apply(sealed, client=client, options=options)) as ended:
+        assert drains.wait(20)
+        while_draining()
+        site.kazoo.set(lease, Lease("x", 1, released=True).encode())
+    return ended
+
+
+def wait_for(site: Site, seconds: float) -> Callable[[], None]:
+    """Another migrator that waits for the scope, but not for longer than that."""
+
+    def wait() -> None:
+        said: list[str] = []
+        with pytest.raises(Stopped):
+            Migrator.take(site.client(), site.names, WAIT, StopRequest(seconds), said.append)
+        assert any("waiting for the migrator" in sentence for sentence in said)
+
+    return wait
+
+
+def test_one_that_drains_is_not_taken_for_dead(site: Site) -> None:
+    """Three times as long as its session lasts; whoever waits goes on waiting, and sees it at work."""
+    beats: list[int] = []
+
+    def look() -> None:
+        for _ in range(2):
+            beats.append(read_owner(site.client(), site.names).beats)
+            wait_for(site, 1.6 * SESSION_MS / 1000)()
+
+    assert drain_for_long(site, look) == [None]
+    assert beats[1] > beats[0]
+    assert_is(site.look(), AFTER)
+
+
+def test_without_beats_it_would_be(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control."""
+    monkeypatch.setattr(Migrator, "beat", lambda _: None)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        drain_for_long(site, wait_for(site, 4 * SESSION_MS / 1000))
+
+
+@pytest.mark.parametrize("phase", ["take_preimage", "find_deviations", "recheck"])
+def test_reading_counts_as_progress(site: Site, phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pre-image, verification: for as long as the servers answer, in whatever room it happens."""
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    client = site.client(session_timeout_ms=SESSION_MS)
+    work = getattr(forward, phase)
+    seen: list[int] = []
+
+    def slowly(reader: Client, *arguments: object) -> object:
+        before = read_owner(site.client(), site.names).beats
+        until = time.monotonic() + SESSION_MS / 1000
+        while time.monotonic() < until:
+            result = work(reader, *arguments)
+        seen.append(read_owner(site.client(), site.names).beats - before)
+        return result
+
+    monkeypatch.setattr(forward, phase, slowly)
+    site.apply(sealed, client=client)
+    assert seen[0] >= 3
+    assert_is(site.look(), AFTER)
+
+
+def test_one_that_was_robbed_notices_while_it_only_reads(site: Site) -> None:
+    """It drains, and writes nothing; its next beat stops it, long before its drain is over."""
+
+    def rob() -> None:
+        site.rollback(how=STEAL)
+        time.sleep(SESSION_MS / 1000)
+
+    ended = drain_for_long(site, rob)
+    assert isinstance(ended[0], NotOwner)
+    assert_is(site.look(), BEFORE)
+    assert site.record().state is State.STABLE
+
+
+@pytest.mark.parametrize("place", [("draining", 0), ("write", 9), ("verifying", 0)])
+def test_one_that_is_stuck_is_taken_over_though_its_session_lives(
+    site: Site, tmp_path: Path, place: tuple[str, int]
+) -> None:
+    """A real process whose working thread stands still while another keeps the session: alive by its lock, but without
+    progress for as long as its session lasts. Nobody has to steal."""
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    planfile.write(sealed.plan, str(tmp_path / "plan"))
+    said: list[str] = []
+    with migrator_at(site, "apply", *place, tmp_path / "plan", session_timeout_ms=SESSION_MS) as process:
+        before = read_owner(site.client(), site.names)
+        assert before.alive
+        assert before.progress_at is not None
+        site.resume(sealed, how=WAIT, options=Options("never", say=said.append))
+        assert process.poll() is None
+        assert site.kazoo.exists(site.names.lock(before.token))  # its session lives on
+    assert any("no progress" in sentence for sentence in said)
+    assert_is(site.look(), AFTER)
+
+
+def test_one_that_is_stopped_wakes_up_as_a_zombie(site: Site, tmp_path: Path) -> None:
+    """SIGSTOP in the midst of its drain for longer than its session lasts; another finishes; SIGCONT: it ends by
+    itself, refused, and nothing has changed."""
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    path = tmp_path / "plan"
+    planfile.write(sealed.plan, str(path))
+    lease = site.names.acting + "/one"
+    site.kazoo.create(lease, MINUTE.encode())
+    with migrator_draining(site, path, SESSION_MS) as process:
+        os.kill(process.pid, signal.SIGSTOP)
+        site.kazoo.set(lease, Lease("x", 1, released=True).encode())
+        begun = time.monotonic()
+        site.resume(sealed, how=WAIT)
+        assert time.monotonic() - begun < 20
+        image, record = site.look(), site.kazoo.get(site.names.record)
+        assert_is(image, AFTER)
+        os.kill(process.pid, signal.SIGCONT)
+        _, error = process.communicate(timeout=20)
+    assert "NotOwner" in error or "SessionExpired" in error
+    assert (site.look(), site.kazoo.get(site.names.record)) == (image, record)
+
+
+def test_a_beat_that_is_lost_or_comes_too_often_changes_nothing(site: Site) -> None:
+    """Not more than six in a session's time-out; after a lost connection the pipeline whose it is finds out."""
+    site.init(BEFORE)
+    migrator = Migrator.take(site.client(session_timeout_ms=30_000), site.names, TakeOver(), StopRequest())
+    for _ in range(100):
+        migrator.beat()
+    assert read_owner(site.client(), site.names).beats == 0
+    migrator._beat_at = 0.0
+    migrator.client._link.lose("for the test")
+    migrator.beat()
+    migrator.client.reconnect()
+    migrator._beat_at = 0.0
+    migrator.beat()
+    assert read_owner(site.client(), site.names).beats == 1
+    site.kazoo.delete(site.names.lock(migrator.token))
+    migrator._beat_at = 0.0
+    migrator.beat()  # the lock is for others to look at; the token counts
+    assert migrator.write([]).failed_index is None
+    migrator.release()
+
+
+def test_a_beat_in_the_midst_of_batches_does_not_hide_what_was_sent(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Robbed between two batches, with others in flight: NotOwner, from a batch or from a beat, and nothing of it is
+    called unwritten."""
+    monkeypatch.setattr(owners, "BEAT_PART", 0.0)  # a beat at every turn
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    with pytest.raises(ZkmigError) as caught:
+        site.apply(sealed, options=Options("never", report=at("write", 4, lambda: site.rollback(how=STEAL))))
+    assert isinstance(caught.value, NotOwner)
+    assert caught.value.outcome is not Outcome.NOTHING_WRITTEN
+    assert_is(site.look(), BEFORE)
+    site.apply(site.plan(AFTER))
+    assert_is(site.look(), AFTER)
