@@ -10,7 +10,6 @@ from zkmig.epoch.journal import AclEntry
 from zkmig.epoch.owner import SENDS_MAX, Migrator
 from zkmig.errors import NotPermitted, OutcomeUnknown, Unreachable
 from zkmig.model.acl import AclList, may_show_as
-from zkmig.wire.client import Client
 from zkmig.wire.codes import Code, error_for
 from zkmig.wire.faults import ConnectionLost
 from zkmig.wire.replies import AclResult
@@ -66,7 +65,7 @@ def write_acls(
                 raise
         except Unreachable as error:
             raise OutcomeUnknown(error.what, error.where, "run zkmig resume") from error
-    judged = (_judge(migrator.client, write, code) for write, code in series.doubtful)
+    judged = (_judge(migrator, write, code) for write, code in series.doubtful)
     return [*series.deviations, *filter(None, judged)]
 
 
@@ -102,18 +101,24 @@ class _Series:
             raise error_for(error, write.path, "setACL")
 
 
-def _judge(client: Client, write: AclWrite, code: int) -> Deviation | None:
+def _judge(migrator: Migrator, write: AclWrite, code: int) -> Deviation | None:
     """What became of a write that was refused: None when it had been done before.
 
     The aversion decides, not what the ACL looks like: to a session without ADMIN an old password looks like a new one.
     """
-    live = client.call_reply(GetAcl(write.path))
-    stat = live.result.stat if isinstance(live.result, AclResult) else client.exists(write.path)
+    live = migrator.client.call_reply(GetAcl(write.path))
+    stat = live.result.stat if isinstance(live.result, AclResult) else migrator.client.exists(write.path)
     if stat is None:
         return Deviation(write.path, DELETED)
     if code == Code.NO_AUTH and stat.aversion == write.aversion:
         if write.is_fence:
-            return None
+            if not migrator.has_living_predecessor():
+                return None  # what would have to be fenced off went with its session
+            raise NotPermitted(
+                "a former owner's session lives, and its setACL may still be on its way",
+                write.path,
+                "go on as an identity with ADMIN on it, or once that session has ended",
+            )
         raise NotPermitted("not permitted to set its ACL", write.path, "go on as an identity with ADMIN on it")
     if isinstance(live.result, AclResult):
         is_done = may_show_as(write.acl, live.result.acl)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from zkmig.epoch import record as records
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.pace import Pace
-from zkmig.epoch.record import Owner, Record
+from zkmig.epoch.record import Owner, Record, nested
 from zkmig.errors import (
     Conflict,
     NotOwner,
@@ -43,6 +43,7 @@ from zkmig.wire.requests import (
     Create,
     Delete,
     GetAcl,
+    GetChildren,
     GetData,
     Multi,
     SetData,
@@ -96,8 +97,8 @@ def read_owner(client: Client, names: ControlPaths) -> OwnerView:
         try:
             fields = json.loads(node.data or b"")
             timeout_ms = int(fields.pop("session_timeout_ms"))
-            owner = Owner(**fields)
-        except (ValueError, KeyError, TypeError, RecursionError):
+            owner = nested(Owner, fields)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             owner = None  # informative only: the token is what counts
     if lock is None:
         return OwnerView(owner, token, False, timeout_ms)
@@ -303,6 +304,16 @@ class Migrator:
         """Whether the owner node is what this very process has written, at some moment of its own, for this token."""
         node = self.client.call(GetData(self.names.owner))
         return node.data == data and node.stat.version == token
+
+    def has_living_predecessor(self) -> bool:
+        """Whether the session of an earlier owner lives, so that something of it which no guard holds may still land.
+
+        Once its lock is gone its session is closed, and the servers take nothing more of it. A lock that this session
+        does not see is gone: each was made before the token of this one.
+        """
+        own = self.names.lock(self.token).rpartition("/")[2]
+        names = self.client.call(GetChildren(self.names.home)).children
+        return any(name.startswith("lock-") and name != own for name in names)
 
     # -- being seen at work -------------------------------------------------------------------------------------------
 
