@@ -28,8 +28,9 @@ from tests.scopes import (
     settled,
 )
 from tests.trees import Node, Tree
+from zkmig.apply.following import next_commands
 from zkmig.apply.forward import Applied, Options
-from zkmig.apply.status import next_commands, read_status
+from zkmig.apply.status import read_status
 from zkmig.epoch.owner import TakeOver
 from zkmig.epoch.transitions import State
 from zkmig.errors import NotOwner, Outcome, Refused, Stopped

@@ -1,17 +1,16 @@
-"""Status: what a scope is doing, who does it, what blocks, and the commands that can follow."""
+"""Status: what a scope is doing, who does it, what blocks and for how long, and what its history has left."""
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 
 from zkmig.apply.entries import ACTING, Entry, blocking_entries
 from zkmig.apply.evictions import Eviction, read_evictions
+from zkmig.epoch.attempts import Attempt, Fate, read_attempts
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.owner import OwnerView, read_owner
 from zkmig.epoch.record import Record
-from zkmig.epoch.transitions import MIGRATING, State
-from zkmig.model.path import CONTROL_ROOT
+from zkmig.epoch.transitions import State
 from zkmig.source.bulk import NodeRead, read_nodes
 from zkmig.wire.client import Client
 from zkmig.wire.replies import ChildrenResult
@@ -22,7 +21,8 @@ from zkmig.wire.requests import GetChildren
 class Status:
     """One scope at one moment. readers, guards: names of what is registered. blocking: what a drain would wait for,
     leases and guards. evicted: what the drain of the epoch under way was told not to wait for. batches_undone: in a
-    rollback."""
+    rollback. attempts: all of the scope's. progress_at: when work on the epoch under way was last seen to get on, by
+    the servers' clock, Unix seconds."""
 
     scope: str
     record: Record
@@ -33,6 +33,29 @@ class Status:
     guards: tuple[str, ...]
     blocking: tuple[Entry, ...]
     evicted: tuple[Eviction, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    progress_at: float | None = None
+
+    @property
+    def blocks_at_most_s(self) -> float | None:
+        """For how long what blocks can do so at most, from now; None: until somebody ends it."""
+        times = [entry.blocks_ms for entry in self.blocking]
+        return None if None in times else max((ms for ms in times if ms is not None), default=0) / 1000
+
+    @property
+    def revertible(self) -> Attempt | None:
+        """The last committed attempt, if its undo is kept."""
+        committed = (one for one in self.attempts if one.note.attempt == self.record.committed_attempt)
+        return next((one for one in committed if one.is_kept and one.note.base != State.EMPTY.value), None)
+
+    @property
+    def prunable(self) -> tuple[Attempt, ...]:
+        """Attempts whose journals nobody needs any more, but for those of committed epochs, which are a choice."""
+        return tuple(
+            one
+            for one in self.attempts
+            if one.children and one.fate in (Fate.ROLLED_BACK, Fate.ABORTED, Fate.ABANDONED, Fate.UNKNOWN)
+        )
 
     @property
     def acting(self) -> tuple[str, ...]:
@@ -45,23 +68,26 @@ def read_status(client: Client, names: ControlPaths) -> Status:
     record, _ = read_record(client, names)
     applied = undone = 0
     evicted: list[Eviction] = []
+    owner = read_owner(client, names)
+    moments = [] if owner.progress_at is None else [owner.progress_at]
     if record.target_epoch is not None and record.attempt is not None:
         attempt = names.attempt(record.target_epoch, record.attempt)
-        applied, undone = (
-            node.stat.version if isinstance(node, NodeRead) else 0
-            for node in read_nodes(client, [attempt.cursor, attempt.rcursor])
-        )
+        cursors = list(read_nodes(client, [attempt.cursor, attempt.rcursor]))
+        applied, undone = (node.stat.version if isinstance(node, NodeRead) else 0 for node in cursors)
+        moments += [node.stat.mtime / 1000 for node in cursors if isinstance(node, NodeRead)]
         evicted = read_evictions(client, attempt)
     return Status(
         names.scope,
         record,
-        read_owner(client, names),
+        owner,
         applied,
         undone,
         _children(client, names.readers),
         _children(client, names.guards),
         tuple(blocking_entries(client, names)),
         tuple(evicted),
+        tuple(read_attempts(client, names, record, is_owner=not owner.alive)),
+        max(moments, default=None),
     )
 
 
@@ -69,38 +95,3 @@ def _children(client: Client, path: str) -> tuple[str, ...]:
     result = client.call(GetChildren(path))
     assert isinstance(result, ChildrenResult)
     return tuple(sorted(result.children))
-
-
-def advice(status: Status) -> str | None:
-    """What to know before one of the commands that can follow is run."""
-    if status.owner.alive and status.record.state in MIGRATING:
-        return "the owner is alive: wait for it to end, or take over with --steal"
-    if status.record.state is State.OPEN and status.record.conflict is not None:
-        return "roll back; resume only once the foreign change is undone by hand"
-    return None
-
-
-def next_commands(status: Status, at: str, control: str = CONTROL_ROOT) -> list[str]:
-    """The exact command lines that can follow in this state. at: zk://... of the ensemble, without a path."""
-    record = status.record
-    elsewhere = "" if control == CONTROL_ROOT else f" --control {shlex.quote(control)}"
-    where = f"--at {at} --scope {status.scope}{elsewhere}"
-    owner = status.owner.owner
-    plan = shlex.quote(owner.plan_path) if owner and owner.plan_path else "PLAN.zkplan"
-    match record.state:
-        case State.PREPARING | State.OPEN if record.conflict is None:
-            return [f"zkmig resume {plan} {where} --yes", f"zkmig rollback {where} --yes"]
-        case State.OPEN:
-            return [f"zkmig rollback {where} --yes", f"zkmig resume {plan} {where} --yes"]
-        case State.ROLLING_BACK:
-            return [f"zkmig rollback {where} --yes"]
-        case State.STABLE | State.EMPTY if record.pending:
-            return [f"zkmig resume {where} --yes"]
-        case State.STABLE | State.EMPTY:
-            root = shlex.quote(at + record.root)
-            return [
-                f"zkmig plan --from SOURCE --to {root} -o PLAN.zkplan{elsewhere}",
-                f"zkmig apply --epoch {record.epoch + 1} PLAN.zkplan",
-            ]
-        case _:
-            return []

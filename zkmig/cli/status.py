@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import unicodedata
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -11,9 +13,12 @@ import click
 from zkmig.api import status as scopes
 from zkmig.api.access import address, ensemble
 from zkmig.apply.entries import some
-from zkmig.apply.status import Status, advice, next_commands
+from zkmig.apply.following import advice, next_commands
+from zkmig.apply.status import Status
 from zkmig.cli.run import BAD_INPUT, STOPPED, UNREACHABLE, Run, command_options, exit_codes, required_at, scope_options
 from zkmig.cli.sessions import session_words
+from zkmig.cli.terminal import escape
+from zkmig.epoch.record import ConflictNote
 from zkmig.epoch.transitions import State
 
 
@@ -23,13 +28,16 @@ from zkmig.epoch.transitions import State
 @scope_options()
 @command_options
 def status(run: Run, at: str | None, scope: str | None, control: str) -> None:
-    """Tell what a scope is doing, who does it, what blocks it, and the commands that can follow."""
+    """Tell what a scope is doing, who does it, what blocks it and for how long, and the commands that can follow.
+
+    It fits a screen of 24 lines: long names are cut in the middle, many are counted. --json has all of it.
+    """
     place = ensemble(required_at(at))
     found = scopes.status(str(place), scope, control=control, **run.session)
     following = [command + session_words() for command in next_commands(found, address(place), control)]
     run.document(_document(found, following, control))
-    if not run.as_json:
-        _show(run, found, following)
+    for line in screen(found, following, time.time()):
+        run.line(line)
 
 
 def _document(found: Status, following: list[str], control: str) -> dict[str, Any]:
@@ -52,69 +60,147 @@ def _document(found: Status, following: list[str], control: str) -> dict[str, An
         "owner": plain(found.owner.owner),
         "owner_alive": found.owner.alive,
         "owner_progress_at": found.owner.progress_at,
+        "progress_at": found.progress_at,
         "readers": list(found.readers),
         "guards": list(found.guards),
         "acting": list(found.acting),
         "blocking": [{"name": entry.name, "what": entry.what} for entry in found.blocking],
+        "blocks_at_most_s": found.blocks_at_most_s,
+        "attempts": len(found.attempts),
+        "revertible": found.revertible is not None,
+        "prunable": len(found.prunable),
         "evicted": [dataclasses.asdict(eviction) for eviction in found.evicted],
         "pending": plain(record.pending),
         "conflict": plain(record.conflict),
         "last": plain(record.last),
         "incarnation": record.incarnation,
         "control": control,
-        "advice": advice(found),
+        "advice": "; ".join(advice(found)) or None,
         "next": following,
     }
 
 
-def _show(run: Run, found: Status, following: list[str]) -> None:
+# -- one screen -------------------------------------------------------------------------------------------------------
+
+COLUMNS, LINES = 80, 24
+TITLE = 11
+_LEAST = ("readers", "evicted", "kept", "guards", "last")  # what is left out first where it would be more
+
+
+def screen(found: Status, following: Sequence[str], now: float) -> list[str]:
+    """The whole status in at most LINES lines of COLUMNS; only command lines are longer, and wrap."""
+    rows = [(title, _cut(text)) for title, text in _rows(found, now)]
+    commands = [f"{'next':<{TITLE}}{escape(command)}" for command in following]
+    left_out = iter(_LEAST)
+    while len(rows) + sum(-(-_width(line) // COLUMNS) for line in commands) > LINES:
+        least = next(left_out, None)
+        if least is None:
+            break
+        rows = [row for row in rows if row[0] != least]
+    return [*(f"{title:<{TITLE}}{text}" for title, text in rows), *commands]
+
+
+def _rows(found: Status, now: float) -> Iterator[tuple[str, str]]:
     record = found.record
-    rows = [("scope", f"{found.scope} over {record.root}"), ("state", _state(found)), ("epoch", f"{record.epoch}")]
+    yield "scope", f"{found.scope} over {record.root}"
+    yield "state", record.state.value + (", held" if record.held is not None else "")
+    yield "epoch", f"{record.epoch}"
     if record.target_epoch is not None:
-        rows.append(("under way", f"epoch {record.target_epoch}, attempt {record.attempt}"))
-    if record.state in (State.OPEN, State.ROLLING_BACK):
-        rows.append(("batches", f"{found.batches_applied} of {record.batches_total} applied"))
-    if record.state is State.ROLLING_BACK:
-        rows.append(("undone", f"{found.batches_undone} steps of the rollback"))
-    if found.owner.owner is not None and (found.owner.alive or record.target_epoch is not None):
-        owner = found.owner.owner
-        alive = "alive" if found.owner.alive else "gone"
-        rows.append(("owner", f"{owner.host} pid {owner.pid}, {alive}, since {_when(owner.since)}{_progress(found)}"))
+        yield "under way", f"epoch {record.target_epoch}, attempt {record.attempt}{_done(found)}"
+        if found.progress_at is not None:
+            # By the clock of the server that leads, against ours.
+            yield "progress", f"{max(0.0, now - found.progress_at):.0f} s ago, {_when(found.progress_at)}"
+    owner = found.owner.owner
+    if owner is not None and (found.owner.alive or record.target_epoch is not None):
+        yield "owner", f"{owner.host} pid {owner.pid}, {_life(found)}, since {_when(owner.since)}"
     if record.held is not None:
-        rows.append(("held", f"by {record.held.holder} since {_when(record.held.since)}: {record.held.reason}"))
+        until = f" until {_when(record.held.deadline)}" if record.held.deadline is not None else ""
+        yield "held", f"by {record.held.holder} since {_when(record.held.since)}{until}: {record.held.reason}"
     if record.pending is not None:
-        rows.append(("pending", str(record.pending)))
-    if record.conflict is not None:
-        rows.append(("conflict", f"{record.conflict.path}: {record.conflict.reason}"))
+        yield "pending", str(record.pending)
+    yield from _conflict(record.conflict)
     if record.last is not None:
         deviations = f", {record.last.deviations} paths left as found" if record.last.deviations else ""
-        rows.append(("last", f"epoch {record.last.epoch} {record.last.outcome} {_when(record.last.at)}{deviations}"))
-    rows += [(title, some(names)) for title, names in _registered(found) if names]
+        why = f": {record.last.reason}" if record.last.reason else ""
+        outcome = record.last.outcome.replace("_", " ")
+        yield "last", f"epoch {record.last.epoch} {outcome} {_when(record.last.at)}{deviations}{why}"
+    yield from (
+        (title, f"{len(names)}: {some(names)}")
+        for title, names in (("readers", found.readers), ("guards", found.guards))
+        if names
+    )
     if found.blocking:
-        rows.append(("blocking", some([f"{entry.name} ({entry.what})" for entry in found.blocking])))
-    rows += [("evicted", str(eviction)) for eviction in found.evicted]
-    for title, text in rows:
-        run.line(f"{title:<10} {text}")
-    if (warning := advice(found)) is not None:
-        run.line(f"{'advice':<10} {warning}")
-    for command in following:
-        run.line(f"{'next':<10} {command}")
+        yield "blocking", _blocking(found)
+    if found.evicted:
+        yield "evicted", some(found.evicted)
+    if kept := _kept(found):
+        yield "kept", kept
+    yield from (("advice", sentence) for sentence in advice(found))
 
 
-def _state(found: Status) -> str:
-    return found.record.state.value + (", held" if found.record.held is not None else "")
-
-
-def _registered(found: Status) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    return ("readers", found.readers), ("guards", found.guards)
-
-
-def _progress(found: Status) -> str:
-    if found.owner.progress_at is None:
+def _done(found: Status) -> str:
+    record = found.record
+    if record.state not in (State.OPEN, State.ROLLING_BACK):
         return ""
-    # By the clock of the server that leads, against ours; a migrator at work says so now and then, not all the time.
-    return f", last progress {max(0.0, time.time() - found.owner.progress_at):.0f} s ago"
+    applied = f": {found.batches_applied} of {record.batches_total} batches applied"
+    if record.state is State.ROLLING_BACK:
+        return f"{applied}, {found.batches_undone} steps undone"
+    return f"{applied} ({100 * found.batches_applied // max(1, record.batches_total)} %)"
+
+
+def _life(found: Status) -> str:
+    if not found.owner.alive:
+        return "gone"
+    return "alive"
+
+
+def _conflict(conflict: ConflictNote | None) -> Iterator[tuple[str, str]]:
+    if conflict is None:
+        return
+    yield "conflict", conflict.path
+    reason, _, what = conflict.reason.partition("; ")
+    yield "", f"{reason}{_versions(conflict)}"
+    if what:
+        yield from (("", part) for part in what.split(": ", 1))
+
+
+def _versions(conflict: ConflictNote) -> str:
+    if conflict.found_version is None and conflict.expected_version is None:
+        return ""
+    shown = ["nothing" if v is None else f"version {v}" for v in (conflict.found_version, conflict.expected_version)]
+    return f": found {shown[0]}, expected {shown[1]}"
+
+
+def _blocking(found: Status) -> str:
+    limit = found.blocks_at_most_s
+    until = "until they end" if limit is None else f"for {limit:.0f} s more at most"
+    return f"{len(found.blocking)}, {until}: {some([f'{entry.name} ({entry.what})' for entry in found.blocking])}"
+
+
+def _kept(found: Status) -> str:
+    parts = [f"undo of epoch {found.record.epoch}, for revert"] if found.revertible is not None else []
+    parts += [f"{len(found.prunable)} journals that prune takes away"] if found.prunable else []
+    return "; ".join(parts)
 
 
 def _when(unix_s: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_s))
+
+
+def _width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def _cut(text: str) -> str:
+    """The text, or its beginning and its end where it is wider than what is left of a line."""
+    text = escape(text)
+    room = COLUMNS - TITLE
+    if _width(text) <= room:
+        return text
+    first, last = "", ""
+    for head, tail in zip(text, reversed(text), strict=True):
+        if _width(first + head) <= room - room // 3 - 1:
+            first += head
+        if _width(tail + last) <= room // 3:
+            last = tail + last
+    return f"{first}…{last}"

@@ -1,0 +1,225 @@
+"""Status fits one screen whatever happens at the same time, and the commands that it names are those that can follow.
+
+Method: made-up scopes of every state with everything at once, and names of any length, drawn on a screen of 24 lines;
+real ones on a server, by the engine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import shlex
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.interruptions import Interrupted, at, interrupt
+from tests.program import Program, location
+from tests.scopes import BEFORE, Site
+from tests.test_history import NEXT
+from tests.test_prune import live_a_while
+from zkmig.apply.entries import Entry
+from zkmig.apply.evictions import Eviction
+from zkmig.apply.following import advice, next_commands
+from zkmig.apply.options import Options
+from zkmig.apply.status import Status, read_status
+from zkmig.cli.status import COLUMNS, LINES, _width, screen
+from zkmig.dev import Server
+from zkmig.epoch.attempts import Attempt, AttemptNote, Fate
+from zkmig.epoch.leases import GuardEntry, Lease
+from zkmig.epoch.owner import OwnerView, TakeOver
+from zkmig.epoch.record import ConflictNote, Held, LastOutcome, Owner, Pending, Record
+from zkmig.epoch.transitions import MIGRATING, State
+from zkmig.model.stat import Stat
+
+HERE = "zk://zk1.example.com:2181,zk2.example.com:2181,zk3.example.com:2181"
+HOST = platform.node()
+LONG = "/a/path/that/" + "goes/on/" * 60
+WIDE = "队列" * 100
+
+
+def made_up(
+    state: State, text: str = LONG, count: int = 4_000, alive: bool = True, plan: str = "/home/op/p.zkplan"
+) -> Status:
+    """A scope in which everything that can be, is at the same time."""
+    under_way = state in MIGRATING
+    owner = Owner(7, text if text != "" else HOST, 4711, 1_700_000_000.0, plan)
+    conflict = ConflictNote(
+        text, "verify", f"changed by somebody else; put back: {text}", 3, 1, 2, "ab" * 16, 5, 2, "cd" * 16
+    )
+    record = Record(
+        "0" * 16,
+        state,
+        6,
+        "/app",
+        target_epoch=7 if under_way else None,
+        attempt="0badcafe" if under_way else None,
+        plan_hash="a" * 64 if under_way else None,
+        manifest_hash="b" * 64 if under_way else None,
+        batches_total=90,
+        cursor=9 if state is State.ROLLING_BACK else None,
+        owner=owner if under_way else None,
+        held=Held(text, "ops", 1.0, 2.0),
+        pending=None if under_way else Pending(6, "cafe", 17, "h", 2),
+        conflict=conflict if state is State.OPEN else None,
+        committed_attempt="cafe0000",
+        last=LastOutcome(6, "cafe0000", "rolled_back", 1.0, 12, text),
+    )
+    stat = Stat(1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    blocking = (
+        *(Entry(f"/zkmig/scopes/s/acting/{n}", stat, Lease(text, 30_000), True) for n in range(count)),
+        Entry("/zkmig/scopes/s/guards/g", stat, GuardEntry(text, stopped=False), True),
+    )
+    note = AttemptNote(6, "cafe0000", "a" * 64, 1.0, Fate.COMMITTED)
+    attempts = (
+        Attempt(note, Fate.COMMITTED, 1, 1, 2, ("manifest", "undo")),
+        Attempt(dataclasses.replace(note, attempt="x"), Fate.ROLLED_BACK, 1, 1, 2, ("undo",)),
+    )
+    names = tuple(f"{text}-{number}" for number in range(count))
+    return Status(
+        "prod",
+        record,
+        OwnerView(owner, 7, alive, 30_000, 3, 1.0 if alive else None),
+        37,
+        5,
+        names,
+        names,
+        blocking,
+        (Eviction("acting/x", 1, text, "host pid 3", 1.0),) * 20,
+        attempts,
+        1_700_000_000.0,
+    )
+
+
+def lines_on_screen(lines: list[str]) -> int:
+    return sum(max(1, -(-_width(line) // COLUMNS)) for line in lines)
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("text", ["", LONG, WIDE, "\x1b[2J\u202e" * 30])
+@pytest.mark.parametrize("alive", [True, False])
+def test_the_worst_case_fits_one_screen(state: State, text: str, alive: bool) -> None:
+    """Thousands of readers, leases and guards, long names, and commands that wrap, since they must not be cut."""
+    found = made_up(state, text, alive=alive)
+    control = " --control /operations/coordination/zkmig --profile prod --auth-file /etc/zkmig/auth"
+    following = [f"{command}{control}" for command in next_commands(found, HERE, has_file=lambda _: True)]
+    lines = screen(found, following, 1_700_000_003.0)
+    assert lines_on_screen(lines) <= LINES
+    assert all(_width(line) <= COLUMNS for line in lines if not line.startswith("next"))
+    assert [line.removeprefix("next").strip() for line in lines if line.startswith("next")] == following
+    titles = {line.split(" ")[0] for line in lines}
+    assert {"scope", "state", "epoch", "held", "blocking"} <= titles
+    assert ("conflict" in titles) == (state is State.OPEN)
+    assert "\x1b" not in "".join(lines)
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(sorted(State, key=str)), st.text(max_size=200), st.integers(0, 9), st.booleans())
+def test_any_names_fit(state: State, text: str, count: int, alive: bool) -> None:
+    found = made_up(state, text, count, alive)
+    lines = screen(found, next_commands(found, HERE, has_file=lambda _: False), 1_700_000_003.0)
+    assert lines_on_screen(lines) <= LINES
+
+
+def test_what_blocks_is_counted_and_bounded() -> None:
+    """4,000 leases of 30 s: 32.3 s at most with the margin; a guard has no end of its own."""
+    found = made_up(State.PREPARING, "web1")
+    assert found.blocks_at_most_s is None
+    leases = dataclasses.replace(found, blocking=found.blocking[:-1])
+    assert leases.blocks_at_most_s == pytest.approx(32.3)
+    (line,) = [line for line in screen(leases, [], 0.0) if line.startswith("blocking")]
+    assert "4000, for 32 s more at most" in line
+
+
+def test_the_commands_say_what_it_takes() -> None:
+    """The plan where it lies on this host, else a placeholder and where it lies; --steal where somebody is alive."""
+    gone = made_up(State.OPEN, "", alive=False)
+    gone = dataclasses.replace(gone, record=dataclasses.replace(gone.record, conflict=None))
+    assert next_commands(gone, HERE, "/ops/zk", lambda path: path == "/home/op/p.zkplan") == [
+        f"zkmig resume /home/op/p.zkplan --at {HERE} --scope prod --control /ops/zk --yes",
+        f"zkmig rollback --at {HERE} --scope prod --control /ops/zk --yes",
+    ]
+    assert "PLAN.zkplan" in next_commands(gone, HERE, has_file=lambda _: False)[0]
+    elsewhere = made_up(State.OPEN, "other-host", alive=False)
+    assert "PLAN.zkplan" in next_commands(elsewhere, HERE, has_file=lambda _: True)[1]
+    assert any("other-host" in sentence and "/home/op/p.zkplan" in sentence for sentence in advice(elsewhere))
+    alive = made_up(State.OPEN, "", alive=True)
+    assert next_commands(alive, HERE)[0].endswith("--scope prod --steal --yes")
+    for command in next_commands(alive, HERE, "/with space/zk"):
+        assert "/with space/zk" in shlex.split(command)
+
+
+def test_at_rest_it_names_revert_prune_and_history(site: Site) -> None:
+    live_a_while(site)
+    found = read_status(site.client(), site.names)
+    commands = next_commands(found, "zk://here")
+    assert [command.split()[1] for command in commands] == ["plan", "apply", "revert", "prune"]
+    assert "revert --epoch 3 " in commands[2]
+    assert len(found.prunable) == 3
+    site.leave_open(site.plan(BEFORE), 2, epoch=4)
+    site.rollback()
+    commands = next_commands(read_status(site.client(), site.names), "zk://here")
+    assert [command.split()[1] for command in commands] == ["plan", "apply", "history", "revert", "prune"]
+
+
+def test_progress_is_when_the_work_last_got_on(site: Site) -> None:
+    """By the servers' clock: the cursor's, or the beat of the owner that lives."""
+    site.init(BEFORE)
+    site.leave_open(site.plan(NEXT), 3)
+    found = read_status(site.client(), site.names)
+    attempt = site.names.attempt(1, str(site.record().attempt))
+    stat = site.kazoo.exists(attempt.cursor)
+    assert stat is not None
+    assert found.progress_at is not None
+    assert found.progress_at >= stat.mtime / 1000
+    assert not found.owner.alive
+
+
+def test_the_commands_work_as_they_stand(program: Program, fresh_zk: Server, tmp_path: Path) -> None:
+    """With a control root of its own: be cut off, and run what status says word by word, from an empty folder."""
+    with Site(fresh_zk, "/app", control="/ops/zkmig") as one:
+        one.kazoo.create("/ops")
+        one.init({"": BEFORE[""], "/a": BEFORE["/keep"]})
+        plan = one.plan({"": BEFORE[""], **{f"/n{number}": BEFORE["/keep"] for number in range(40)}})
+        one.leave_open(plan, 2)
+        base = (
+            "status",
+            "--at",
+            location(fresh_zk.hosts),
+            "--scope",
+            one.names.scope,
+            "--control",
+            "/ops/zkmig",
+            "--json",
+        )
+        (tmp_path / "auth").write_text("digest:me:hunter2\n")
+        found = program(*base, "--auth-file", "auth").succeeded().document
+        rollback = next(command for command in found["next"] if "rollback" in command)
+        program(*shlex.split(rollback)[1:]).succeeded()
+        found = program(*base, "--auth-file", "auth").succeeded().document
+        ran = [command.split()[1] for command in found["next"]]
+        assert ran == ["plan", "apply", "history", "prune"]
+        for command in found["next"][2:]:
+            program(*shlex.split(command)[1:]).succeeded()
+        assert program(*base, "--auth-file", "auth").document["prunable"] == 0
+
+
+def test_a_migrator_that_puts_up_its_journal_is_told_of(site: Site) -> None:
+    """STABLE, and yet somebody is at work: neither revert nor prune would be let in."""
+    site.init(BEFORE)
+    site.apply(site.plan(NEXT))
+    seen: list[Status] = []
+
+    def look() -> None:
+        seen.append(read_status(site.client(), site.names))
+        interrupt()
+
+    with suppress(Interrupted):
+        site.apply(site.plan(BEFORE), 2, how=TakeOver(), options=Options("never", report=at("journal", 1, look)))
+    (found,) = seen
+    assert found.owner.alive
+    assert [command.split()[1] for command in next_commands(found, "zk://here")] == ["plan", "apply"]
+    assert advice(found) == ["a migrator is at work, perhaps putting up a journal: wait for it"]

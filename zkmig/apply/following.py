@@ -1,0 +1,105 @@
+"""Following: what to know in a state, and the exact command lines that can follow. Pure, but for one look at a file."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+from collections.abc import Callable, Iterator
+
+from zkmig.apply.status import Status
+from zkmig.epoch.record import Owner
+from zkmig.epoch.transitions import MIGRATING, State
+from zkmig.model.path import CONTROL_ROOT
+
+PLACEHOLDER = "PLAN.zkplan"
+
+
+def advice(status: Status) -> list[str]:
+    """What to know before one of the commands that can follow is run, in sentences."""
+    record = status.record
+    if record.state in MIGRATING:
+        return list(_while_migrating(status))
+    if record.held is not None:
+        return ["nothing begins until the hold is released"]
+    if status.owner.alive:
+        return ["a migrator is at work, perhaps putting up a journal: wait for it"]
+    return []
+
+
+def _while_migrating(status: Status) -> Iterator[str]:
+    record = status.record
+    if status.owner.alive:
+        yield "the owner is alive: wait for it to end, or take over with --steal"
+    if record.state is State.PREPARING and status.blocking:
+        yield "it waits for what blocks: --evict NAME does without"
+    if record.state is State.OPEN and record.conflict is not None:
+        yield "roll back; resume only once the foreign change is undone by hand"
+    owner = _planner(status)
+    if record.state is not State.ROLLING_BACK and owner is not None and not _is_here(owner, os.path.isfile):
+        yield f"its plan is {owner.plan_path} on {owner.host}: resume needs that file"
+
+
+def next_commands(
+    status: Status, at: str, control: str = CONTROL_ROOT, has_file: Callable[[str], bool] = os.path.isfile
+) -> list[str]:
+    """The exact command lines that can follow in this state. at: zk://... of the ensemble, without a path.
+
+    has_file: whether a path names a file on this host.
+    """
+    record = status.record
+    elsewhere = "" if control == CONTROL_ROOT else f" --control {shlex.quote(control)}"
+    where = f"--at {at} --scope {status.scope}{elsewhere}"
+    owner = _planner(status)
+    plan = shlex.quote(owner.plan_path) if owner is not None and _is_here(owner, has_file) else PLACEHOLDER
+    steal = " --steal" if status.owner.alive else ""
+    resume, rollback = f"zkmig resume {plan} {where} --yes", f"zkmig rollback {where}{steal} --yes"
+    match record.state:
+        case State.PREPARING | State.OPEN if record.conflict is None:
+            return [resume, rollback]
+        case State.OPEN:
+            return [rollback, resume]
+        case State.ROLLING_BACK:
+            return [f"zkmig resume {where} --yes"] if status.owner.alive else [rollback]
+        case State.STABLE | State.EMPTY if record.pending:
+            return [f"zkmig resume {where} --yes"]
+        case State.STABLE | State.EMPTY:
+            return [*_to_begin(status, at, elsewhere), *_to_keep(status, where)]
+        case _:
+            return []
+
+
+def _to_begin(status: Status, at: str, elsewhere: str) -> list[str]:
+    if status.record.held is not None:
+        return []
+    root = shlex.quote(at + status.record.root)
+    return [
+        f"zkmig plan --from SOURCE --to {root} -o {PLACEHOLDER}{elsewhere}",
+        f"zkmig apply --epoch {status.record.epoch + 1} {PLACEHOLDER}",
+    ]
+
+
+def _to_keep(status: Status, where: str) -> Iterator[str]:
+    record = status.record
+    if status.owner.alive:
+        return
+    if record.last is not None and record.last.outcome != "committed":
+        yield f"zkmig history {where}"
+    if status.revertible is not None and record.held is None:
+        yield f"zkmig revert --epoch {record.epoch} {where}"
+    if status.prunable:
+        yield f"zkmig prune {where}"
+
+
+def _planner(status: Status) -> Owner | None:
+    """Who last worked with a plan file, and said where it lies."""
+    owners = [status.owner.owner, status.record.owner]
+    for one in status.attempts:
+        if one.note.attempt == status.record.attempt:
+            owners += reversed(one.note.owners)
+    return next((owner for owner in owners if owner is not None and owner.plan_path), None)
+
+
+def _is_here(owner: Owner, has_file: Callable[[str], bool]) -> bool:
+    """Whether the plan file can be named. Whether it is the very plan, resume finds out by its hash."""
+    return owner.host == platform.node() and has_file(owner.plan_path)
