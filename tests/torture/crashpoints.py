@@ -28,9 +28,7 @@ from tests.scopes import (
 )
 from tests.torture.crashpoints_client import Died, Fate, MortalClient
 from tests.torture.crashpoints_scenarios import (
-    LIMITS,
     OLD,
-    QUOTA_TEXT,
     SCENARIOS,
     STEAL,
     Place,
@@ -38,6 +36,7 @@ from tests.torture.crashpoints_scenarios import (
     Violation,
     apply,
     mortal,
+    plan_to,
     resume,
     roll_back,
 )
@@ -51,8 +50,6 @@ from zkmig.epoch.owner import Migrator
 from zkmig.epoch.transitions import MIGRATING, State
 from zkmig.errors import Conflict, Refused, StalePlan
 from zkmig.model.acl import WORLD
-from zkmig.model.quota import Quota
-from zkmig.plan import planfile
 from zkmig.reader import Reader
 from zkmig.source.location import parse_hosts
 from zkmig.stop import StopRequest
@@ -173,8 +170,8 @@ class Enumeration:
             site._looker = self._home
             site.grow(OLD)
             init_scope(self._home, site.names, root, Roles((MY_IDENTITY,), (WORLD,)))
-            sealed = self._plan(site, scenario)
-            site.replan = lambda: self._plan(site, scenario)
+            site.replan = lambda: plan_to(site, scenario.new, client=self._home)
+            sealed = site.replan()
             with Reader(self._eyes, site.names.scope, control=site.names.control) as reader:
                 watcher = Watcher(reader, site, OLD, scenario.new)
                 watcher.look()
@@ -184,11 +181,6 @@ class Enumeration:
                 finally:
                     self.figures.views += watcher.states
                     self._known |= site.sessions
-
-    def _plan(self, site: Place, scenario: Scenario) -> SealedPlan:
-        plan = site.plan(scenario.new, limits=LIMITS, client=self._home).plan
-        plan = dataclasses.replace(plan, quotas=(Quota(site.root, QUOTA_TEXT),))
-        return SealedPlan(plan, planfile.plan_hash(plan))
 
     def measure(self, scenario: Scenario) -> int:
         """Run it unharmed; the number of its writes."""

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kazoo.client import KazooClient
 from kazoo.exceptions import NoNodeError
@@ -36,7 +36,9 @@ from zkmig.epoch.owner import Migrator, TakeOver
 from zkmig.epoch.transitions import State
 from zkmig.errors import Conflict
 from zkmig.model.acl import ALL, READ, Acl
+from zkmig.model.quota import Quota
 from zkmig.model.znode import Kind
+from zkmig.plan import planfile
 from zkmig.plan.plan import Limits
 from zkmig.source.location import parse_hosts
 from zkmig.stop import StopRequest
@@ -98,6 +100,13 @@ class Place(Site):
         self.foreign: dict[str, bytes] = {}
         self.sessions: set[int] = set()
         self.replan: Callable[[], SealedPlan]
+
+
+def plan_to(site: Place, tree: Tree, limits: Limits = LIMITS, client: Client | None = None) -> SealedPlan:
+    """From what is there to the tree and a quota on its root."""
+    plan = site.plan(tree, limits=limits, client=client).plan
+    plan = replace(plan, quotas=(Quota(site.root, QUOTA_TEXT),))
+    return SealedPlan(plan, planfile.plan_hash(plan))
 
 
 @contextmanager

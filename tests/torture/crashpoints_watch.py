@@ -28,7 +28,7 @@ class Watcher:
     """A reader of one scope, and what each of its views has to be. views: how many were checked."""
 
     def __init__(self, reader: Reader, site: Place, old: Tree, new: Tree) -> None:
-        self._reader = reader
+        self.reader = reader
         self._site = site
         self._trees = [
             {site.path(relative): (node.data, node.acl) for relative, node in tree.items()} for tree in (old, new)
@@ -40,7 +40,7 @@ class Watcher:
 
     def look(self) -> None:
         """One more view, checked."""
-        view = self._reader.view(fresh=self.views % 4 != 3)
+        view = self.reader.view(fresh=self.views % 4 != 3)
         self.views += 1
         self.states[view.state] += 1
         if (view.epoch, view.zxid) < self._last:

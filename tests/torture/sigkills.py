@@ -25,15 +25,13 @@ from kazoo.client import KazooClient
 from tests.program import RUN_TIMEOUT_S, Program
 from tests.scopes import ME, MY_IDENTITY, Site, settled
 from tests.torture.crashpoints import Way
-from tests.torture.crashpoints_scenarios import NEW, OLD, QUOTA_TEXT, Place, Violation
+from tests.torture.crashpoints_scenarios import NEW, OLD, Place, Violation, plan_to
 from tests.torture.crashpoints_watch import Log, Watcher, judge
 from tests.trees import Node, Tree
-from zkmig.apply.engine import SealedPlan
 from zkmig.dev import Server
 from zkmig.epoch.control import Roles
 from zkmig.epoch.transitions import MIGRATING, State
 from zkmig.model.acl import WORLD
-from zkmig.model.quota import Quota
 from zkmig.plan import planfile
 from zkmig.plan.plan import Limits
 from zkmig.reader import Reader
@@ -137,11 +135,8 @@ class Kills:
         root = f"/kill-{next(_numbers)}"
         with Place(self._server, root, self._eyes) as site:
             site.init(KILLS_OLD, Roles((MY_IDENTITY,), (WORLD,)))
-            sealed = site.plan(KILLS_NEW, limits=LIMITS)
-            plan = dataclasses.replace(sealed.plan, quotas=(Quota(root, QUOTA_TEXT),))
             file = self._folder / f"{root[1:]}.zkplan"
-            planfile.write(plan, str(file))
-            site.replan = lambda: SealedPlan(plan, planfile.plan_hash(plan))
+            planfile.write(plan_to(site, KILLS_NEW, LIMITS).plan, str(file))
             with Reader(self._eyes, site.names.scope, control=site.names.control) as reader:
                 watcher = Watcher(reader, site, KILLS_OLD, KILLS_NEW)
                 watcher.look()
