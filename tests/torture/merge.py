@@ -64,7 +64,7 @@ def _by_epoch(members: Sequence[Sequence[Entry]], quorum: int) -> Iterator[tuple
     for member in members:
         own = {entry.zxid: entry for entry in member}
         for zxid, entry in own.items():
-            if found.setdefault(zxid, entry) != entry:
+            if not _are_same(found.setdefault(zxid, entry), entry):
                 raise DamagedLog(f"two members have logged different transactions as {zxid:#x}")
         copies.update(own.keys())
     for epoch, zxids in itertools.groupby(sorted(found), key=lambda zxid: zxid >> 32):
@@ -72,6 +72,14 @@ def _by_epoch(members: Sequence[Sequence[Entry]], quorum: int) -> Iterator[tuple
         logged = [index for index, entry in enumerate(entries) if copies[entry.zxid] >= quorum]
         end = logged[-1] + 1 if logged else 0
         yield epoch, (entries[:end], entries[end:])
+
+
+def _are_same(one: Entry, other: Entry) -> bool:
+    """Whether two members mean the same. Of a multi that failed, servers may log the other parts as failed too: they
+    turn them into errors when they apply it, sometimes before they have written it."""
+    return one == other or (
+        one.failed and other.failed and one._replace(operations=()) == other._replace(operations=())
+    )
 
 
 def _decide(tree: Tree, undecided: Sequence[Sequence[Entry]], following: Entry) -> list[Entry]:
