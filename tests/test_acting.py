@@ -7,13 +7,18 @@ are stopped (SIGSTOP) in the middle of admission and release, so that answers do
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
-from kazoo.exceptions import NoAuthError
+from kazoo.exceptions import BadVersionError, NoAuthError
 
 from tests.interruptions import Interrupted, at, interrupt, when_said
 from tests.scopes import ME, MY_IDENTITY, Site, settled
@@ -492,4 +497,103 @@ def test_many_decisive_paths_that_fit_no_transaction_are_a_mistake(site: Site) -
         with reader.acting(view, decisive=list(view)[:300]):
             pass
         with pytest.raises(BadInput, match="do not fit"), reader.acting(view, decisive=list(view)):
+            pass
+
+
+# -- paused in the midst of it ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def actor(site: Site, max_seconds: float) -> Iterator[subprocess.Popen[str]]:
+    """A process that was admitted and waits for a line before it acts."""
+    arguments = [site.server.hosts, site.names.scope, site.names.control, str(max_seconds), f"{site.root}-effect"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.acting_process", *arguments],
+        cwd=Path(__file__).parent.parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("admitted")
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("is_paused", [True, False])
+def test_a_reader_that_was_paused_past_its_time_does_not_act(site: Site, is_paused: bool) -> None:
+    """A real process, SIGSTOPped inside its action until an epoch was committed over it: its token refuses. One that is
+    not paused acts, and the epoch is committed after that."""
+    site.init(SMALL)
+    effect = f"{site.root}-effect"
+    with actor(site, 1.0 if is_paused else 30.0) as process:
+        assert process.stdin is not None
+        if is_paused:
+            os.kill(process.pid, signal.SIGSTOP)
+            site.apply(site.plan(NEXT))
+            os.kill(process.pid, signal.SIGCONT)
+        outcome, _ = process.communicate("\n", timeout=20)
+    assert outcome == ("refused\n" if is_paused else "acted\n")
+    assert bool(site.kazoo.exists(effect)) != is_paused
+    if not is_paused:
+        site.apply(site.plan(NEXT))
+        assert site.kazoo.get(effect)[1].czxid < site.kazoo.get(site.path("/a"))[1].mzxid
+
+
+def test_a_slow_clock_has_a_margin_that_grows_with_the_time() -> None:
+    """A holder whose clock runs slower than the migrator's by a hundredth still ends before the drain does."""
+    for max_ms in (1, 1_000, 60_000, LEASE_MAX_MS):
+        holder_ends_ms = max_ms / 0.99  # by the migrator's clock
+        assert Lease("x", max_ms).blocks_ms > holder_ends_ms
+
+
+def test_actions_end_by_a_clock_that_goes_on_in_a_suspended_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CLOCK_MONOTONIC stands still meanwhile. Method: a token at a time when only the other clock has moved."""
+    token = admissions.Token(1, 0, "/lease", admissions.now_s() + 5)
+    token.check()
+    clock_gettime = time.clock_gettime
+    later = {time.CLOCK_BOOTTIME: 60.0}
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: clock_gettime(clock) + later.get(clock, 0.0))
+    with pytest.raises(ActingRefused):
+        token.check()
+
+
+def test_a_release_that_comes_late_does_not_end_a_later_action(site: Site) -> None:
+    """A release that was sent, not answered, and sent again; then the lease is used for another action. The first one,
+    arriving now, must not say that this is over. Method: it is sent as it was."""
+    site.init(SMALL)
+    with reader_of(site) as reader:
+        view = reader.view()
+        admission = reader._admission
+        with reader.acting(view) as first:
+            version = site.kazoo.get(first.lease)[1].version
+        with reader.acting(view) as second:
+            assert second.lease == first.lease
+            with pytest.raises(BadVersionError):
+                site.kazoo.set(first.lease, Lease("scaler", 0, released=True).encode(), version)
+            lease = leases(site)[second.lease]
+            assert lease is not None
+            assert not lease.released
+        assert admission._doubtful == []
+
+
+@pytest.mark.parametrize("landed", [0, 1, 2])
+def test_a_lease_is_released_whatever_of_it_has_landed(site: Site, landed: int) -> None:
+    """What was sent without an answer, an admission and a release, may both have written the node since."""
+    site.init(SMALL)
+    with reader_of(site) as reader:
+        with reader.acting(reader.view()) as token:
+            pass
+        admission = reader._admission
+        (node,) = admission._free
+        for _ in range(landed):
+            site.kazoo.set(token.lease, Lease("scaler", 60_000).encode())
+        admission._free.clear()
+        admission._doubtful.append(node)
+        admission.settle()
+        assert admission._doubtful == []
+        assert leases(site) == {token.lease: Lease("scaler", 0, released=True)}
+        with reader.acting(reader.view()):
             pass
