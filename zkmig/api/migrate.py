@@ -27,6 +27,7 @@ from zkmig.apply.forward import DRAIN_TIMEOUT_S, Applied, Options, Progress
 from zkmig.apply.preflight import examine
 from zkmig.apply.preview import Preview, preview_resume, preview_rollback
 from zkmig.apply.rollback import RolledBack
+from zkmig.epoch.attempts import read_note
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.owner import TakeOver, read_owner
 from zkmig.epoch.transitions import MIGRATING, State
@@ -451,16 +452,20 @@ class _Begun:
         return self.sealed.path if self.sealed is not None else ""
 
     def find_plan(self, say: Say) -> None:
-        """Without a plan: the file that the last owner named, if it lies on this host and is the very one."""
+        """Without a plan: a file that one of its owners named, if it lies on this host too and is the very one."""
         if self.sealed is not None:
             return
         record, _ = read_record(self.client, self.names)
         if record.state not in (State.PREPARING, State.OPEN):
             return
-        owners = (read_owner(self.client, self.names).owner, record.owner)
+        note, _ = read_note(self.client, self.names, record)
+        owners = (read_owner(self.client, self.names).owner, record.owner, *reversed(note.owners))
         for path in dict.fromkeys(owner.plan_path for owner in owners if owner is not None and owner.plan_path):
-            with suppress(BadInput):
-                sealed = load_plan(path)
+            # Perhaps of another host: here it may be anything, and a pipe would keep us waiting for ever.
+            with suppress(BadInput, OSError):
+                sealed = load_plan(path) if os.path.isfile(path) else None
+                if sealed is None:
+                    continue
                 if sealed.hash == record.plan_hash:
                     say(f"going on with the plan file {path}")
                     self.sealed = sealed

@@ -293,7 +293,7 @@ def check_plan_given(record: Record, names: ControlPaths, sealed: SealedPlan | N
         raise Refused(
             f"epoch {record.target_epoch} is {record.state.value}: going on needs its plan file",
             names.record,
-            "zkmig resume PLAN.zkplan, or take it back with zkmig rollback",
+            f"zkmig resume PLAN.zkplan{_where_it_lay(record)}, or take it back with zkmig rollback",
         )
     if sealed.hash != record.plan_hash:
         raise Refused(
@@ -301,3 +301,8 @@ def check_plan_given(record: Record, names: ControlPaths, sealed: SealedPlan | N
             names.record,
             "give that plan file, or take the epoch back with zkmig rollback",
         )
+
+
+def _where_it_lay(record: Record) -> str:
+    owner = record.owner
+    return f" (it was {owner.plan_path} on {owner.host})" if owner is not None and owner.plan_path else ""

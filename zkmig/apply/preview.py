@@ -80,6 +80,9 @@ def _preview_undo(client: Client, names: ControlPaths, record: Record) -> Previe
         for batch in undo_batches(journal, manifest, applied)[undone:]:
             yield from (f"{_UNDONE[entry.action]} {entry.path}" for entry in batch.entries if entry.action in _UNDONE)
             yield from map(describe, batch.raises)
+        for step in journal.acls:
+            if step.tighten is not None and not step.created:
+                yield f"set acl {step.path}"
 
     text = f"take back the {applied} batches that epoch {record.target_epoch} has written"
     return Preview(names.scope, record, text, tuple(operations()))
