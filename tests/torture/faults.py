@@ -60,9 +60,10 @@ def came_of(migrator: Migrator) -> str:
 
 
 def await_lock_gone(world: World, timeout_s: float = 30.0) -> float:
-    """Seconds until no lock is there any more: the session of the last owner has expired."""
+    """Seconds until the last owner's lock is gone: its session has expired."""
     begun = time.monotonic()
-    while any(name.startswith("lock-") for name in world.patiently(world.kazoo.get_children, HOME)):
+    token = world.patiently(world.kazoo.get, f"{HOME}/owner")[1].version
+    while world.patiently(world.kazoo.exists, f"{HOME}/lock-{token}") is not None:
         if time.monotonic() - begun > timeout_s:
             raise NotInjected("the lock stays")
         time.sleep(0.02)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from kazoo.exceptions import KazooException
 
 from tests.torture.faults import NotInjected, begin, came_of, fault, random_moment
-from tests.torture.world import ROOT, World
+from tests.torture.world import GROUPS, ROOT, World
 
 
 @fault("old-value-put-back")
@@ -47,7 +47,7 @@ def old_value_put_back(world: World) -> str:
 @fault("replaced-at-the-same-version")
 def replaced_at_the_same_version(world: World) -> str:
     """Deleted and created again, so that its version is 0 as the plan expects, though it is another node."""
-    path = f"{ROOT}/g{world.rng.randrange(8)}/both{world.rng.randrange(8)}"
+    path = f"{ROOT}/g{world.rng.randrange(GROUPS)}/both{world.rng.randrange(8)}"
     _replace(world, path, b"before the plan")
     planned = world.plan()
     if path not in planned.written:

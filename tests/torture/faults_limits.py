@@ -38,6 +38,8 @@ def frame_of_limit_and_one_more(world: World) -> str:
     migrator_back = world.apply_by_program(back, "--single-shot", "never")
     with world.ended(migrator_back):
         migrator_back.wait()
+    if world.patiently(world.kazoo.exists, ROOT + LARGE) is not None:
+        world.foreign("delete", ROOT + LARGE)
     return (
         f"frame of {FRAME_BYTES_MAX} taken, one byte more not; node of {fits} bytes: {came_of(migrator)}, {settled}; "
         f"of one byte more: {refused} by the plan; back: {came_of(migrator_back)}, {world.settle(back)}"

@@ -9,7 +9,7 @@ with a single write, so that a killed process tears no more than its last line.
     action        phase admitted|effect|ended|refused, token, epoch, lease, deadline_t; an effect also effect_path,
                   effect_data (unlike that of any other), checked_wall (time.time() when the token was asked last)
     plan          plan_hash, zxid (of the state that was planned against), epoch, batches (paths of each, in order),
-                  target {path: digest of its data, None if it is to go}
+                  target {path: digest of its data, None if it is to go}, raises (paths whose counter is raised)
     migrator      phase began|ended|killed|stopped|continued, command, exit, outcome; report {conflicts, deviations}
     foreign       path, op, version, result, zxid (None: not known)
     fault         fault (its name), n (its number), detail, effect (what was observed)

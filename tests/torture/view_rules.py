@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from tests.torture.history import History, Row, image_digest, is_apart
 from tests.torture.replay import Attempt, Replay, net_changes, raised_counters
-from tests.torture.tree import Timeline, Value, parent
+from tests.torture.tree import Value, parent
 from tests.torture.txnlog import Create, Delete
 from tests.torture.violation import Findings
 
@@ -35,11 +35,13 @@ _OF_CHILDREN = (CVERSION, NUM_CHILDREN, PZXID)
 @dataclass
 class Touched:
     """What an attempt changes over all its time. written: data or existence; beside: parents of those, and nodes whose
-    counter is raised. created: paths that were absent before."""
+    counter is raised. created: paths that were absent before. is_whole: what was planned is known, so that all else is
+    live."""
 
     written: frozenset[str]
     beside: frozenset[str]
     created: frozenset[str]
+    is_whole: bool
 
     def hides(self, path: str) -> bool:
         """Whether the path, or one above it, is created."""
@@ -59,7 +61,7 @@ class ViewRules:
         self._findings = findings
         self._apart = str(history.run.get("apart", ""))
         self._touched: dict[int, Touched] = {}
-        self._digests: dict[tuple[int, int], str] = {}
+        self._digests: dict[int, str] = {}
         self._verdicts: dict[tuple[Any, ...], list[str]] = {}
 
     def check(self) -> None:
@@ -114,30 +116,37 @@ class ViewRules:
     # -- the whole image at one zxid ----------------------------------------------------------------------------------
 
     def _expected_digest(self, attempt: Attempt | None, zxid: int) -> str:
-        """Of the image as it is when nobody else writes."""
-        at = attempt.opened if attempt is not None and attempt.opened is not None else zxid
+        """Of the image as it is when nobody else writes; "" where somebody does."""
+        at = zxid
+        if attempt is not None and attempt.opened is not None:
+            at = attempt.opened
+            if bisect_right(self._foreign_changes, zxid) != bisect_right(self._foreign_changes, at):
+                return ""
         moved = self._last_change(at)
-        key = (moved, 0)
-        if key not in self._digests:
+        if moved not in self._digests:
             image = self._replay.tree.image(self._paths, at)
-            self._digests[key] = image_digest(_row(path, value) for path, value in image.items())
-        return self._digests[key]
+            self._digests[moved] = image_digest(_row(path, value) for path, value in image.items())
+        return self._digests[moved]
+
+    @cached_property
+    def _foreign_changes(self) -> list[int]:
+        """Zxids at which somebody else changed anything of `_paths`."""
+        changed = set(self._changes)
+        writes = self._replay.writes()
+        return [e.zxid for e in writes if e.zxid in changed and not self._replay.is_migrators(e)]
 
     @cached_property
     def _paths(self) -> list[str]:
         return [path for path in self._replay.tree.below(self._replay.root) if not is_apart(path, self._apart)]
 
     @cached_property
-    def _changes(self) -> Timeline:
-        """One entry for each zxid at which anything of `_paths` changed."""
-        zxids = sorted({zxid for path in self._paths for zxid in self._replay.tree.paths[path].zxids})
-        moments = Timeline()
-        moments.zxids = zxids
-        return moments
+    def _changes(self) -> list[int]:
+        """Zxids at which anything of `_paths` changed."""
+        return sorted({zxid for path in self._paths for zxid in self._replay.tree.paths[path].zxids})
 
     def _last_change(self, zxid: int) -> int:
-        place = bisect_right(self._changes.zxids, zxid)
-        return self._changes.zxids[place - 1] if place else 0
+        place = bisect_right(self._changes, zxid)
+        return self._changes[place - 1] if place else 0
 
     # -- znode by znode -----------------------------------------------------------------------------------------------
 
@@ -191,11 +200,11 @@ class ViewRules:
             if row is None:
                 return None in before or self._is_cut_off(path, touched, window)
             return any(value is not None and _shows(row, value, [value]) for value in before)
+        if not touched.is_whole:
+            live = [*live, *before]  # it may be a path of the plan that was not come to
         if row is None:
-            return None in live or None in before or self._is_cut_off(path, touched, window)
-        if path in touched.beside:
-            return _mixes(row, [*live, *before], before)
-        return _mixes(row, [*live, *before], [*live, *before])
+            return None in live or self._is_cut_off(path, touched, window)
+        return _mixes(row, live, before if path in touched.beside else live)
 
     def _is_cut_off(self, path: str, touched: Touched, window: tuple[int, int]) -> bool:
         """Whether somebody else has deleted a node above, which the attempt does not touch."""
@@ -208,12 +217,9 @@ class ViewRules:
     def _touched_by(self, attempt: Attempt) -> Touched:
         known = self._touched.get(attempt.prepared)
         if known is None:
-            known = self._touched[attempt.prepared] = touched_by(self._replay, attempt, self._planned(attempt))
+            plan = self._plans.get(str(attempt.fields.get("plan_hash")))
+            known = self._touched[attempt.prepared] = touched_by(self._replay, attempt, plan)
         return known
-
-    def _planned(self, attempt: Attempt) -> Iterable[str]:
-        plan = self._plans.get(str(attempt.fields.get("plan_hash")))
-        return (path for batch in plan["batches"] for path in batch) if plan else ()
 
     @cached_property
     def _plans(self) -> dict[str, dict[str, Any]]:
@@ -242,9 +248,9 @@ class ViewRules:
         return any(value is not None and _row(path, value).digest == digest for value in values)
 
 
-def touched_by(replay: Replay, attempt: Attempt, planned: Iterable[str] = ()) -> Touched:
-    """What the log says the attempt has changed, and what its plan names besides."""
-    written, beside = set(planned), set[str]()
+def touched_by(replay: Replay, attempt: Attempt, plan: dict[str, Any] | None = None) -> Touched:
+    """What the log says the attempt has changed, and what its plan names besides. plan: its event, if there is one."""
+    written, beside = set[str](), set[str]()
     start = attempt.prepared if attempt.opened is None else attempt.opened
     end = attempt.ended if attempt.ended is not None else replay.tree.zxid
     for entry in replay.entries_within(start, end):
@@ -256,9 +262,14 @@ def touched_by(replay: Replay, attempt: Attempt, planned: Iterable[str] = ()) ->
                 if isinstance(op, Create | Delete):
                     beside.add(parent(op.path))
         beside.update(path for path in raised_counters(entry) if replay.is_inside(path))
-    beside.update(parent(path) for path in written)
+    if plan is not None:
+        for path in (path for batch in plan["batches"] for path in batch):
+            written.add(path)
+            if plan["target"].get(path) is None or replay.tree.at(path, start) is None:
+                beside.add(parent(path))
+        beside.update(plan.get("raises", ()))
     created = frozenset(path for path in written if replay.tree.at(path, start) is None)
-    return Touched(frozenset(written), frozenset(beside - written), created)
+    return Touched(frozenset(written), frozenset(beside - written), created, plan is not None)
 
 
 def _row(path: str, value: Value) -> Row:

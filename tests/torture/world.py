@@ -37,12 +37,14 @@ from zkmig.wire.requests import OP_SET_ACL
 Kind = Literal["one", "three", "frames", "heap"]  # the last two: of one server with limits
 
 ROOT: Final = "/app"
+GROUPS: Final = 6
 SCOPE: Final = "app"
 HOME: Final = f"/zkmig/scopes/{SCOPE}"
 APART: Final = f"{ROOT}/churn"
-LIMITS: Final = zkmig.Limits(batch_bytes_max=1_500)
+LIMITS: Final = zkmig.Limits(batch_bytes_max=1_300)
 WRITES_PER_S: Final = 250.0
 AT_REST: Final = ("STABLE", "EMPTY")
+POLL_S: Final = 0.02
 SETTLE_TRIES_MAX: Final = 12
 CONFLICT: Final = 4
 
@@ -59,13 +61,13 @@ class NoWayOn(Exception):
 def make_trees(rng: random.Random) -> tuple[Tree, Tree]:
     """Two trees of some two hundred nodes each: a third alike, a third changed, a third in one of them only."""
     base: Tree = {"": Node(b"root")}
-    for group in range(8):
+    for group in range(GROUPS):
         base[f"/g{group}"] = Node(b"group %d" % group)
         for leaf in range(12):
             base[f"/g{group}/same{leaf:02}"] = Node(rng.randbytes(rng.randrange(40)))
     trees = (dict(base), dict(base))
     for which, tree in enumerate(trees):
-        for group in range(8):
+        for group in range(GROUPS):
             tree[f"/g{group}"] = Node(b"group %d" % group)
             for leaf in range(8):
                 tree[f"/g{group}/both{leaf}"] = Node(b"%d: " % which + rng.randbytes(rng.randrange(60)))
@@ -268,8 +270,10 @@ class World:
             for op in ops
             if not isinstance(op, RaiseCounter)
         }
+        raises = sorted({op.path for op in ops if isinstance(op, RaiseCounter)})
         self.log.write(
             "plan",
+            raises=raises,
             plan_hash=sealed.hash,
             zxid=plan.target.zxid_last or zxid,
             epoch=epoch,
@@ -315,7 +319,7 @@ class World:
             state = str(self.record().get("state", ""))
             if state in states or time.monotonic() > deadline or (migrator is not None and not migrator.is_alive):
                 return state
-            time.sleep(0.005)
+            time.sleep(POLL_S)
 
     def await_batches(self, count: int, migrator: Migrator, timeout_s: float = 30.0) -> int:
         """Batches applied, once they are so many, or the migrator has ended, or the time is over."""
@@ -324,7 +328,7 @@ class World:
             done = self.batches_applied()
             if done >= count or time.monotonic() > deadline or not migrator.is_alive:
                 return done
-            time.sleep(0.005)
+            time.sleep(POLL_S)
 
     def batches_applied(self) -> int:
         record = self.record()
