@@ -34,7 +34,7 @@ NOT_VISITED = {
 pytestmark = pytest.mark.timeout(400)  # some 40 s on an idle machine; all is done in the fixture
 
 EVERY = VISITS_OF_A_WRITE - 1
-EVERY_LATER = 41
+EVERY_LATER = 47
 
 
 @pytest.fixture(scope="module")

@@ -95,7 +95,7 @@ class Arena:
     def watched(self, reader_class: type[Reader] = Reader) -> Iterator[Watcher]:
         """A reader that has seen the old tree."""
         with reader_class(self.site.kazoo, self.site.names.scope, control=self.site.names.control) as reader:
-            watcher = Watcher(reader, self.site, OLD, NEW)
+            watcher = Watcher(reader, self.site, (OLD, NEW))
             watcher.look()
             yield watcher
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Self
 from kazoo.client import KazooClient
 
 from tests.scopes import (
+    ALICE,
     ME,
     MY_IDENTITY,
     Site,
@@ -36,6 +37,7 @@ from tests.torture.crashpoints_scenarios import (
     Violation,
     apply,
     mortal,
+    next_of,
     plan_to,
     resume,
     roll_back,
@@ -43,12 +45,11 @@ from tests.torture.crashpoints_scenarios import (
 from tests.torture.crashpoints_watch import Log, Watcher, judge
 from tests.trees import Tree
 from zkmig.apply.engine import SealedPlan
-from zkmig.apply.options import Options
 from zkmig.dev import Server
 from zkmig.epoch.control import Roles, init_scope
 from zkmig.epoch.owner import Migrator
 from zkmig.epoch.transitions import MIGRATING, State
-from zkmig.errors import Conflict, Refused, StalePlan
+from zkmig.errors import Conflict, Refused, StalePlan, ZkmigError
 from zkmig.model.acl import WORLD
 from zkmig.reader import Reader
 from zkmig.source.location import parse_hosts
@@ -56,7 +57,7 @@ from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
 from zkmig.wire.requests import Delete, Multi, Read, Write
 
-VISITS_OF_A_WRITE = 14  # three fates and four moments, with two ways out of each
+VISITS_OF_A_WRITE = 16  # four fates, and four moments of another, with two ways out of each
 _runs = itertools.count(1)
 
 
@@ -173,7 +174,7 @@ class Enumeration:
             site.replan = lambda: plan_to(site, scenario.new, client=self._home)
             sealed = site.replan()
             with Reader(self._eyes, site.names.scope, control=site.names.control) as reader:
-                watcher = Watcher(reader, site, OLD, scenario.new)
+                watcher = Watcher(reader, site, trees_of(scenario))
                 watcher.look()
                 scenario.lay(site, sealed)
                 try:
@@ -199,7 +200,7 @@ class Enumeration:
             return len(client.writes)
 
     def _judge(self, site: Place, scenario: Scenario) -> None:
-        tree = scenario.new if site.record().epoch else OLD
+        tree = trees_of(scenario)[site.record().epoch]
         judge(site, tree)
         self._trees[site.root] = tree
 
@@ -210,6 +211,8 @@ class Enumeration:
         scenario = next(each for each in SCENARIOS if each.name == visit.scenario)
         began = time.monotonic()
         try:
+            if visit.first.fate is Fate.ASLEEP:
+                return self._visit_asleep(visit, scenario)
             return self._visit(visit, scenario)
         except Exception as error:  # noqa: BLE001 - whatever it is, the enumeration goes on and tells of it
             self.figures.violations.append(f"{visit}: {type(error).__name__}: {error}")
@@ -282,24 +285,19 @@ class Enumeration:
                     roll_back(site, another)
 
     def _conclude(self, site: Place, scenario: Scenario, watcher: Watcher, late: Late) -> None:
-        """The tree is the old or the new one, as the record says; the next attempt or epoch meets no late frame."""
+        """The tree is what the record says; the next attempt, or the next epoch, is safe from what is late."""
         watcher.look()
         scenario.afterwards(site)
         self._judge(site, scenario)
-        if not late.is_waiting:
-            return
-        if site.record().epoch:
-            with mortal(site) as client:
-                Migrator.take(client, site.names, STEAL, StopRequest()).release()
-            late.at(Moment.AGAIN)
-        else:
-            self._try_again(site, watcher, late)
-        self._judge(site, scenario)
+        if late.is_waiting:
+            self._go_further(site, scenario, watcher, late)
+            self._judge(site, scenario)
 
-    def _try_again(self, site: Place, watcher: Watcher, late: Late) -> None:
-        sealed = site.replan()
-        site.foreign.clear()
-        with mortal(site) as client:
+    def _go_further(self, site: Place, scenario: Scenario, watcher: Watcher, late: Late) -> None:
+        """The same epoch once more, if it was taken back; else the next."""
+        with mortal(site, ME, ALICE) as client:  # the new tree holds nodes that are hers
+            sealed = plan_to(site, trees_of(scenario)[site.record().epoch + 1], client=client)
+            site.foreign.clear()
 
             def watch(_: Write) -> None:
                 if client.askers[-1].endswith(("_write_batches", "_commit_single_shot")):
@@ -307,8 +305,41 @@ class Enumeration:
                     watcher.look()
 
             client.watch = watch
-            apply(site, client, sealed, Options())
+            apply(site, client, sealed)
         watcher.look()
+
+    # -- one that sleeps ----------------------------------------------------------------------------------------------
+
+    def _visit_asleep(self, visit: Visit, scenario: Scenario) -> int:
+        """Before the write it falls asleep, others lead out, and it goes on as if nothing had happened."""
+        with self._place(scenario) as (site, sealed, watcher), mortal(site) as first:
+            left: list[object] = []
+
+            def sleep(_: Write) -> None:
+                if len(first.writes) == visit.first.number and not left:
+                    self._died(site, watcher)
+                    self._others(site, scenario, sealed, visit.way)
+                    left.extend((site.look(), site.record()))
+
+            first.watch = sleep
+            with suppress(ZkmigError):
+                scenario.work(site, first, sealed)
+            watcher.look()
+            if [site.look(), site.record()] != left:
+                raise Violation("one that woke up has changed something")
+            self._conclude(site, scenario, watcher, Late(first, None))
+            return len(first.writes)
+
+    def _others(self, site: Place, scenario: Scenario, sealed: SealedPlan, way: Way) -> None:
+        scenario.clear(site)
+        with mortal(site) as client:
+            self._lead_out(site, client, sealed, way)
+            if client.writes:
+                return
+            if site.record().epoch == 0 and way is Way.RESUME:
+                apply(site, client, sealed)
+            else:
+                Migrator.take(client, site.names, STEAL, StopRequest()).release()
 
     # -- what the server's own log says -------------------------------------------------------------------------------
 
@@ -366,6 +397,8 @@ def first_level(lengths: dict[str, int], goes_on: bool) -> Iterator[Visit]:
     """Every write of each scenario that begins anew, or that goes on: in every way, at every moment, both ways out."""
     for name, length in ((s.name, lengths[s.name]) for s in SCENARIOS if s.goes_on is goes_on):
         for number, fate, way in itertools.product(range(length), Fate, Way):
+            if fate is Fate.ASLEEP and number == 0:
+                continue  # it owns nothing yet, and may well take the scope when it wakes up
             for moment in Moment if fate is Fate.LATE else (None,):
                 yield Visit(name, Point(number, fate), way, moment)
 
@@ -377,17 +410,25 @@ def second_level(visit: Visit, writes: int) -> Iterator[Visit]:
         yield visit._replace(second=Point(number, Fate.LANDED), last=last)
 
 
-def sample(visits: Iterator[Visit], every: int, seed: int = 0) -> Iterator[Visit]:
+def sample(visits: Iterator[Visit], every: int, start: int = 0) -> Iterator[Visit]:
     """One of that many."""
-    return itertools.islice(visits, seed % every, None, every)
+    return itertools.islice(visits, start, None, every)
 
 
-def enumerate_all(server: Server, every: int = 1, every_later: int = 1, seed: int = 0, views_every: int = 1) -> Figures:
+def trees_of(scenario: Scenario) -> tuple[Tree, Tree, Tree]:
+    """By epoch."""
+    return OLD, scenario.new, next_of(scenario.new)
+
+
+def enumerate_all(
+    server: Server, every: int = 1, every_later: int = 1, views_every: int = 1, shard: tuple[int, int] = (0, 1)
+) -> Figures:
     """Visit the crash points of all scenarios on one server, whose log is looked into: it has to run on this machine.
 
     every: visit but one of so many; below VISITS_OF_A_WRITE each write still has its turn. every_later: the same where
-    another process has died before. seed: where a sample begins.
+    another process has died before. shard: number and count, to share them among several servers.
     """
+    number, count = shard
     with (
         Site(server, "/") as everywhere,
         Enumeration(server, f"crash-{next(_runs)}", everywhere.kazoo, every=views_every) as points,
@@ -395,17 +436,18 @@ def enumerate_all(server: Server, every: int = 1, every_later: int = 1, seed: in
         for scenario in SCENARIOS:
             points.measure(scenario)
         lengths = points.figures.lengths
-        for visit in sample(first_level(lengths, goes_on=False), every, seed):
+        for visit in sample(first_level(lengths, goes_on=False), every * count, number):
             writes = points.visit(visit)
             if visit.first.fate is Fate.LANDED:
-                for again in sample(second_level(visit, writes), every_later, seed):
+                for again in sample(second_level(visit, writes), every_later):
                     points.visit(again)
-        for visit in sample(first_level(lengths, goes_on=True), every_later, seed):
+        for visit in sample(first_level(lengths, goes_on=True), every_later * count, number):
             points.visit(visit)
         points.check_log()
         return points.figures
 
 
-def run(seed: int, server: Server, every: int = 1) -> dict[str, Any]:
-    """As `enumerate_all`; the figures as plain values, violations among them."""
-    return enumerate_all(server, every, every, seed).plain()
+def run(seed: int, server: Server, shard: tuple[int, int] = (0, 1)) -> dict[str, Any]:
+    """As `enumerate_all`; figures as plain values, violations among them. seed: there is no chance in it."""
+    del seed
+    return enumerate_all(server, shard=shard).plain()

@@ -41,12 +41,13 @@ class Died(BaseException):
 
 
 class Fate(Enum):
-    """What becomes of the one write, and with it of the process."""
+    """What becomes of the one write, and with it of the process. One that sleeps does not die: it goes on."""
 
     BEFORE = "before it is sent"
     LANDED = "landed, unanswered"
     ANSWERED = "answered"
     LATE = "delivered late"
+    ASLEEP = "sent by one that slept meanwhile"
 
 
 class MortalClient(Client):
@@ -136,7 +137,7 @@ class MortalClient(Client):
         self.askers.append(_asker(sys._getframe()))
         self.watch(request)
         self.writes.append(request)
-        return len(self.writes) - 1 == self.number
+        return len(self.writes) - 1 == self.number and self.fate is not Fate.ASLEEP
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

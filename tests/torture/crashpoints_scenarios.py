@@ -43,6 +43,7 @@ from zkmig.plan.plan import Limits
 from zkmig.source.location import parse_hosts
 from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
+from zkmig.wire.credential import Credential
 from zkmig.wire.requests import Write
 
 STEAL = TakeOver(steal=True)
@@ -88,6 +89,17 @@ NEW_AT_ONCE: Tree = {**NEW, "/a": Node(b"closed"), "/turned": OLD["/turned"]}
 # -- scenarios --------------------------------------------------------------------------------------------------------
 
 
+def next_of(tree: Tree) -> Tree:
+    """What the following epoch makes of the new tree: every ACL that an epoch has set is set again."""
+    return {
+        **{path: node for path, node in tree.items() if path not in ("/g0", "/k")},
+        "/a": Node(b"reopened"),
+        "/b": Node(b"mine 3", MINE_BUT_READABLE),
+        "/c": Node(b"closed again", MINE),
+        "/turned": tree["/turned"]._replace(acl=MINE),
+    }
+
+
 class Violation(AssertionError):
     """A property does not hold."""
 
@@ -110,9 +122,9 @@ def plan_to(site: Place, tree: Tree, limits: Limits = LIMITS, client: Client | N
 
 
 @contextmanager
-def mortal(site: Place) -> Iterator[MortalClient]:
-    """A process of its own, as far as the servers can tell."""
-    with MortalClient(parse_hosts(site.server.hosts), auth=(ME,)) as client:
+def mortal(site: Place, *auth: Credential) -> Iterator[MortalClient]:
+    """A process of its own, as far as the servers can tell; ME unless told otherwise."""
+    with MortalClient(parse_hosts(site.server.hosts), auth=auth or (ME,)) as client:
         site.sessions.add(client.session_id)
         yield client
 
@@ -138,7 +150,8 @@ class Scenario:
 
 
 def apply(site: Place, client: Client, sealed: SealedPlan, options: Options = NEVER) -> object:
-    return engine.apply_plan(client, site.names, sealed, 1, options=options, take_over=STEAL, stop=StopRequest())
+    epoch = site.record().epoch + 1
+    return engine.apply_plan(client, site.names, sealed, epoch, options=options, take_over=STEAL, stop=StopRequest())
 
 
 def resume(site: Place, client: Client, sealed: SealedPlan, options: Options = NEVER) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,12 @@ def rows(view: View) -> dict[str, tuple[object, ...]]:
 
 
 class Watcher:
-    """A reader of one scope, and what each of its views has to be. views: how many were checked."""
+    """A reader of one scope, and what each of its views has to be. trees: by epoch. views: how many were checked."""
 
-    def __init__(self, reader: Reader, site: Place, old: Tree, new: Tree) -> None:
+    def __init__(self, reader: Reader, site: Place, trees: Sequence[Tree]) -> None:
         self.reader = reader
         self._site = site
-        self._trees = [
-            {site.path(relative): (node.data, node.acl) for relative, node in tree.items()} for tree in (old, new)
-        ]
+        self._trees = [{site.path(path): (node.data, node.acl) for path, node in tree.items()} for tree in trees]
         self._before: dict[str, tuple[object, ...]] | None = None
         self._last = (0, 0)
         self.views = 0

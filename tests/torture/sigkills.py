@@ -138,7 +138,7 @@ class Kills:
             file = self._folder / f"{root[1:]}.zkplan"
             planfile.write(plan_to(site, KILLS_NEW, LIMITS).plan, str(file))
             with Reader(self._eyes, site.names.scope, control=site.names.control) as reader:
-                watcher = Watcher(reader, site, KILLS_OLD, KILLS_NEW)
+                watcher = Watcher(reader, site, (KILLS_OLD, KILLS_NEW))
                 watcher.look()
                 try:
                     yield site, file, watcher
