@@ -151,6 +151,19 @@ def test_deviations_outlive_the_process_that_met_them(site: Site) -> None:
     assert {deviation.path for deviation in result.deviations} == expected_paths
 
 
+@pytest.mark.parametrize("data", [b"", b"{", b"[1]", b'[["/a"]]', b'{"a": 1}', b"\xff"])
+def test_a_damaged_note_of_deviations_stops_no_rollback(site: Site, data: bytes) -> None:
+    """It is named itself; the tree comes back all the same."""
+    site.init(BEFORE)
+    before = site.look()
+    site.leave_open(site.plan(AFTER), 12)
+    note = f"{site.names.epochs}/1-{site.record().attempt}/deviation-0"
+    site.kazoo.create(note, data)
+    result = site.rollback()
+    assert_went_back(before, site.look())
+    assert [deviation.path for deviation in result.deviations] == ([note] if data else [])
+
+
 def test_a_subtree_that_somebody_else_removed_is_not_brought_back(site: Site) -> None:
     """Hundreds of undo operations that find nothing: each is passed, none is stuck."""
     site.init(BEFORE)

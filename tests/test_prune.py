@@ -296,6 +296,18 @@ def test_frames_stay_small_however_large_the_journal(site: Site) -> None:
     assert below(site, home(site, attempt)) == []
 
 
+def test_released_leases_go_along_and_no_other(site: Site) -> None:
+    site.init(BEFORE)
+    for name, data in (
+        ("done", Lease("a", 60_000, released=True).encode()),
+        ("busy", Lease("b", 60_000).encode()),
+        ("odd", b"?"),
+    ):
+        site.kazoo.create(f"{site.names.acting}/{name}", data)
+    assert prune(site).leases == 1
+    assert sorted(site.kazoo.get_children(site.names.acting)) == ["busy", "odd"]
+
+
 # -- readers ----------------------------------------------------------------------------------------------------------
 
 

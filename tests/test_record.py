@@ -98,6 +98,30 @@ def test_fields_of_a_newer_zkmig_are_kept_through_a_transition() -> None:
     assert json.loads(records.encode(moved))["format"] == 2
 
 
+@pytest.mark.parametrize("name", ["owner", "held", "pending", "conflict", "last"])
+def test_a_later_key_inside_a_part_is_passed_over(name: str) -> None:
+    """A newer zkmig may say more of an owner or a conflict; that must not make the record unreadable."""
+    record = OPEN.updated(
+        held=Held("why", "ops", 1.0),
+        pending=Pending(3, "cafe", 1, "a" * 64),
+        conflict=ConflictNote("/a", "write", "why", 3),
+        last=LastOutcome(3, "cafe", "committed", 1.0),
+    )
+    fields = json.loads(records.encode(record))
+    fields[name]["later"] = {"x": 1}
+    assert records.decode(json.dumps(fields).encode(), WHERE) == record
+
+
+def test_a_conflict_of_the_first_form_is_still_read() -> None:
+    """Path, operation, reason and batch alone."""
+    fields = json.loads(records.encode(OPEN))
+    fields["conflict"] = {"path": "/a", "operation": "write", "reason": "why", "batch": 3}
+    fields["last"] = {"epoch": 3, "attempt": "cafe", "outcome": "aborted", "at": 1.0}
+    record = records.decode(json.dumps(fields).encode(), WHERE)
+    assert record.conflict == ConflictNote("/a", "write", "why", 3)
+    assert record.last == LastOutcome(3, "cafe", "aborted", 1.0)
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 

@@ -111,12 +111,12 @@ def examine_conflict(
 ) -> ConflictNote:
     """The note of a conflict. entry: of the path in the journal, None where the plan creates it. written: as the plan
     leaves it, where its batch has applied; None where the path was still to come, or was to be deleted."""
+    note = ConflictNote(deviation.path, operation, deviation.reason, batch)
+    if operation == "setACL":
+        return note
     (found,) = look(migrator.client, [deviation.path])
-    note = ConflictNote(
-        deviation.path,
-        operation,
-        deviation.reason,
-        batch,
+    note = replace(
+        note,
         found_version=found.stat.version if found.stat is not None else None,
         found_czxid=found.stat.czxid if found.stat is not None else None,
     )
@@ -130,14 +130,14 @@ def examine_conflict(
         expected = (before.data,)
     else:
         expected = None
-    if operation != "setACL" and _may_be_told(migrator, deviation.path, entry):
+    if _may_be_told(migrator, deviation.path, entry):
         note = replace(
             note,
             expected_hash=data_hash(expected[0]) if expected is not None else None,
             found_hash=data_hash(found.data) if found.stat is not None and found.is_readable else None,
         )
     times, attempts = puts.add(deviation.path, times_put_back(entry, found, was_written))
-    if operation == "setACL" or not times:
+    if not times:
         return note
     return replace(note, put_back=times, attempts=attempts, reason=f"{deviation.reason}; {sentence(times)}")
 

@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from zkmig.apply.engine import owning
+from zkmig.apply.entries import ACTING, list_entries, read_entries
 from zkmig.apply.options import Options, Progress
 from zkmig.epoch.attempts import Attempt, Fate, home_of, read_attempts
 from zkmig.epoch.control import ControlPaths, read_record
+from zkmig.epoch.leases import Lease
 from zkmig.epoch.owner import HEAD_LENGTH, Migrator, TakeOver, read_owner
 from zkmig.epoch.record import Record
 from zkmig.epoch.transitions import MIGRATING, State
@@ -29,6 +31,7 @@ from zkmig.wire.requests import Delete, GetChildren, SetData, WriteOp, operation
 
 DELETES_MAX = 250  # in one multi, as writes in a batch are
 FRAME_BYTES_MAX = 60 * 1024
+RELEASED_MAX = 10_000  # leases looked at
 SWEEPS_MAX = 5  # of one subtree, in which somebody else deletes or creates at the same time
 LIST_DEPTH = 32
 
@@ -36,12 +39,13 @@ LIST_DEPTH = 32
 @dataclass(frozen=True, slots=True)
 class Pruned:
     """What came of it. pruned: attempts whose journals were taken away, or on a dry run would be. kept: those whose
-    journals are still there. nodes: znodes removed below their homes."""
+    journals are still there. nodes: znodes removed below their homes; leases: released ones removed."""
 
     record: Record
     pruned: tuple[Attempt, ...]
     kept: tuple[Attempt, ...]
     nodes: int
+    leases: int = 0
     is_dry_run: bool = False
 
     @property
@@ -83,7 +87,22 @@ def prune(
         attempts = read_attempts(client, names, migrator.record, is_owner=True)
         chosen, kept = choose(attempts, migrator.record, keep)
         nodes = prune_attempts(migrator, chosen, options)
-    return Pruned(migrator.record, tuple(chosen), tuple(kept), nodes)
+        leases = _remove_released(migrator)
+    return Pruned(migrator.record, tuple(chosen), tuple(kept), nodes, leases)
+
+
+def _remove_released(migrator: Migrator) -> int:
+    """Leases that their holders have released, which lie there until a migrator comes by. The number that went."""
+    client, names = migrator.client, migrator.names
+    entries = read_entries(client, list_entries(client, names, ACTING)[:RELEASED_MAX])
+    # For good: whoever has released a lease never takes it up again.
+    released = [entry.path for entry in entries if isinstance(entry.content, Lease) and entry.content.released]
+    gone = 0
+    for batch in batched_deletes(released):
+        check_stop(migrator)
+        result = migrator.write(batch)
+        gone += len(batch) if result.failed_index is None else 0  # else a drain takes them, or the next prune
+    return gone
 
 
 def check_at_rest(record: Record, names: ControlPaths, what: str) -> None:

@@ -207,6 +207,7 @@ def prune(
             "pruned": [attempt_document(attempt) for attempt in result.pruned],
             "kept": [attempt_document(attempt) for attempt in result.kept],
             "nodes": result.nodes,
+            "leases": result.leases,
             "journal_bytes": result.journal_bytes,
         }
     )

@@ -165,8 +165,8 @@ def _conflict(conflict: ConflictNote | None) -> Iterator[tuple[str, str]]:
 
 
 def _versions(conflict: ConflictNote) -> str:
-    if conflict.found_version is None and conflict.expected_version is None:
-        return ""
+    if conflict.found_version == conflict.expected_version:
+        return ""  # its ACL, or another node of the same version, as the reason says
     shown = ["nothing" if v is None else f"version {v}" for v in (conflict.found_version, conflict.expected_version)]
     return f": found {shown[0]}, expected {shown[1]}"
 

@@ -257,7 +257,8 @@ def noting(migrator: Migrator, record: Record, **changes: Any) -> list[SetData]:
 
     None where the home is gone: the attempt can end all the same.
     """
-    note, version = read_note(migrator.client, migrator.names, record)
+    with migrator.stop.patiently():  # who was asked to stop still has to end the attempt
+        note, version = read_note(migrator.client, migrator.names, record)
     if version < 0:
         return []
     note = dataclasses.replace(note.worked_on_by(migrator.owner), **changes)
