@@ -70,9 +70,10 @@ def upload(
         private=tuple(index for index, chunk in enumerate(chunks) if chunk.is_private),
         journal_bytes=note.journal_bytes,
         quotas=tuple((quota.path, quota.text) for quota in plan.quotas),
-    ).encode()
-    migrator.write_all([Create(attempt.manifest, manifest, acl)], "write the manifest", witness=0)
-    return Uploaded(name, digest(manifest))
+    )
+    for path, data in manifest.nodes(attempt):
+        migrator.write_all([Create(path, data, acl)], "write the manifest", witness=0)
+    return Uploaded(name, digest(data))
 
 
 def _upload_chunks(

@@ -110,6 +110,9 @@ class AttemptPaths:
     def manifest(self) -> str:
         return f"{self.home}/manifest"
 
+    def manifest_page(self, index: int) -> str:
+        return f"{self.home}/manifest-{index}"
+
     @property
     def undo(self) -> str:
         return f"{self.home}/undo"

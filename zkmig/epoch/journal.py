@@ -121,6 +121,18 @@ class Manifest:
     def encode(self) -> bytes:
         return json.dumps(dataclasses.asdict(self), sort_keys=True).encode()
 
+    def nodes(self, attempt: AttemptPaths) -> list[tuple[str, bytes]]:
+        """Path and data of each node to write, in order; the last is the one whose hash pins them all.
+
+        One that has grown large, by many READ sets, say, goes in pages: no frame is larger than those of chunks.
+        """
+        whole = self.encode()
+        if len(whole) <= CHUNK_BYTES_MAX:
+            return [(attempt.manifest, whole)]
+        pages = [whole[start : start + CHUNK_BYTES_MAX] for start in range(0, len(whole), CHUNK_BYTES_MAX)]
+        head = json.dumps({"format": FORMAT, "pages": [digest(page) for page in pages]}).encode()
+        return [*((attempt.manifest_page(index), page) for index, page in enumerate(pages)), (attempt.manifest, head)]
+
     @classmethod
     def decode(cls, data: bytes | None, path: str) -> Manifest:
         try:
@@ -287,7 +299,7 @@ def load(
     assert manifest_data is not None
     if digest(manifest_data) != manifest_hash:
         raise JournalMissing("the manifest is not the one that the record names", attempt.manifest)
-    manifest = Manifest.decode(manifest_data, attempt.manifest)
+    manifest = Manifest.decode(_whole(client, attempt, manifest_data), attempt.manifest)
     optional = {attempt.chunk(index) for index in manifest.private} if for_reader else set()
     chunks = _read(client, [attempt.chunk(index) for index in range(len(manifest.chunks))], optional)
     payloads = []
@@ -298,6 +310,20 @@ def load(
             raise UnknownFormat("an undo chunk was altered", attempt.chunk(index), "do not go on; restore it")
         payloads.append(payload)
     return manifest, unpack(payloads, attempt.undo)
+
+
+def _whole(client: Client, attempt: AttemptPaths, head: bytes) -> bytes:
+    """The manifest from its node, and its pages if it has any."""
+    try:
+        hashes = json.loads(head).get("pages", ())
+        places = [attempt.manifest_page(index) for index in range(len(hashes))]
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return head  # for decode to say what is wrong with it
+    pages = [page or b"" for page in _read(client, places)]
+    for place, page, expected in zip(places, pages, hashes, strict=True):
+        if digest(page) != expected:
+            raise UnknownFormat("a page of the manifest was altered", place, "do not go on; restore it")
+    return b"".join(pages) or head
 
 
 class JournalMissing(Refused):
