@@ -7,6 +7,7 @@ Method: leases and registrations written by kazoo as readers and guards would; t
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 from kazoo.security import make_digest_acl
@@ -14,10 +15,15 @@ from kazoo.security import make_digest_acl
 from tests.interruptions import when_said
 from tests.scopes import AFTER, BEFORE, Site, assert_is
 from zkmig.apply.drain import DrainTimeout
-from zkmig.apply.forward import Options
+from zkmig.apply.options import Options
+from zkmig.apply.remove import remove_scope
 from zkmig.epoch.leases import Lease
+from zkmig.epoch.owner import TakeOver
 from zkmig.epoch.transitions import State
 from zkmig.errors import Outcome
+from zkmig.reader import Reader
+from zkmig.stop import StopRequest
+from zkmig.wire.requests import Multi, Read, Write
 
 MINUTE = Lease("scaler", 60_000)
 
@@ -104,3 +110,31 @@ def test_what_is_no_lease_does_not_block(site: Site) -> None:
     site.kazoo.create(f"{site.names.acting}/0/nested", MINUTE.encode())
     site.apply(site.plan(AFTER), options=Options("never", drain_timeout_s=0.2))
     assert_is(site.look(), AFTER)
+
+
+def test_a_lease_that_is_taken_up_again_holds_up_the_end_of_a_scope(site: Site) -> None:
+    """Actions are admitted until the scope is gone. Method: a reader takes its released lease again just before it is
+    removed along with the scope; the removal then waits for that action, and the scope stays."""
+    site.init(BEFORE)
+    client = site.client()
+    remove = partial(
+        remove_scope, client, site.names, options=Options(drain_timeout_s=0.2), take_over=TakeOver(), stop=StopRequest()
+    )
+    with Reader(site.kazoo, site.names.scope) as reader:
+        with reader.acting(reader.view()) as token:
+            lease = token.lease
+        again = reader.acting(reader.view())
+
+        def act(request: Read | Write) -> None:
+            deleted = [each.path for each in request.operations] if isinstance(request, Multi) else []
+            if lease in deleted and client.before is act:
+                client.before = lambda _: None
+                assert again.__enter__().lease == lease
+
+        client.before = act
+        with pytest.raises(DrainTimeout, match=lease):
+            remove()
+        assert site.record().state is State.STABLE
+        again.__exit__(None, None, None)
+    remove()
+    assert not site.kazoo.exists(site.names.home)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from zkmig.apply.engine import owning
@@ -95,10 +95,14 @@ def _remove_released(migrator: Migrator) -> int:
     """Leases that their holders have released, which lie there until a migrator comes by. The number that went."""
     client, names = migrator.client, migrator.names
     entries = read_entries(client, list_entries(client, names, ACTING)[:RELEASED_MAX])
-    # For good: whoever has released a lease never takes it up again.
-    released = [entry.path for entry in entries if isinstance(entry.content, Lease) and entry.content.released]
+    # At the version seen: a reader takes its lease's node for its next action, and may be doing so now.
+    released = [
+        Delete(entry.path, entry.stat.version)
+        for entry in entries
+        if isinstance(entry.content, Lease) and entry.content.released and entry.stat.num_children == 0
+    ]
     gone = 0
-    for batch in batched_deletes(released):
+    for batch in batched(released):
         check_stop(migrator)
         result = migrator.write(batch)
         gone += len(batch) if result.failed_index is None else 0  # else a drain takes them, or the next prune
@@ -208,10 +212,14 @@ def sweep(migrator: Migrator, listed: Callable[[], list[str]], where: str) -> in
 
 def batched_deletes(paths: Sequence[str]) -> Iterator[list[Delete]]:
     """Deletes in the given order, in multis of bounded length and size."""
+    return batched(_delete(path) for path in paths)
+
+
+def batched(deletes: Iterable[Delete]) -> Iterator[list[Delete]]:
+    """The same for deletes that are there already."""
     batch: list[Delete] = []
     size = 0
-    for path in paths:
-        delete = _delete(path)
+    for delete in deletes:
         if batch and (len(batch) == DELETES_MAX or size + operation_size(delete) > FRAME_BYTES_MAX):
             yield batch
             batch, size = [], 0

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from zkmig.apply.drain import Drain
 from zkmig.apply.engine import owning
+from zkmig.apply.entries import ACTING, list_entries, read_entries
 from zkmig.apply.options import Options
-from zkmig.apply.prune import below, check_at_rest, prune_attempts, sweep
+from zkmig.apply.prune import batched, below, check_at_rest, check_stop, prune_attempts, sweep
 from zkmig.epoch.attempts import read_attempts
 from zkmig.epoch.control import REGISTRY_FORMAT, ControlPaths, read_record, read_registry
 from zkmig.epoch.owner import HEAD_LENGTH, Migrator, TakeOver
@@ -88,9 +89,8 @@ def _remove(migrator: Migrator, options: Options) -> Removed:
     nodes = 0
     keep_control = ""
     for _ in range(TRIES_MAX):
-        over = frozenset(_children(client, names.acting))  # after the drain; more may be admitted until the last multi
         Drain(migrator, options.drain_timeout_s, options.say).wait()
-        nodes += _remove_contents(migrator, over, options)
+        nodes += _remove_contents(migrator, options)
         is_last, kept = _control_goes(client, names)
         is_last, kept = is_last and not keep_control, keep_control or kept
         operations = _last_multi(client, names, is_last)
@@ -114,19 +114,31 @@ def _remove(migrator: Migrator, options: Options) -> Removed:
     raise Conflict("others keep registering here", path, "stop them, then run the command again")
 
 
-def _remove_contents(migrator: Migrator, over: frozenset[str], options: Options) -> int:
-    """What lies in the scope's directories; they and the record stay. over: names of leases that are no longer any."""
+def _remove_contents(migrator: Migrator, options: Options) -> int:
+    """What lies in the scope's directories; they and the record stay."""
     client, names = migrator.client, migrator.names
     attempts = read_attempts(client, names, migrator.record, is_owner=True)
     nodes = prune_attempts(migrator, [attempt for attempt in attempts if attempt.children], options)
-
-    def leases() -> list[str]:
-        start = len(names.acting) + 1
-        return [path for path in below(client, names.acting) if path[start:].partition("/")[0] in over]
-
     nodes += sweep(migrator, lambda: below(client, names.epochs), names.epochs)
-    nodes += sweep(migrator, leases, names.acting)
+    nodes += _remove_dead_leases(migrator)
     return nodes + sweep(migrator, lambda: below(client, names.readers), names.readers)
+
+
+def _remove_dead_leases(migrator: Migrator) -> int:
+    """What blocks nobody: each at the version that was judged, since actions are admitted until the last multi, and a
+    reader takes its lease's node again. What cannot be removed fails that multi."""
+    client, names = migrator.client, migrator.names
+    gone = 0
+    for entry in read_entries(client, list_entries(client, names, ACTING)):
+        if entry.blocks_ms == 0:
+            deletes = [
+                *(Delete(path, -1) for path in below(client, entry.path)),
+                Delete(entry.path, entry.stat.version),
+            ]
+            for batch in batched(deletes):
+                check_stop(migrator)
+                gone += len(batch) if migrator.write(batch).failed_index is None else 0
+    return gone
 
 
 def _control_goes(client: Client, names: ControlPaths) -> tuple[bool, str]:
