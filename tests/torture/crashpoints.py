@@ -336,7 +336,7 @@ class Enumeration:
             self._lead_out(site, client, sealed, way)
             if client.writes:
                 return
-            if site.record().epoch == 0 and way is Way.RESUME:
+            if site.record().epoch == 0 and way is Way.RESUME and not site.foreign:
                 apply(site, client, sealed)
             else:
                 Migrator.take(client, site.names, STEAL, StopRequest()).release()

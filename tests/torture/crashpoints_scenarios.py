@@ -266,8 +266,8 @@ def _applied(site: Place, sealed: SealedPlan) -> None:
     _stop_at("Forward._write_batches")(site, sealed)
     with mortal(site) as client:
         roll_back(site, client)
-        again = site.replan()
-        apply(site, client, again)
+        apply(site, client, site.replan())
+    _lease(site, sealed)
 
 
 def _prune(site: Place, client: Client, _: SealedPlan | None = None) -> object:
