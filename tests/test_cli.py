@@ -294,7 +294,8 @@ def test_acls_alone_are_something_to_do(
 # -- help and start ---------------------------------------------------------------------------------------------------
 
 COMMANDS = (
-    "snapshot", "diff", "verify", "status", "epoch", "init", "plan", "apply", "resume", "rollback", "dev", "demo",
+    "snapshot", "diff", "verify", "status", "history", "epoch", "init", "plan", "apply", "resume", "rollback", "revert",
+    "prune", "remove", "dev", "demo",
 )  # fmt: skip
 
 

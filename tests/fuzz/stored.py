@@ -19,6 +19,7 @@ from tests.fuzz.structures import blocks_of, sealed_again, spoiled_inside, spoil
 from tests.fuzz.target import Target, compiled_module
 from tests.trees import EPHEMERAL, Node, snapshot_of
 from zkmig.epoch import journal, record
+from zkmig.epoch.attempts import NOTE_BYTES_MAX, AttemptNote, Fate, PutBack
 from zkmig.epoch.journal import AclEntry, Action, Entry, Journal, Manifest, make_chunks, read_set
 from zkmig.epoch.leases import GuardEntry, Lease
 from zkmig.epoch.record import ConflictNote, Held, LastOutcome, Owner, Pending, Record
@@ -169,6 +170,19 @@ RECORDS = (
 MANIFEST = Manifest("i", 5, "0badcafe", "/app", "p", 2, 1_000, ("a" * 64, "b" * 64), (1,), 99, quotas=(("/app", "x"),))
 
 
+NOTE = AttemptNote(
+    5, "0badcafe", "p", 1.5, Fate.CONFLICT, owners=(Owner(3, "host", 9, 1.5, "/p.zkplan"),), evicted=("acting/x",),
+    put_back=(PutBack("/a", 2),), conflict=ConflictNote("/app/n", "verify", "why", 2, 1, 7, "h", 2, 7, "g", 3, 1),
+)  # fmt: skip
+
+
+def _decode_note(raw: bytes) -> None:
+    note = AttemptNote.decode(raw)
+    if note is not None:
+        assert len(note.encode()) <= NOTE_BYTES_MAX
+        assert note.worked_on_by(Owner(9, "other", 1, 1.0)).owners
+
+
 def _decode_lease(raw: bytes) -> None:
     Lease.decode(raw)
     GuardEntry.decode(raw)
@@ -241,5 +255,6 @@ TARGETS = {
     "journal manifest": _json_target((MANIFEST.encode(),), lambda raw: Manifest.decode(raw, "/manifest")),
     "epoch record": _json_target(RECORDS, lambda raw: record.decode(raw, "/record")),
     "lease": _json_target((Lease("me", 5).encode(), b'{"format": 1, "unit": "u", "stopped": false}'), _decode_lease),
+    "attempt note": _json_target((NOTE.encode(),), _decode_note),
     "columns": Target(_make_columns, _check_columns),
 }

@@ -129,8 +129,6 @@ class AttemptNote:
         """None for what is no note: what an attempt is then has to be told from its name and the record."""
         try:
             fields = json.loads(data or b"")
-            if not isinstance(fields["epoch"], int) or not isinstance(fields["attempt"], str):
-                return None
             known = {f.name for f in dataclasses.fields(cls)}
             values: dict[str, Any] = {name: value for name, value in fields.items() if name in known}
             values["fate"] = Fate(values["fate"])
@@ -140,9 +138,29 @@ class AttemptNote:
             values["put_back"] = tuple(PutBack(str(one["path"]), int(one["times"])) for one in values["put_back"])
             if values.get("conflict") is not None:
                 values["conflict"] = nested(ConflictNote, values["conflict"])
-            return cls(**values)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            note = cls(**values)
+            return note if note._is_sound() else None
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
+
+    def _is_sound(self) -> bool:
+        """Whether what came from JSON is of the types that are made use of."""
+        numbers = [self.epoch, self.writes, self.batches, self.journal_bytes, self.chunks, self.deviations]
+        texts = [self.attempt, self.plan_hash, self.base, self.plan_path, self.reason, self.manifest_hash]
+        for owner in self.owners:
+            numbers += [owner.token, owner.pid]
+            texts += [owner.host, owner.plan_path]
+        if self.conflict is not None:
+            numbers += [self.conflict.batch, self.conflict.put_back, self.conflict.attempts]
+            texts += [self.conflict.path, self.conflict.operation, self.conflict.reason]
+        optional = (self.applied, self.reverts)
+        times = (self.ended, self.pruned, *(owner.since for owner in self.owners))
+        return (
+            all(isinstance(number, int) for number in numbers)
+            and all(isinstance(text, str) for text in texts)
+            and all(number is None or isinstance(number, int) for number in optional)
+            and all(moment is None or isinstance(moment, int | float) for moment in times)
+        )
 
 
 def _json(note: AttemptNote) -> bytes:
