@@ -8,7 +8,6 @@ shorter limits where a lease would last for minutes.
 from __future__ import annotations
 
 import json
-import os
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -269,7 +268,7 @@ def test_who_is_not_the_owner_evicts_nobody(site: Site, eve: KazooClient) -> Non
 
 # -- by the thousand --------------------------------------------------------------------------------------------------
 
-MANY = int(os.environ.get("ZKMIG_TEST_ENTRIES", "3000"))
+COUNTS = [3_000, pytest.param(100_000, marks=pytest.mark.nightly)]
 
 
 def _flood(client: KazooClient, directory: str, data: bytes, count: int) -> None:
@@ -285,14 +284,14 @@ def _flood(client: KazooClient, directory: str, data: bytes, count: int) -> None
         one.get()
 
 
-def test_thousands_of_entries_and_readers_are_looked_at_in_bounded_memory_and_time(
-    site: Site, eve: KazooClient
+@pytest.mark.parametrize("count", COUNTS)
+def test_any_number_of_entries_and_readers_takes_bounded_memory_and_time(
+    site: Site, eve: KazooClient, count: int
 ) -> None:
-    """Junk and leases that are over hold nothing up; what blocks is told by a few names. ZKMIG_TEST_ENTRIES: how many
-    (the nightly run has 100,000)."""
-    _flood(eve, site.names.acting, b"junk", MANY)
-    _flood(eve, site.names.guards, Lease("eve", 1, released=True).encode(), MANY)
-    _flood(eve, site.names.readers, b"junk", MANY)
+    """Junk and leases that are over hold nothing up; what blocks is told by a few names."""
+    _flood(eve, site.names.acting, b"junk", count)
+    _flood(eve, site.names.guards, Lease("eve", 1, released=True).encode(), count)
+    _flood(eve, site.names.readers, b"junk", count)
     tracemalloc.start()
     begun = time.monotonic()
     status = read_status(site.client(), site.names)
@@ -301,24 +300,25 @@ def test_thousands_of_entries_and_readers_are_looked_at_in_bounded_memory_and_ti
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert_is(site.look(), AFTER)
-    assert (len(status.readers), status.blocking) == (MANY, ())
-    assert peak < 20e6 + MANY * 1_000
-    assert took < 20 + MANY / 1_000
-    assert len(site.kazoo.get_children(site.names.acting)) == max(0, MANY - drains.REMOVED_MAX)
+    assert (len(status.readers), status.blocking) == (count, ())
+    assert peak < 20e6 + count * 1_000
+    assert took < 20 + count / 1_000
+    assert len(site.kazoo.get_children(site.names.acting)) == max(0, count - drains.REMOVED_MAX)
 
 
-def test_thousands_that_block_are_named_by_a_few_and_go_with_time(
-    site: Site, eve: KazooClient, short_leases: Callable[[], None]
+@pytest.mark.parametrize("count", COUNTS)
+def test_any_number_that_blocks_is_named_by_a_few_and_goes_with_time(
+    site: Site, eve: KazooClient, count: int, short_leases: Callable[[], None]
 ) -> None:
-    _flood(eve, site.names.acting, MINUTE.encode(), MANY)
+    _flood(eve, site.names.acting, MINUTE.encode(), count)
     said: list[str] = []
-    with pytest.raises(DrainTimeout, match=f"and {MANY - 5} more") as caught:
+    with pytest.raises(DrainTimeout, match=f"and {count - 5} more") as caught:
         site.apply(site.plan(AFTER), options=Options("never", drain_timeout_s=0.2, say=said.append))
     assert len(str(caught.value)) < 1_500
     assert sum(sentence.startswith("waiting for") for sentence in said) == 6
-    assert sum(1 for _ in blocking_entries(site.client(), site.names)) == MANY
+    assert sum(1 for _ in blocking_entries(site.client(), site.names)) == count
     short_leases()
-    site.apply(site.plan(AFTER), options=Options("never", drain_timeout_s=60 + MANY / 1_000))
+    site.apply(site.plan(AFTER), options=Options("never", drain_timeout_s=60 + count / 1_000))
     assert_is(site.look(), AFTER)
 
 
