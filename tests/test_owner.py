@@ -268,6 +268,18 @@ def test_nothing_survives_a_new_beginning(site: Site) -> None:
     assert not site.kazoo.exists(site.names.home + "/stray")
 
 
+def test_a_release_leaves_the_lock_of_a_new_beginning(site: Site) -> None:
+    """Its name is the same, for tokens are counted anew: without the lock a living owner would look dead."""
+    site.init(BEFORE)
+    first = take(site)
+    site.forget()
+    site.init()
+    second = take(site)
+    assert second.token == first.token
+    first.release()
+    assert read_owner(site.client(), site.names).alive
+
+
 def test_without_the_incarnation_check_a_write_survives_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: versions repeat within seconds [zookeeper-facts 14]."""
     unguarded(monkeypatch, lambda names, record: names.incarnation(record.incarnation))

@@ -55,7 +55,7 @@ from zkmig.reader import Reader
 from zkmig.source.location import parse_hosts
 from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
-from zkmig.wire.requests import Delete, Multi, Read, Write
+from zkmig.wire.requests import Check, Delete, Multi, Read, Write
 
 VISITS_OF_A_WRITE = 16  # four fates, and four moments of another, with two ways out of each
 _runs = itertools.count(1)
@@ -386,7 +386,9 @@ class Late:
 def _is_harmless(request: Read | Write, moment: Moment) -> bool:
     """The release of a lock names a token that nobody else has. A setACL is fenced once the next owner comes to it."""
     if isinstance(request, Multi):
-        return all(isinstance(each, Delete) and "/lock-" in each.path for each in request.operations)
+        return all("/lock-" in each.path for each in request.operations if isinstance(each, Delete)) and all(
+            isinstance(each, Check | Delete) for each in request.operations
+        )
     return moment in (Moment.TAKEN, Moment.MIDST)
 
 

@@ -531,5 +531,6 @@ class Migrator:
     def release(self) -> None:
         """Give the lock back; the session's end would do it too."""
         self.client.between = None
-        # Version -1: its version counts beats, and nobody else has a lock of this name.
-        self.client.call_reply(Multi((Delete(self.names.lock(self.token), -1),)))
+        # Version -1: its version counts beats. Names come again in a scope that was deleted and created again.
+        incarnation = Check(self.names.incarnation(self.record.incarnation), -1)
+        self.client.call_reply(Multi((incarnation, Delete(self.names.lock(self.token), -1))))
