@@ -3,6 +3,7 @@
 #   TEST_JOBS    processes that share the tests, each with servers of its own; a file of tests stays in one
 #   DEMO_ARGS    further arguments of zkmig demo, as in: make demo DEMO_ARGS=--json
 #   ZKMIG_BENCH  size of the benchmarks, small or full; each target below sets its own
+#   MODEL_ARGS   further arguments of scripts/model.py, as in: make model MODEL_ARGS="--only NO_CURSOR"
 #   FUZZ_SECONDS how long to fuzz in all; FUZZ_ARGS further arguments, as in: make fuzz FUZZ_ARGS="--seed 7"
 
 BIN := .venv/bin
@@ -10,7 +11,7 @@ BIN := .venv/bin
 TEST_JOBS ?= 2
 FUZZ_SECONDS ?= 60
 
-.PHONY: help bootstrap demo test test-ensemble lint types fuzz sanitize bench-small bench bench-huge bench-picture nightly clean
+.PHONY: help bootstrap demo test test-ensemble lint types model fuzz sanitize bench-small bench bench-huge bench-picture nightly clean
 
 help:
 	@echo "make demo         replay an outage on real servers, in about a minute"
@@ -18,6 +19,7 @@ help:
 	@echo "make test-ensemble  the tests against a follower of an ensemble of three"
 	@echo "make lint         ruff: rules and format"
 	@echo "make types        mypy, strict"
+	@echo "make model        the model of the protocol, checked by Spin in some minutes (docs/protocol.md)"
 	@echo "make fuzz         the decoders on spoiled input, for FUZZ_SECONDS=60 (docs/testing.md)"
 	@echo "make sanitize     the compiled modules under address and undefined-behaviour sanitizers (docs/testing.md)"
 	@echo "make bench-small  the benchmarks at small sizes"
@@ -45,6 +47,10 @@ lint: bootstrap
 
 types: bootstrap
 	$(BIN)/mypy
+
+model:
+	@ZKMIG_MODEL=1 scripts/bootstrap.sh
+	$(BIN)/python scripts/model.py $(MODEL_ARGS)
 
 fuzz: bootstrap
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)

@@ -3,7 +3,7 @@
 #
 # Installs Debian packages only for what is missing. Runs again in no time unless what it was made from has changed.
 # PYTHON=... chooses the interpreter; ZOOKEEPER_HOME or ZOOKEEPER_CLASSPATH another server; ZKMIG_PURE=1 does without a
-# compiler.
+# compiler. ZKMIG_MODEL=1 adds what `make model` needs: Spin and a C compiler.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -25,6 +25,13 @@ has_java() { [ -x "${JAVA_HOME:-/nonexistent}/bin/java" ] || command -v java >/d
 names_server() { [ -n "${ZOOKEEPER_HOME:-}" ] || [ -n "${ZOOKEEPER_CLASSPATH:-}" ]; }
 
 has_server() { has_java && { names_server || [ -e "$DEBIAN_JAR" ]; }; }
+
+# Spin's verifiers are plain C.
+has_spin() {
+    [ "${ZKMIG_MODEL:-}" != 1 ] || { command -v "${SPIN:-spin}" >/dev/null && compiles_c; }
+}
+
+compiles_c() { echo 'int main(void) { return 0; }' | "${CC:-cc}" -x c -o /dev/null - 2>/dev/null; }
 
 # What the virtual environment was made from. Its folder counts, since an editable install holds the path.
 fingerprint() {
@@ -62,6 +69,10 @@ missing_packages() {
         has_java || echo default-jre-headless
         names_server || echo zookeeper
     fi
+    if ! has_spin; then
+        echo spin
+        compiles_c || echo gcc libc6-dev
+    fi
     # Tests of TLS make certificates. Debian's Java brings it; another Java may not.
     command -v openssl >/dev/null || echo openssl
 }
@@ -96,7 +107,7 @@ make_venv() {
 main() {
     local packages
     is_python_fit || die "$PYTHON is not Python 3.11 or newer; set PYTHON to one that is"
-    if has_server && [ "$(cat "$STAMP" 2>/dev/null)" = "$(fingerprint)" ]; then
+    if has_server && has_spin && [ "$(cat "$STAMP" 2>/dev/null)" = "$(fingerprint)" ]; then
         return
     fi
     packages=$(missing_packages)
