@@ -122,6 +122,11 @@ class Tree:
             self._set(path, _NEW._replace(children=children))
         self._set("/zookeeper/config", _NEW._replace(aversion=-1))
 
+    @property
+    def digest(self) -> int:
+        """As servers write it behind a transaction."""
+        return self._digest
+
     # -- what it was --------------------------------------------------------------------------------------------------
 
     def at(self, path: str, zxid: int) -> Value | None:
@@ -145,13 +150,15 @@ class Tree:
 
     def go_back(self, zxid: int) -> None:
         """Undo every transaction after `zxid`, as if it had not been applied."""
-        for path, timeline in self.paths.items():
+        for path, timeline in list(self.paths.items()):
             if timeline.zxids and timeline.zxids[-1] > zxid:
                 timeline.forget_after(zxid)
                 self.now.pop(path, None)
                 value = timeline.values[-1] if timeline.values else None
                 if value is not None:
                     self.now[path] = value
+                if not timeline.values:
+                    del self.paths[path]
         self._digest = sum(_digest_of(path, value) for path, value in self.now.items() if not path.startswith(_SYSTEM))
         self._digest &= _MASK
         self._ephemerals = {}
