@@ -406,8 +406,15 @@ def first_level(lengths: dict[str, int], goes_on: bool) -> Iterator[Visit]:
 
 
 def second_level(visit: Visit, writes: int) -> Iterator[Visit]:
-    """The same once more, dying at each write of its way out; the ways out of that take turns."""
-    for number in range(writes):
+    """The same once more, the next process dying at each write of its way out; the ways out of that take turns.
+
+    States as they are after each write of the first: its other fates lead to the same. And with its frames to come once
+    both are gone, at some writes of the second.
+    """
+    is_late = visit.first.fate is Fate.LATE and visit.moment is Moment.ENDED
+    if not is_late and visit.first.fate is not Fate.LANDED:
+        return
+    for number in range(0, writes, 4 if is_late else 1):
         last = list(Way)[(visit.first.number + number) % 2]
         yield visit._replace(second=Point(number, Fate.LANDED), last=last)
 
@@ -440,9 +447,8 @@ def enumerate_all(
         lengths = points.figures.lengths
         for visit in sample(first_level(lengths, goes_on=False), every * count, number):
             writes = points.visit(visit)
-            if visit.first.fate is Fate.LANDED:
-                for again in sample(second_level(visit, writes), every_later):
-                    points.visit(again)
+            for again in sample(second_level(visit, writes), every_later):
+                points.visit(again)
         for visit in sample(first_level(lengths, goes_on=True), every_later * count, number):
             points.visit(visit)
         points.check_log()
