@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -27,7 +28,7 @@ from zkmig.epoch.journal import JournalMissing, load
 from zkmig.epoch.leases import Lease
 from zkmig.epoch.owner import HEAD_LENGTH, Migrator, TakeOver
 from zkmig.epoch.record import Held as Hold
-from zkmig.errors import Held, NotOwner, Refused, Stopped
+from zkmig.errors import Held, NotOwner, NotPermitted, Refused, Stopped
 from zkmig.reader import Reader
 from zkmig.stop import EXIT_SIGTERM, StopRequest
 from zkmig.wire.requests import Multi, Read, SetAcl, Write
@@ -442,6 +443,24 @@ def test_stopped_before_each_write_the_scope_is_whole_or_gone(site: Site) -> Non
     assert crashes > 5
     assert site.kazoo.exists(site.names.home) is None
     assert site.look() == image
+
+
+def test_an_empty_scope_goes_too(site: Site) -> None:
+    site.kazoo.create(site.root)
+    site.init()
+    remove(site)
+    assert site.names.scope not in scopes(site)
+    assert site.kazoo.exists(site.root)
+
+
+@pytest.mark.parametrize("work", [prune, remove])
+def test_who_is_not_its_admin_removes_nothing(site: Site, work: Callable[..., object]) -> None:
+    site.init(BEFORE)
+    site.apply(site.plan(NEXT))
+    before = below(site, site.names.home)
+    with pytest.raises(NotPermitted, match="not permitted"):
+        work(site, client=site.client(ALICE), **({"keep": 0} if work is prune else {}))
+    assert below(site, site.names.home) == before
 
 
 def test_a_held_scope_is_not_removed(site: Site) -> None:

@@ -12,6 +12,7 @@ import shlex
 from contextlib import suppress
 from pathlib import Path
 
+import click
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ from zkmig.apply.evictions import Eviction
 from zkmig.apply.following import advice, next_commands
 from zkmig.apply.options import Options
 from zkmig.apply.status import Status, read_status
+from zkmig.cli.applying import ways_on
 from zkmig.cli.status import COLUMNS, LINES, _width, screen
 from zkmig.dev import Server
 from zkmig.epoch.attempts import Attempt, AttemptNote, Fate
@@ -33,6 +35,7 @@ from zkmig.epoch.leases import GuardEntry, Lease
 from zkmig.epoch.owner import OwnerView, TakeOver
 from zkmig.epoch.record import ConflictNote, Held, LastOutcome, Owner, Pending, Record
 from zkmig.epoch.transitions import MIGRATING, State
+from zkmig.errors import Conflict, Outcome
 from zkmig.model.stat import Stat
 
 HERE = "zk://zk1.example.com:2181,zk2.example.com:2181,zk3.example.com:2181"
@@ -150,6 +153,18 @@ def test_the_commands_say_what_it_takes() -> None:
     assert next_commands(alive, HERE)[0].endswith("--scope prod --steal --yes")
     for command in next_commands(alive, HERE, "/with space/zk"):
         assert "/with space/zk" in shlex.split(command)
+
+
+def test_ways_on_name_the_control_root() -> None:
+    """Of an error that leaves something under way; the commands can be run as they stand."""
+    way = ways_on("my plan", "zk://here", "prod", "/ops/zk")
+    with click.Context(click.Command("apply")), pytest.raises(Conflict) as caught, way:
+        raise Conflict("changed", "/a", outcome=Outcome.PARTLY_WRITTEN)
+    lines = [line.partition(":  ")[2].strip() for line in caught.value.__notes__]
+    assert lines == [
+        "zkmig rollback 'my plan' --at zk://here --scope prod --control /ops/zk --yes",
+        "zkmig resume 'my plan' --at zk://here --scope prod --control /ops/zk --yes",
+    ]
 
 
 def test_at_rest_it_names_revert_prune_and_history(site: Site) -> None:

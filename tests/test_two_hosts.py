@@ -7,6 +7,7 @@ killed. Readers' and kazoo's eyes tell what came of it.
 from __future__ import annotations
 
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import NoNodeError
 
 from tests.conftest import KazooClientFactory
-from tests.program import Program, Ran, location
+from tests.program import PROGRAM, Program, Ran, location
 from zkmig.dev import Server
 
 NODES = 60
@@ -248,6 +249,45 @@ def test_history_prune_revert_remove(pair: Pair) -> None:
     assert "removed" in first.run("remove", *first.at, *scope, "--yes").succeeded().stdout
     second.run("status", *second.at, *scope).failed(3, "no scope")
     assert pair.client.get_children(pair.root) == ["gone"]
+
+
+def answered(host: Host, question: bytes, answer: bytes, *words: object) -> tuple[int, str]:
+    """Run with a terminal for stdin and stderr, and answer its question: exit code, and what it showed."""
+    ours, its = pty.openpty()
+    with os.fdopen(ours, "r+b", buffering=0) as terminal:
+        process = subprocess.Popen(
+            [PROGRAM, *map(str, words)],
+            cwd=host.program.folder,
+            env=host.program.environment({"TERM": "xterm", **host.env}),
+            stdin=its,
+            stderr=its,
+            stdout=subprocess.DEVNULL,
+        )
+        os.close(its)
+        shown = b""
+        while question not in shown:
+            shown += terminal.read(1024)
+        terminal.write(answer + b"\n")
+        return process.wait(timeout=60), shown.decode()
+
+
+def test_revert_and_remove_ask_on_a_terminal(pair: Pair) -> None:
+    """They show what they would do; a no writes nothing."""
+    host, place = pair.first, (*pair.first.at, *pair.scope)
+    host.run("apply", "--epoch", 1, "p.zkplan", "--yes").succeeded()
+    revert = ("revert", "--epoch", 1, *place)
+    code, shown = answered(host, b"Take it back?", b"n", *revert)
+    assert (code, host.program.files) == (2, {"p.zkplan"})
+    assert "epoch 2 would take back epoch 1" in shown
+    assert "sequence counters stay where they are" in shown
+    assert answered(host, b"Take it back?", b"y", *revert)[0] == 0
+    assert pair.client.get_children(pair.root) == ["gone"]
+    code, shown = answered(host, b"Remove it?", b"n", "remove", *place)
+    assert code == 2
+    assert "its history and undo with them" in shown
+    assert pair.state() == "STABLE"
+    assert answered(host, b"Remove it?", b"y", "remove", *place)[0] == 0
+    assert pair.client.exists(pair.home) is None
 
 
 def test_refusals_are_one_line_each(cut_off: Pair) -> None:
