@@ -38,7 +38,7 @@ from zkmig.wire.faults import ConnectionLost
 from zkmig.wire.requests import Delete, Exists
 
 POLL_S = 0.1
-POLL_MAX_S = 5.0
+POLL_MAX_S = 1.0
 REMOVED_MAX = 10_000
 REMOVED_AT_ONCE = 100
 REFUSALS_MAX = 20

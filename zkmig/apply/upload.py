@@ -38,7 +38,10 @@ def upload(
     acl = migrator.control_acl
     roles = Roles.of_record(acl)
     own = [*migrator.client.identities, WORLD]
-    chunks = list(make_chunks(preimage.journal, preimage.read_sets, roles.admin, own, created=preimage.created))
+    chunks = []
+    for chunk in make_chunks(preimage.journal, preimage.read_sets, roles.admin, own, created=preimage.created):
+        chunks.append(chunk)
+        migrator.beat()  # packing asks no server anything, and a large journal takes its time
     note = AttemptNote(
         epoch,
         name,

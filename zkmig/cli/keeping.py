@@ -11,6 +11,7 @@ import click
 
 from zkmig.api import keeping
 from zkmig.api.keeping import KEEP_DEFAULT
+from zkmig.apply.entries import some
 from zkmig.apply.options import DRAIN_TIMEOUT_S
 from zkmig.apply.remove import Removed
 from zkmig.cli.run import (
@@ -89,6 +90,7 @@ def attempt_document(attempt: Attempt) -> dict[str, Any]:
         "journal_bytes": note.journal_bytes,
         "journal_kept": attempt.is_kept,
         "pruned": note.pruned,
+        "evicted": list(note.evicted),
     }
 
 
@@ -123,6 +125,8 @@ def _details(attempt: Attempt) -> Iterator[str]:
         yield f"why: {note.reason}"
     if note.conflict is not None and attempt.fate is not Fate.ABORTED:
         yield f"conflict: {note.conflict.path}: {note.conflict.reason}"
+    if note.evicted:
+        yield f"not waited for: {some(note.evicted)}"
     if note.owners:
         yield f"by {', then '.join(_who(owner) for owner in note.owners)}"
     how = "in one transaction" if note.single_shot else f"in {note.batches} batches"

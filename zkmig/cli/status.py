@@ -112,7 +112,7 @@ def _rows(found: Status, now: float) -> Iterator[tuple[str, str]]:
             yield "progress", f"{max(0.0, now - found.progress_at):.0f} s ago, {_when(found.progress_at)}"
     owner = found.owner.owner
     if owner is not None and (found.owner.alive or record.target_epoch is not None):
-        yield "owner", f"{owner.host} pid {owner.pid}, {_life(found)}, since {_when(owner.since)}"
+        yield "owner", f"{owner.host} pid {owner.pid}, {_life(found, now)}, since {_when(owner.since)}"
     if record.held is not None:
         until = f" until {_when(record.held.deadline)}" if record.held.deadline is not None else ""
         yield "held", f"by {record.held.holder} since {_when(record.held.since)}{until}: {record.held.reason}"
@@ -148,10 +148,12 @@ def _done(found: Status) -> str:
     return f"{applied} ({100 * found.batches_applied // max(1, record.batches_total)} %)"
 
 
-def _life(found: Status) -> str:
+def _life(found: Status, now: float) -> str:
     if not found.owner.alive:
         return "gone"
-    return "alive"
+    if found.record.target_epoch is not None or found.owner.progress_at is None:
+        return "alive"
+    return f"alive, at work {max(0.0, now - found.owner.progress_at):.0f} s ago"  # it uploads a journal, or prunes
 
 
 def _conflict(conflict: ConflictNote | None) -> Iterator[tuple[str, str]]:
