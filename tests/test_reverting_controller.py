@@ -114,7 +114,7 @@ def test_the_second_attempt_names_it_with_a_count(site: Site, case: str) -> None
     with controller(site, relative, wanted) as one:
         first = attempt(site, one, 1)
         assert first.where == path
-        assert "put back to its old value once: looks like a controller that reverts" in str(first)
+        assert "put back to its old value once: perhaps by a controller that reverts" in str(first)
         result = site.rollback()
         assert any(
             deviation.path == path and "put back to its old value" in deviation.reason

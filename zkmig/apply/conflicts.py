@@ -69,9 +69,11 @@ def times_put_back(entry: Entry | None, found: Found, was_written: bool) -> int:
 
 def sentence(times: int) -> str:
     """What to say of a path put back so often."""
-    often = "once" if times == 1 else f"{times} times"
+    if times == 1:
+        return "put back to its old value once: perhaps by a controller that reverts; look for one before trying again"
     return (
-        f"put back to its old value {often}: looks like a controller that reverts; stop it or change its source first"
+        f"put back to its old value {times} times: looks like a controller that reverts; "
+        "stop it or change its source first"
     )
 
 

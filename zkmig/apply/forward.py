@@ -229,13 +229,14 @@ class Forward:
         )
 
     def _examined(self, deviation: Deviation, operation: str, batch: int) -> tuple[ConflictNote, tuple[PutBack, ...]]:
-        note, _ = read_note(self.migrator.client, self.migrator.names, self.migrator.record)
-        puts = PutBacks(self.migrator, note)
         entry = next((one for one in self.journal.entries if one.path == deviation.path and one.before), None)
         is_behind = operation in ("verify", "commit")
         nodes = written_nodes(self.plan) if is_behind else iter(())
         written = next((one for one in nodes if one.path == deviation.path), None)
-        conflict = examine_conflict(self.migrator, puts, deviation, operation, batch, entry, written)
+        with self.migrator.stop.patiently():  # who was asked to stop still has to record it
+            note, _ = read_note(self.migrator.client, self.migrator.names, self.migrator.record)
+            puts = PutBacks(self.migrator, note)
+            conflict = examine_conflict(self.migrator, puts, deviation, operation, batch, entry, written)
         return conflict, puts.noted
 
     def _cursor_version(self) -> int:
