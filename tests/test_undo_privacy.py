@@ -15,9 +15,10 @@ from tests.scopes import ALICE, ALICES, ME, MINE, MINE_BUT_READABLE, MY_IDENTITY
 from tests.trees import Node, Tree
 from zkmig.apply.forward import Options
 from zkmig.epoch.control import Roles
+from zkmig.epoch.owner import Migrator
 from zkmig.epoch.transitions import State
 from zkmig.errors import NotPermitted
-from zkmig.model.acl import ALL, WORLD, Acl
+from zkmig.model.acl import ALL, READ, WORLD, Acl
 from zkmig.wire.credential import Credential
 
 EVE = Credential("digest", b"eve:drops")
@@ -139,3 +140,58 @@ def test_a_created_node_whose_acl_is_shown_masked_is_no_conflict(site: Site) -> 
     site.init({"": Node(b""), "/a": Node(b"")})
     site.apply(site.plan(tree))
     assert_is(site.look(), tree)
+
+
+# -- beside undo ------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_rollback_leaves_behind_names_no_hidden_node_to_others(site: Site) -> None:
+    """Deviations list paths, also below what others may not look into: they are for admins. What is below a protected
+    node is not in the child list that others get, nor in the journal, nor beside it."""
+    site.init(BEFORE, ROLES["the migrator is admin"])
+    sealed = site.plan(AFTER)
+    site.leave_open(sealed, len(sealed.plan.batch_ends))
+    for relative in ("/mine/hidden-name", "/mine/new-hidden-name", "/mine"):
+        site.kazoo.set(site.path(relative), b"secret of theirs")
+    result = site.rollback()
+    assert {deviation.path for deviation in result.deviations} >= {site.path("/mine/hidden-name")}
+    for who in ((), (EVE,), (ALICE,)):
+        seen = all_readable(site.open_kazoo(*who), site.names.home)
+        everything = b"\n".join([*seen.values(), *(path.encode() for path in seen)])
+        for secret in SECRETS:
+            assert secret not in everything.replace(b"secret of ours", b""), who
+    ours = all_readable(site.open_kazoo(ME), site.names.home)
+    assert any("/deviation-" in path and b"hidden-name" in data for path, data in ours.items())
+
+
+def test_without_that_they_would_be_named(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: with the ACL that the rest of the control plane has."""
+    monkeypatch.setattr(Migrator, "private_acl", property(lambda self: self.control_acl))
+    with pytest.raises(AssertionError):
+        test_what_a_rollback_leaves_behind_names_no_hidden_node_to_others(site)
+
+
+@pytest.mark.parametrize("roles", ROLES.values(), ids=ROLES)
+def test_chunks_are_never_wider_than_the_nodes_in_them(site: Site, roles: Roles) -> None:
+    """Chunk by chunk: whoever may read one could read every node in it, and see every created name in its parent's
+    child list, before the epoch; parents that are only touched included."""
+    leave_open(site, roles)
+    record = site.record()
+    undo = site.names.attempt(1, str(record.attempt)).undo
+    mine = site.open_kazoo(ME)
+    readable = {
+        site.path(path): {(a.scheme, a.id) for a in node.acl if a.perms & READ} for path, node in BEFORE.items()
+    }
+    admins = {tuple(identity) for identity in roles.admin} | {tuple(MY_IDENTITY)}
+    seen = set()
+    for name in mine.get_children(undo):
+        data, _ = mine.get(f"{undo}/{name}")
+        acl, _ = mine.get_acls(f"{undo}/{name}")
+        who = {(entry.id.scheme, entry.id.id) for entry in acl if entry.perms & READ} - admins
+        for path, may in readable.items():
+            if path != site.root and path.encode() in (data or b""):
+                seen.add(path)
+                parents = readable[path.rpartition("/")[0]]
+                wide = {("world", "anyone")}
+                assert not who or wide <= may or who <= may or wide <= parents or who <= parents, (path, who)
+    assert seen >= {site.path("/mine"), site.path("/ours"), site.path("/mine/hidden-name")}

@@ -362,7 +362,8 @@ def _record_deviations(
     migrator: Migrator, attempt: AttemptPaths, index: int, deviations: Sequence[Deviation]
 ) -> WriteOp:
     data = json.dumps([[d.path, d.reason] for d in deviations]).encode()
-    return Create(f"{attempt.home}/{DEVIATION_PREFIX}{index}", data, migrator.control_acl)
+    # The names of nodes are not for all who may read the scope: some lie below what others may not look into.
+    return Create(f"{attempt.home}/{DEVIATION_PREFIX}{index}", data, migrator.private_acl)
 
 
 def read_deviations(client: Client, attempt: AttemptPaths) -> list[Deviation]:

@@ -31,7 +31,7 @@ from zkmig.errors import (
     Unreachable,
     ZkmigError,
 )
-from zkmig.model.acl import OPEN_ACL, AclList
+from zkmig.model.acl import ALL, OPEN_ACL, AclList
 from zkmig.stop import StopRequest
 from zkmig.wire.client import Client, probe_frame_limit
 from zkmig.wire.codes import Code, code_name, error_for
@@ -304,6 +304,11 @@ class Migrator:
         """Whether the owner node is what this very process has written, at some moment of its own, for this token."""
         node = self.client.call(GetData(self.names.owner))
         return node.data == data and node.stat.version == token
+
+    @property
+    def private_acl(self) -> AclList:
+        """The control plane's ACL, for its admins alone."""
+        return tuple(entry for entry in self.control_acl if entry.perms == ALL)
 
     def has_living_predecessor(self) -> bool:
         """Whether the session of an earlier owner lives, so that something of it which no guard holds may still land.
