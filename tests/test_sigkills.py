@@ -21,6 +21,5 @@ def test_kills_spread_over_a_whole_run(tmp_path: Path) -> None:
         figures = kill_all(server, KILLS, tmp_path)
     assert figures.violations == []
     assert sum(figures.hits.values()) == KILLS
-    assert figures.hits["OPEN"] > 0
-    assert sum(figures.killed_again.values()) > 0
-    assert set(figures.trees) == {"old", "new"}
+    assert set(figures.hits) - {"STABLE before"}
+    assert sum(figures.trees.values()) == KILLS + len(figures.durations_s)
