@@ -71,7 +71,7 @@ def images(client: Client, names: ControlPaths, epoch: int, location: str) -> Im
     later = [one for one in attempts if one.czxid > attempt.mzxid]
     left = _left(client, names, attempt, journal, later)
     live = _read(client, left)
-    hint = "look at them; then plan the way back from a snapshot, or set them right and revert again"
+    hint = "look at them; the way back is then a plan from a snapshot"
     if any(one.fate is Fate.ROLLED_BACK and not one.is_kept for one in later):
         hint += "; an attempt that was rolled back since, and pruned, counts as others here"
     _refuse_foreign(epoch, left, journal, live, hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -163,7 +164,7 @@ def _conflict(conflict: ConflictNote | None) -> Iterator[tuple[str, str]]:
     reason, _, what = conflict.reason.partition("; ")
     yield "", f"{reason}{_versions(conflict)}"
     if what:
-        yield from (("", part) for part in what.split(": ", 1))
+        yield from (("", part) for part in re.split("[:;] ", what, maxsplit=2))
 
 
 def _versions(conflict: ConflictNote) -> str:
@@ -181,7 +182,8 @@ def _blocking(found: Status) -> str:
 
 def _kept(found: Status) -> str:
     parts = [f"undo of epoch {found.record.epoch}, for revert"] if found.revertible is not None else []
-    parts += [f"{len(found.prunable)} journals that prune takes away"] if found.prunable else []
+    count = len(found.prunable)
+    parts += [f"{count} {'journal' if count == 1 else 'journals'} that prune takes away"] if count else []
     return "; ".join(parts)
 
 
