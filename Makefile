@@ -4,6 +4,7 @@
 #   DEMO_ARGS    further arguments of zkmig demo, as in: make demo DEMO_ARGS=--json
 #   ZKMIG_BENCH  size of the benchmarks, small or full; each target below sets its own
 #   MODEL_ARGS   further arguments of scripts/model.py, as in: make model MODEL_ARGS="--only NO_CURSOR"
+#   TORTURE_ARGS further arguments of the torture, as in: make torture TORTURE_ARGS="--seed 7 --only leader-killed"
 #   FUZZ_SECONDS how long to fuzz in all; FUZZ_ARGS further arguments, as in: make fuzz FUZZ_ARGS="--seed 7"
 
 BIN := .venv/bin
@@ -11,12 +12,13 @@ BIN := .venv/bin
 TEST_JOBS ?= 2
 FUZZ_SECONDS ?= 60
 
-.PHONY: help bootstrap demo test test-ensemble lint types model fuzz sanitize bench-small bench bench-huge bench-picture nightly clean
+.PHONY: help bootstrap demo test test-ensemble torture lint types model fuzz sanitize bench-small bench bench-huge bench-picture nightly clean
 
 help:
 	@echo "make demo         replay an outage on real servers, in about a minute"
 	@echo "make test         the tests"
 	@echo "make test-ensemble  the tests against a follower of an ensemble of three"
+	@echo "make torture      faults, crash points, kills and negative controls, all checked (docs/reliability.md)"
 	@echo "make lint         ruff: rules and format"
 	@echo "make types        mypy, strict"
 	@echo "make model        the model of the protocol, checked by Spin in some minutes (docs/protocol.md)"
@@ -40,6 +42,10 @@ test: bootstrap
 
 test-ensemble: bootstrap
 	ZKMIG_TEST_ENSEMBLE=1 $(BIN)/pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+
+torture: bootstrap
+	$(BIN)/python -m tests.torture --full $(TORTURE_ARGS)
+	$(BIN)/python -m tests.torture.deaths
 
 lint: bootstrap
 	$(BIN)/ruff check .

@@ -67,13 +67,17 @@ def run_chapter(
     readers: tuple[int, int] = (2, 1),
     pause_s: float = 0.015,
     seconds_max: float = 3600.0,
+    reader_options: tuple[str, ...] = (),
 ) -> Result:
-    """Run it and check it. readers: that read afresh, and that keep views. folder: is left behind."""
+    """Run it and check it. readers: that read afresh, and that keep views. folder: is left behind.
+
+    reader_options: further arguments of each reader's process.
+    """
     begun = time.monotonic()
     result = Result(f"{kind}:{seed}", seed)
     counts: Counter[str] = Counter()
     with World(kind, seed, folder, **SERVER_OPTIONS[kind]) as world:
-        world.start_readers(*readers, pause_s)
+        world.start_readers(*readers, pause_s, reader_options)
         world.start_churn()
         try:
             for name in names:

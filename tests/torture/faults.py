@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from tests.proxy import Fate
-from tests.torture.processes import Migrator
+from tests.torture.processes import MIGRATOR_TIMEOUT_S, Migrator
 from tests.torture.world import HOME, Kind, Planned, World
 
 BOTH: tuple[Kind, ...] = ("one", "three")
@@ -134,14 +134,14 @@ def partition(world: World) -> str:
 def mid_frame_reset(world: World) -> str:
     """Connections reset in the midst of a frame, before it, or before its answer."""
     planned = world.plan()
-    number, fates = world.rng.randrange(40), (Fate.TORN, Fate.TORN, Fate.LOST, Fate.UNANSWERED)
+    number, fates = world.rng.randrange(20), (Fate.TORN, Fate.TORN, Fate.LOST, Fate.UNANSWERED)
     seen = [0]
     cuts: list[str] = []
 
     def judge(opcode: int, _: int) -> Fate:
         del opcode
         seen[0] += 1
-        if seen[0] < number or len(cuts) >= 4 or world.rng.random() < 0.5:
+        if seen[0] < number or len(cuts) >= 4 or (cuts and world.rng.random() < 0.5):
             return Fate.PASS
         cuts.append(world.rng.choice(fates).name)
         return Fate[cuts[-1]]
@@ -178,7 +178,7 @@ def session_expired(world: World) -> str:
 def late_frame(world: World) -> str:
     """Frames of a migrator arrive after another has taken over and finished: a batch, the journal, or a setACL."""
     planned = world.plan()
-    number = world.rng.randrange(30)
+    number = world.rng.randrange(22)
     seen = [0]
 
     def judge(opcode: int, _: int) -> Fate:
@@ -192,7 +192,7 @@ def late_frame(world: World) -> str:
     proxy.judge = judge
     migrator = world.apply(planned, at=world.location(proxy.hosts), throttle=None)
     with world.ended(migrator):
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + MIGRATOR_TIMEOUT_S
         while proxy.held == held and migrator.is_alive and time.monotonic() < deadline:
             time.sleep(0.005)
         proxy.judge = lambda _, __: Fate.PASS

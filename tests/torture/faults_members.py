@@ -40,7 +40,7 @@ def follower_stopped(world: World) -> str:
     proxy = world.proxies[index]
     others = ",".join(member.hosts for number, member in enumerate(world.members) if number != index)
     planned = world.plan()
-    number, has_stopped, seen = world.rng.randrange(3, 24), threading.Event(), [0]
+    number, has_stopped, seen = world.rng.randrange(3, 20), threading.Event(), [0]
 
     def judge(opcode: int, _: int) -> Fate:
         del opcode

@@ -1,6 +1,6 @@
 """A reader in a process of its own: views without end, each written down as an event; and actions when told to.
 
-    python -m tests.torture.reader_process FOLDER NAME HOSTS SCOPE APART [--kept] [--pause SECONDS]
+    python -m tests.torture.reader_process FOLDER NAME HOSTS SCOPE APART [--kept] [--pause SECONDS] [--no-overlay]
 
 A line `act SECONDS` on standard input begins an action whose effects are writes to a node of its own outside the scope,
 one after another for as long as its token lets it; `admitted` or `refused` is answered on standard output at once and
@@ -33,6 +33,12 @@ EFFECT_PAUSE_S = 0.03
 VIEW_TIMEOUT_S = 15.0
 SESSION_TIMEOUT_S = 4.0
 SECRET = "me:hunter2"
+
+
+class ReaderWithoutOverlay(Reader):
+    """The negative control: shows live nodes whatever the record says."""
+
+    _shows_undo = False
 
 
 def rows(view: View) -> Iterator[Row]:
@@ -144,8 +150,10 @@ def main() -> None:
         parser.add_argument(name)
     parser.add_argument("--kept", action="store_true")
     parser.add_argument("--pause", type=float, default=0.02)
+    parser.add_argument("--no-overlay", action="store_true")
     options = parser.parse_args()
     auth = [("digest", SECRET)]
+    kind = ReaderWithoutOverlay if options.no_overlay else Reader
     # Two clients: an action's effects have their own connection, as the resource of a real service would.
     readers = KazooClient(options.hosts, timeout=SESSION_TIMEOUT_S, auth_data=auth)
     effects = KazooClient(options.hosts, timeout=SESSION_TIMEOUT_S)
@@ -155,7 +163,7 @@ def main() -> None:
         effects.ensure_path(f"{EFFECTS}/{options.name}")
         with (
             Log(Path(options.folder), options.name) as log,
-            Reader(readers, options.scope, name=options.name, timeout_s=VIEW_TIMEOUT_S) as reader,
+            kind(readers, options.scope, name=options.name, timeout_s=VIEW_TIMEOUT_S) as reader,
         ):
             Process(log, reader, effects, options).run()
     finally:

@@ -192,11 +192,11 @@ class World:
 
     # -- processes ----------------------------------------------------------------------------------------------------
 
-    def start_readers(self, fresh: int, kept: int, pause_s: float) -> None:
+    def start_readers(self, fresh: int, kept: int, pause_s: float, further: tuple[str, ...] = ()) -> None:
         """Readers of both sorts; the first is the one that acts."""
         for number in range(fresh + kept):
             name = f"reader{number}-{'fresh' if number < fresh else 'kept'}"
-            options = ["--pause", str(pause_s), *(["--kept"] if number >= fresh else [])]
+            options = ["--pause", str(pause_s), *further, *(["--kept"] if number >= fresh else [])]
             self.readers.append(ReaderChild(self.folder, name, self.hosts, SCOPE, APART, *options))
             self._stack.callback(self.readers[-1].end)
 

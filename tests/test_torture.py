@@ -1,0 +1,54 @@
+"""A short torture on a real server: readers, churn, actions, and one fault after another, all of it checked.
+
+Method: tests/torture/chapter.py, with some of the faults that `make torture` repeats (docs/reliability.md). Negative
+control: with readers that show live nodes, the same checker finds torn views.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from tests.torture.chapter import run_chapter, schedule
+from tests.torture.faults import FAULTS
+from tests.torture.world import Kind
+
+SEED = 7
+SHORT = (
+    *("plain-epoch", "migrator-killed", "zombie-in-batches", "zombie-in-rollback", "zombie-in-set-acl", "late-frame"),
+    *("old-value-put-back", "child-under-a-created-node", "control-plane-recreated", "mid-frame-reset"),
+)
+REQUIRED_BY_PROTOCOL = 21
+
+pytestmark = pytest.mark.timeout(600)  # some 60 s on an idle machine
+
+
+def test_no_rule_is_broken_whatever_befalls_a_migration(tmp_path: Path) -> None:
+    result = run_chapter("one", SEED, list(SHORT), tmp_path, readers=(1, 1))
+    assert result.problems == []
+    assert result.violations == []
+    assert result.faults == dict.fromkeys(SHORT, 1)
+    assert result.figures["views"] > 100
+    assert result.figures["views of an open epoch"] > 30
+    assert result.figures["commits"] >= 2
+    assert result.figures["rollbacks"] >= 1
+
+
+def test_without_the_overlay_torn_views_are_found(tmp_path: Path) -> None:
+    """Goal: the test above can fail. Method: one killed migration, with readers that do without undo."""
+    options = ("--no-overlay",)
+    result = run_chapter("one", SEED, ["migrator-killed"], tmp_path, readers=(1, 1), reader_options=options)
+    assert result.problems == []
+    assert result.violations
+    assert all(violation.startswith("torn-view") for violation in result.violations)
+
+
+def test_every_fault_comes_as_often_as_asked() -> None:
+    """Goal: a full run leaves none out. Method: what the schedules of all kinds of world hold."""
+    names = {name for kind in get_args(Kind) for name in schedule(kind, SEED, 1)}
+    assert names == set(FAULTS)
+    assert len(names) >= REQUIRED_BY_PROTOCOL
+    assert schedule("one", SEED, 3) == schedule("one", SEED, 3)
+    assert schedule("three", SEED, 2, members_each=5).count("leader-killed") == 5
