@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shlex
 import shutil
 import signal
 import subprocess
@@ -249,6 +250,30 @@ def test_history_prune_revert_remove(pair: Pair) -> None:
     assert "removed" in first.run("remove", *first.at, *scope, "--yes").succeeded().stdout
     second.run("status", *second.at, *scope).failed(3, "no scope")
     assert pair.client.get_children(pair.root) == ["gone"]
+
+
+def test_a_revert_that_was_killed_is_gone_on_with_from_another_folder(pair: Pair) -> None:
+    """Its plan has the default name, in the folder where it began; status knows where, and resume finds it."""
+    for number in range(NODES):
+        pair.client.set(f"{pair.root}-new/n{number:02}", bytes(3_000))
+    source, target = location(pair.first.hosts, f"{pair.root}-new"), location(pair.first.hosts, pair.root)
+    pair.first.run("plan", "--from", source, "--to", target, "-o", "p.zkplan", "--force").succeeded()
+    pair.first.run("apply", "--epoch", 1, "p.zkplan", "--yes").succeeded()
+    words = ("revert", "--epoch", 1, *pair.first.at, *pair.scope, "--yes", "--single-shot", "never", "--throttle", "15")
+    process = pair.first.program.start(*words, env=pair.first.env)
+    deadline = time.monotonic() + WAIT_S
+    while len(pair.client.get_children(pair.root)) in (NODES, 1):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    found = pair.second.run("status", *pair.second.at, *pair.scope, "--json").succeeded().document
+    resume = next(command for command in found["next"] if command.startswith("zkmig resume"))
+    assert str(pair.first.program.folder / f"revert-{pair.root[1:]}-1.zkplan") in resume
+    pair.second.run(*shlex.split(resume)[1:], "--steal").succeeded()
+    assert pair.client.get_children(pair.root) == ["gone"]
+    last = pair.last()
+    assert (last["outcome"], last["reverts"], last["epoch"]) == ("committed", 1, 2)
 
 
 def answered(host: Host, question: bytes, answer: bytes, *words: object) -> tuple[int, str]:

@@ -203,7 +203,9 @@ def _why_acl(left: Left, node: Znode) -> str | None:
     if left.aversions is None:
         return None
     is_set = node.stat.aversion == left.aversions[-1]
-    if node.stat.aversion in left.aversions and not (is_set and left.acl and not may_show_as(left.acl, node.acl)):
+    if node.stat.aversion in left.aversions and not (
+        is_set and left.acl is not None and not may_show_as(left.acl, node.acl)
+    ):
         return None
     return "its ACL was changed"
 
