@@ -43,7 +43,11 @@ class Size(NamedTuple):
 
 
 QUICK: Final = Size((("one", 1, 1, 1),))
-FULL: Final = Size((("three", 4, 2, 6), ("one", 5, 3, 0), ("frames", 1, 20, 0), ("heap", 1, 20, 0)))
+_THREE: Final = ("three", 1, 2, 6)
+_ONE: Final = ("one", 1, 3, 0)
+_LIMITS: Final = (("frames", 1, 20, 0), ("heap", 1, 20, 0))
+# Of two chapters at a time, one has an ensemble.
+FULL: Final = Size((_THREE, _ONE, _THREE, _ONE, _THREE, _ONE, _THREE, _ONE, _ONE, *_LIMITS))
 
 
 def chapters_of(size: Size, seed: int) -> list[Chapter]:
