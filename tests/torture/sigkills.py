@@ -37,9 +37,9 @@ from zkmig.plan.plan import Limits
 from zkmig.reader import Reader
 
 MANY = 70  # of each sort of change
-WRITES_PER_S = 150  # so that an unkilled run takes some seconds, most of which it writes
+WRITES_PER_S = 100  # so that an unkilled run takes some seconds, most of which it writes
 LIMITS = Limits(batch_bytes_max=1_300)
-MEASURED_AGAIN_AFTER = 25  # kills
+MEASURED_AGAIN_AFTER = 10  # kills
 KILLED_AGAIN_EVERY = 3  # ways out
 STRIDE = 7
 LOOK_S = 0.1  # shorter than that before a kill nobody looks
