@@ -6,6 +6,8 @@ back on a real server, with a reader looking while the epoch is open. Of 16,000 
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.scopes import ME, MY_IDENTITY, Site, assert_is, assert_went_back, settled
@@ -65,6 +67,10 @@ def test_a_page_that_was_altered_or_is_gone_is_noticed(site: Site) -> None:
         site.kazoo.create(path, data)
     pinned = digest(nodes[-1][1])
     client = site.client()
+    assert json.loads(nodes[-1][1])["format"] != json.loads(manifest.encode())["format"]
+    with pytest.raises(UnknownFormat, match="journal of format 2") as caught:
+        Manifest.decode(nodes[-1][1], attempt.manifest)  # as one does who knows of no pages
+    assert "upgrade" in str(caught.value)
     with pytest.raises(JournalMissing, match="undo/0"):  # so the manifest was read: its chunks are not there
         load(client, attempt, pinned)
     path, data = nodes[1]

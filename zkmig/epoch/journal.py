@@ -31,6 +31,7 @@ from zkmig.wire.replies import DataResult
 from zkmig.wire.requests import GetData
 
 FORMAT = 1
+PAGED_FORMAT = 2  # of the node that names a manifest's pages, which older readers cannot put together
 CHUNK_BYTES_MAX = 60 * 1024  # payload; with its guarded head a chunk stays below a frame of 64 KiB [zookeeper-facts 37]
 READ_DEPTH = 16
 NO_BATCH = -1  # an entry that belongs to no batch: parents touched, ACLs changed outside multis
@@ -130,7 +131,7 @@ class Manifest:
         if len(whole) <= CHUNK_BYTES_MAX:
             return [(attempt.manifest, whole)]
         pages = [whole[start : start + CHUNK_BYTES_MAX] for start in range(0, len(whole), CHUNK_BYTES_MAX)]
-        head = json.dumps({"format": FORMAT, "pages": [digest(page) for page in pages]}).encode()
+        head = json.dumps({"format": PAGED_FORMAT, "pages": [digest(page) for page in pages]}).encode()
         return [*((attempt.manifest_page(index), page) for index, page in enumerate(pages)), (attempt.manifest, head)]
 
     @classmethod
@@ -138,7 +139,8 @@ class Manifest:
         try:
             fields = json.loads(data or b"")
             if fields["format"] != FORMAT:
-                raise UnknownFormat(f"journal of format {fields['format']}", path, "use the zkmig that wrote it")
+                hint = "upgrade, or use the zkmig that wrote it"
+                raise UnknownFormat(f"journal of format {fields['format']}", path, hint)
             fields["chunks"] = tuple(fields["chunks"])
             fields["private"] = tuple(fields["private"])
             fields["quotas"] = tuple((path, text) for path, text in fields.get("quotas", ()))
@@ -315,9 +317,10 @@ def load(
 def _whole(client: Client, attempt: AttemptPaths, head: bytes) -> bytes:
     """The manifest from its node, and its pages if it has any."""
     try:
-        hashes = json.loads(head).get("pages", ())
+        fields = json.loads(head)
+        hashes = fields["pages"] if fields["format"] == PAGED_FORMAT else ()
         places = [attempt.manifest_page(index) for index in range(len(hashes))]
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return head  # for decode to say what is wrong with it
     pages = [page or b"" for page in _read(client, places)]
     for place, page, expected in zip(places, pages, hashes, strict=True):
