@@ -46,7 +46,7 @@ class Configuration:
 
 
 WRITERS = "LIVES=2 LOSSES=1 FOREIGN=1"
-VIEWS = "LIVES=2 LOSSES=0 FOREIGN=1 VIEWERS=1"
+VIEWS = "LIVES=2 LOSSES=0 FOREIGN=0 VIEWERS=1"
 ACTIONS = "LIVES=2 LOSSES=0 FOREIGN=0 ACTORS=1"
 DROPS = "LIVES=2 LOSSES=0 FOREIGN=0 DROPS=1"
 ACLS = "LIVES=2 LOSSES=0 FOREIGN=0 ACLS"
@@ -54,13 +54,15 @@ ACLS = "LIVES=2 LOSSES=0 FOREIGN=0 ACLS"
 PROTOCOL = (
     Configuration("writers", WRITERS),
     Configuration("single shot", "LIVES=2 LOSSES=1 FOREIGN=0 SHOT"),
-    Configuration("views", VIEWS),
+    Configuration("views, two migrators", VIEWS),
+    Configuration("views, others writing", "LIVES=1 LOSSES=0 FOREIGN=1 VIEWERS=1 VIEWS=2"),
     Configuration("actions, answers lost", "LIVES=1 LOSSES=1 FOREIGN=0 ACTORS=1 VIEWS=2 SHOT"),
     Configuration("actions, two migrators", ACTIONS),
     Configuration("two readers", "LIVES=1 LOSSES=0 FOREIGN=0 VIEWERS=1 ACTORS=1 SHOT"),
     Configuration("control plane made anew", DROPS),
     Configuration("two epochs, from EMPTY", "LIVES=2 LOSSES=0 FOREIGN=0 EPOCHS=2 EMPTY_FIRST"),
-    Configuration("ACLs", "LIVES=2 LOSSES=1 FOREIGN=0 ACLS"),
+    Configuration("ACLs, two migrators", ACLS),
+    Configuration("ACLs, answers lost", "LIVES=1 LOSSES=2 FOREIGN=0 ACLS"),
     Configuration(
         "all at once",
         "LIVES=4 LOSSES=2 FOREIGN=2 VIEWERS=1 ACTORS=1 VIEWS=2 DROPS=1 EPOCHS=2 ATTEMPTS=3 SHOT",
@@ -70,7 +72,7 @@ PROTOCOL = (
 
 CONTROLS = (
     Configuration("overlay", VIEWS, "NO_OVERLAY"),
-    Configuration("second read of the record", "LIVES=2 LOSSES=0 FOREIGN=0 VIEWERS=1", "NO_SECOND_READ"),
+    Configuration("second read of the record", VIEWS, "NO_SECOND_READ"),
     Configuration("attempt in the key of undo", "LIVES=3 LOSSES=0 FOREIGN=1 VIEWERS=1 VIEWS=2", "UNDO_BY_NUMBER"),
     Configuration("owner check", WRITERS, "NO_OWNER_CHECK"),
     Configuration("record check", WRITERS, "NO_RECORD_CHECK"),
@@ -78,6 +80,7 @@ CONTROLS = (
     Configuration("cursor", WRITERS, "NO_CURSOR"),
     Configuration("undo cursor", WRITERS, "NO_UNDO_CURSOR"),
     Configuration("expected versions", WRITERS, "NO_VERSIONS"),
+    Configuration("checks in the opening", "LIVES=1 LOSSES=0 FOREIGN=1", "NO_OPEN_CHECKS"),
     Configuration("drain", ACTIONS, "NO_DRAIN"),
     Configuration("time of leases", ACTIONS, "LEASES_END_EARLY"),
     Configuration("record check of admission", ACTIONS, "ADMIT_WITHOUT_RECORD"),

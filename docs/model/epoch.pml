@@ -138,6 +138,12 @@
 #define HAS_VERSION(path, expected) (version[path] == expected)
 #endif
 
+#ifdef NO_OPEN_CHECKS
+#define IS_PINNED(path) true
+#else
+#define IS_PINNED(path) (before[AT(q.att, path)] == 0 || \
+    value[path] != 0 && version[path] == before_version[AT(q.att, path)])
+#endif
 #ifdef UNDO_BY_NUMBER
 #define IS_KEPT_ATTEMPT true
 #else
@@ -476,11 +482,17 @@ commit_single_shot_PREPARING_STABLE:
                     set_record(STABLE)
                 fi
             :: q.kind == OPEN_EPOCH ->
-                assert(state == PREPARING);
-                /* What others have written since the last look is shown as its pre-image until the epoch ends. */
-                image[0] = before[AT(q.att, 0)]; image[1] = before[AT(q.att, 1)];
+                if
+                :: !IS_PINNED(0) || !IS_PINNED(1) -> result = BAD_OPERATION
+                :: else ->
+                    assert(state == PREPARING);
+                    /* P1: no view goes back. Absence cannot be checked: what others create just now is hidden. */
+                    assert(before[AT(q.att, 0)] == 0 || before[AT(q.att, 0)] == image[0]);
+                    assert(before[AT(q.att, 1)] == 0 || before[AT(q.att, 1)] == image[1]);
+                    image[0] = before[AT(q.att, 0)]; image[1] = before[AT(q.att, 1)];
 open_PREPARING_OPEN:
-                set_record(OPEN)
+                    set_record(OPEN)
+                fi
             :: q.kind == BATCH ->
                 can_apply(q.index);
                 if
@@ -767,7 +779,12 @@ drain:
     :: atomic { else -> goto give_up }
     fi;
     if
-    :: true -> transition(OPEN_EPOCH, my_att, 0, my_base)
+    :: true ->
+        transition(OPEN_EPOCH, my_att, 0, my_base);
+        if
+        :: got == OK
+        :: else -> goto give_up
+        fi
 #ifdef SHOT
     :: true ->
         transition(SINGLE_SHOT, my_att, 0, my_base);

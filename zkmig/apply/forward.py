@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from zkmig.apply.aclsteps import finals, tightenings, write_acls
 from zkmig.apply.batches import CURSOR, BatchWriter
@@ -31,11 +32,13 @@ from zkmig.epoch.record import ConflictNote, LastOutcome, Pending, Record
 from zkmig.epoch.transitions import State
 from zkmig.errors import Conflict, NotPermitted, Outcome, PlanImpossible, Refused, Stopped
 from zkmig.model.quota import Quota
+from zkmig.plan.operations import DeleteNode, WriteData
 from zkmig.plan.plan import RECORD_BYTES_MAX, Plan
 from zkmig.plan.preflight import refuse
 from zkmig.source.bulk import NodeRead, read_nodes
 from zkmig.wire.client import probe_frame_limit
 from zkmig.wire.codes import Code, code_name
+from zkmig.wire.replies import MultiResult
 from zkmig.wire.requests import MULTI_OVERHEAD, Check, Multi, WriteOp, frame_size, operation_size
 
 # What a caller of `Forward` needs to name is found here too.
@@ -182,7 +185,16 @@ class Forward:
     # -- the writes ---------------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        self._must(self.migrator.record.moved("open", State.OPEN))
+        """With checks of as many paths of the plan as fit.
+
+        What others write after the last look and before this would be shown as it was before, from now on, though views
+        may have shown it already. Of absence there is no check.
+        """
+        pinned = (op for op in self.plan.ordered.rest if isinstance(op, WriteData | DeleteNode))
+        checks = list(self._fitting(Check(op.path, op.pin.version) for op in pinned))
+        result = self.migrator.transition(self.migrator.record.moved("open", State.OPEN), checks)
+        if result.failed_index is not None:
+            self._give_up(checks[result.failed_index - HEAD_LENGTH].path, result, "open")
 
     def _tighten(self) -> None:
         writes = tightenings(self.journal.acls)
@@ -278,10 +290,13 @@ class Forward:
         ]
 
     def _path_checks(self) -> Iterator[Check]:
-        """As many plan paths as fit a usual batch: written ones first, whose old versions others may still expect."""
+        """Of as many plan paths as fit: written ones first, whose old versions others may still expect."""
+        return self._fitting(Check(node.path, node.version) for node in written_nodes(self.plan))
+
+    def _fitting(self, checks: Iterable[Check]) -> Iterator[Check]:
+        """As many as fit a usual batch."""
         budget = self.plan.limits.batch_bytes_max - frame_size(Multi(self.migrator.head())) - RECORD_BYTES_MAX
-        for node in written_nodes(self.plan):
-            check = Check(node.path, node.version)
+        for check in checks:
             budget -= operation_size(check)
             if budget < 0:
                 return
@@ -293,15 +308,18 @@ class Forward:
         writes: list[WriteOp] = [*note, *writer.all_writes()]
         result = self.migrator.transition(self._committed("commit_single_shot"), writes)
         if result.failed_index is not None:
-            path = writes[result.failed_index - HEAD_LENGTH].path
-            if result.code == Code.NO_AUTH:
-                abort(self.migrator, f"not permitted to write {path}")
-                raise NotPermitted("not permitted to write", path, "authenticate with --auth-file")
-            conflict, put_back = self._examined(Deviation(path, why(result.code)), "single shot", 0)
-            abort(self.migrator, f"conflict at {path}: {conflict.reason}", conflict=conflict, put_back=put_back)
-            raise Conflict(f"{conflict.reason}; nothing was written", path, "plan again")
+            self._give_up(writes[result.failed_index - HEAD_LENGTH].path, result, "single shot")
         deviations = finish_pending(self.migrator, self.journal, self.plan.quotas, self.options)
         return self._applied(0, True, deviations)
+
+    def _give_up(self, path: str, result: MultiResult, operation: str) -> NoReturn:
+        """Abort over a path that the first multi to write has failed at."""
+        if result.code == Code.NO_AUTH:
+            abort(self.migrator, f"not permitted to write {path}")
+            raise NotPermitted("not permitted to write", path, "authenticate with --auth-file")
+        conflict, put_back = self._examined(Deviation(path, why(result.code)), operation, 0)
+        abort(self.migrator, f"conflict at {path}: {conflict.reason}", conflict=conflict, put_back=put_back)
+        raise Conflict(f"{conflict.reason}; nothing was written", path, "plan again")
 
     def _committed(self, event: str) -> Record:
         record = self.migrator.record
