@@ -18,7 +18,7 @@ help:
 	@echo "make demo         replay an outage on real servers, in about a minute"
 	@echo "make test         the tests"
 	@echo "make test-ensemble  the tests against a follower of an ensemble of three"
-	@echo "make torture      faults, crash points, kills and negative controls, all checked (docs/reliability.md)"
+	@echo "make torture      faults, crash points, kills, controls, small heaps, the model (docs/reliability.md)"
 	@echo "make lint         ruff: rules and format"
 	@echo "make types        mypy, strict"
 	@echo "make model        the model of the protocol, checked by Spin in some minutes (docs/protocol.md)"
@@ -46,6 +46,8 @@ test-ensemble: bootstrap
 torture: bootstrap
 	$(BIN)/python -m tests.torture --full $(TORTURE_ARGS)
 	$(BIN)/python -m tests.torture.deaths
+	$(BIN)/pytest -m nightly --timeout=0 tests/test_small_heap.py
+	@$(MAKE) --no-print-directory model
 
 lint: bootstrap
 	$(BIN)/ruff check .
