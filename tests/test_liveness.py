@@ -106,6 +106,31 @@ def test_without_beats_it_would_be(site: Site, monkeypatch: pytest.MonkeyPatch) 
         drain_for_long(site, wait_for(site, 4 * SESSION_MS / 1000))
 
 
+def throttle_for_long(site: Site, while_waiting: Callable[[], object]) -> list[ZkmigError | None]:
+    """A migrator with a short session waits for its turn for longer than that lasts, then is told to stop."""
+    site.init(BEFORE)
+    sealed, stop = site.plan(AFTER), StopRequest()
+    options = Options("never", writes_per_s=0.5)  # what the journal took has to be paid for before the first batch
+    client = site.client(session_timeout_ms=SESSION_MS)
+    with in_a_thread(lambda: site.apply(sealed, client=client, options=options, stop=stop)) as ended:
+        deadline = time.monotonic() + 20
+        while site.record().state is not State.OPEN:
+            assert time.monotonic() < deadline
+        try:
+            while_waiting()
+        finally:
+            stop.request("the test stops it", 143)
+    site.resume(sealed)
+    return ended
+
+
+def test_one_that_is_throttled_is_not_taken_for_dead(site: Site) -> None:
+    """It does nothing but wait for its turn, as it was told to: whoever waits for the scope goes on waiting."""
+    (ended,) = throttle_for_long(site, wait_for(site, 4 * SESSION_MS / 1000))
+    assert isinstance(ended, Stopped)
+    assert_is(site.look(), AFTER)
+
+
 @pytest.mark.parametrize("phase", ["take_preimage", "find_deviations", "recheck"])
 def test_reading_counts_as_progress(site: Site, phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pre-image, verification: for as long as the servers answer, in whatever room it happens."""

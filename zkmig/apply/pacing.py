@@ -44,8 +44,8 @@ class Pacing:
         self._look()
         return self.tempo.depth if self.tempo is not None else DEPTH_UNPROBED
 
-    def wait_for_turn(self, writes: int) -> None:
-        """Return when a batch of so many writes may go, or when a stop was asked for."""
+    def wait_for_turn(self, writes: int, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Return when a batch of so many writes may go, or when a stop was asked for. meanwhile: see `Pace`."""
         self._look()
         until = 0.0
         if self.tempo is not None and not self._unanswered:
@@ -55,6 +55,7 @@ class Pacing:
             if wait_s <= 0:
                 break
             self._sleep(min(wait_s, SLICE_S))
+            meanwhile()
         if self._throttle is not None:
             self._throttle.sent(writes)
         self._unanswered += 1

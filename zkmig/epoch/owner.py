@@ -149,7 +149,7 @@ class _Series:
     def __iter__(self) -> Iterator[Multi]:
         while self.sent < self._total and self.failure is None:
             operations = self._operations_of(self.sent)
-            self._pace.wait_for_turn(len(operations))
+            self._pace.wait_for_turn(len(operations), self._migrator.beat)
             if self._migrator.stop.requested:
                 return
             self.sent += 1

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
+
+
+def _nothing() -> None:
+    pass
 
 
 class Pace(Protocol):
@@ -11,8 +16,11 @@ class Pace(Protocol):
     def depth(self) -> int:
         """Multis that may be unanswered at a time, at least 1."""
 
-    def wait_for_turn(self, writes: int) -> None:
-        """Return when a multi of so many writes may go, or when a stop was asked for; never raises."""
+    def wait_for_turn(self, writes: int, meanwhile: Callable[[], None] = _nothing) -> None:
+        """Return when a multi of so many writes may go, or when a stop was asked for.
+
+        meanwhile: called again and again while it waits; nothing is raised but what that raises.
+        """
 
     def answered(self) -> None:
         """One was answered."""
@@ -30,7 +38,7 @@ class Steady:
     def depth(self) -> int:
         return self._depth
 
-    def wait_for_turn(self, writes: int) -> None:
+    def wait_for_turn(self, writes: int, meanwhile: Callable[[], None] = _nothing) -> None:
         pass
 
     def answered(self) -> None:
