@@ -73,7 +73,7 @@ def zombie_in_set_acl(world: World) -> str:
     """Before an ACL is tightened, or after the commit, before one is loosened."""
     planned = world.plan()
     how, session = _fate(world)
-    stop = {"kind": "acl", "number": world.rng.randrange(4)}
+    stop = {"kind": "acl", "number": world.rng.randrange(3)}
     zombie = world.apply(planned, throttle=None, stop=stop, **session)
     with world.ended(zombie):
         _stand(world, zombie, planned)
