@@ -9,24 +9,50 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from kazoo.client import KazooClient
 
+import zkmig
 from tests.interruptions import Interrupted, at, interrupt, when_said
 from tests.proxy import WRITES, Fate, Proxy, cut_at
-from tests.scopes import AFTER, BEFORE, MINE, MINE_BUT_READABLE, Site, assert_is, assert_went_back, settled
+from tests.scopes import (
+    AFTER,
+    BEFORE,
+    ME,
+    MINE,
+    MINE_BUT_READABLE,
+    Site,
+    WatchedClient,
+    assert_is,
+    assert_went_back,
+    settled,
+)
+from tests.test_drain import guard
 from tests.trees import Node, Tree
+from zkmig.api import access
 from zkmig.apply.batches import BatchWriter
+from zkmig.apply.drain import DrainTimeout
 from zkmig.apply.engine import SealedPlan
 from zkmig.apply.forward import Applied, Options
 from zkmig.dev import Server
 from zkmig.epoch.owner import TakeOver
 from zkmig.epoch.transitions import State
-from zkmig.errors import Conflict, Outcome, OutcomeUnknown, PlanImpossible, Refused, Unreachable
+from zkmig.errors import EXIT_OUTCOME_UNKNOWN, Conflict, Outcome, OutcomeUnknown, PlanImpossible, Refused, Unreachable
 from zkmig.model.acl import OPEN_ACL
 from zkmig.plan.plan import Limits
-from zkmig.wire.requests import OP_GET_CHILDREN2, GetChildren2, Multi, Read, SetAcl, SetData, Write
+from zkmig.wire.requests import (
+    OP_GET_CHILDREN2,
+    OP_GET_DATA,
+    GetChildren2,
+    GetData,
+    Multi,
+    Read,
+    SetAcl,
+    SetData,
+    Write,
+)
 
 FATES = (Fate.LOST, Fate.TORN, Fate.UNANSWERED)
 
@@ -186,6 +212,90 @@ def test_a_connection_found_lost_before_a_write(swinging: Site, proxy: Proxy, nu
     site.apply(sealed, record.epoch + 1, client=client, how=TakeOver(steal=True))
     assert proxy.cuts == 1
     applied_exactly_once(site, sealed, tree)
+
+
+def lose_the_answer_and(reading_back: Fate, site: Site, proxy: Proxy, client: WatchedClient, times: int = 1) -> None:
+    """The transition to PREPARING lands unanswered; sent again it fails, having landed. To learn that, the record is
+    read; that reading is lost too, so many times."""
+    sent: list[Multi] = []
+
+    def before(request: Read | Write) -> None:
+        proxy.judge = all_pass
+        if isinstance(request, Multi) and _moves(request, site.names.record):
+            sent.append(request)
+            if len(sent) == 1:
+                proxy.judge = lambda opcode, _: Fate.UNANSWERED if opcode in WRITES else Fate.PASS
+        elif len(sent) == 2 and isinstance(request, GetData) and proxy.cuts <= times:
+            proxy.judge = lambda opcode, _: reading_back if opcode == OP_GET_DATA else Fate.PASS
+
+    client.before = before
+
+
+def _moves(multi: Multi, record: str) -> bool:
+    return any(isinstance(one, SetData) and one.path == record for one in multi.operations)
+
+
+def all_pass(_opcode: int, _seen: int) -> Fate:
+    return Fate.PASS
+
+
+@pytest.mark.parametrize("reading_back", [Fate.LOST, Fate.UNANSWERED])
+def test_a_transition_is_known_as_ones_own_over_another_loss(site: Site, proxy: Proxy, reading_back: Fate) -> None:
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    client = site.client(hosts=proxy.hosts)
+    lose_the_answer_and(reading_back, site, proxy, client, times=2)
+    site.apply(sealed, client=client)
+    assert proxy.cuts == 3
+    assert_is(site.look(), AFTER)
+
+
+def test_a_transition_that_cannot_be_recognised_is_of_unknown_outcome(site: Site, proxy: Proxy) -> None:
+    """It has landed after all: nobody may be told that nothing was written."""
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    client = site.client(hosts=proxy.hosts)
+    lose_the_answer_and(Fate.LOST, site, proxy, client, times=99)
+    with pytest.raises(OutcomeUnknown) as caught:
+        site.apply(sealed, client=client)
+    assert caught.value.exit_code == EXIT_OUTCOME_UNKNOWN
+    assert site.record().state is State.PREPARING
+    site.resume(sealed, how=TakeOver(steal=True))
+    assert_is(site.look(), AFTER)
+
+
+def test_a_revert_of_unknown_outcome_keeps_the_plan_that_resume_needs(
+    site: Site, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that was refused leaves no file behind."""
+    monkeypatch.chdir(tmp_path)
+    site.init(one_of_two(False, 10))
+    image = site.look()
+    site.apply(site.plan(one_of_two(True, 20)))
+
+    def watched(*arguments: object, **more: object) -> WatchedClient:
+        client = WatchedClient(*arguments, **more)  # type: ignore[arg-type] # as given
+        lose_the_answer_and(Fate.LOST, site, proxy, client, times=99)
+        return client
+
+    def revert() -> None:
+        zkmig.revert(f"zk://{proxy.hosts}", 1, site.names.scope, single_shot="never", auth=[ME], drain_timeout_s=0.2)
+
+    registration = site.names.guards + "/host.unit"
+    site.kazoo.create(registration, guard(stopped=False))
+    with pytest.raises(DrainTimeout):
+        revert()
+    assert list(tmp_path.iterdir()) == []
+    site.kazoo.delete(registration)
+    with monkeypatch.context() as patch:
+        patch.setattr(access, "Client", watched)
+        with pytest.raises(OutcomeUnknown):
+            revert()
+    assert site.record().state is State.PREPARING
+    (file,) = tmp_path.iterdir()
+    proxy.judge = all_pass
+    zkmig.resume(str(file), f"zk://{proxy.hosts}", scope=site.names.scope, auth=[ME], steal=True)
+    assert_went_back(image, site.look())
 
 
 # -- negative control -------------------------------------------------------------------------------------------------

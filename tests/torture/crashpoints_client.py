@@ -27,7 +27,7 @@ PLUMBING = frozenset(
         "Migrator.write_all",
         "Migrator.transition",
         "Migrator.write_series",
-        "Migrator._send",
+        "Sending.send",
         "_Series.__iter__",
         "_Series.send",
         "write_acls",

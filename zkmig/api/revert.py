@@ -15,11 +15,13 @@ from zkmig.apply import engine
 from zkmig.apply.engine import SealedPlan
 from zkmig.apply.options import DRAIN_TIMEOUT_S, Applied
 from zkmig.apply.revert import NOTE, images
+from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.owner import TakeOver
 from zkmig.errors import BadInput, Outcome, ZkmigError
 from zkmig.model.path import CONTROL_ROOT
 from zkmig.plan import make, planfile
 from zkmig.plan.plan import Limits, Plan
+from zkmig.wire.client import Client
 
 FILES_MAX = 1_000  # default names that are tried
 
@@ -131,10 +133,19 @@ def revert(
                 dry_run=dry_run,
             )
         except ZkmigError as error:
-            if plan_file is None and sealed.path and error.outcome is Outcome.NOTHING_WRITTEN:
+            if plan_file is None and error.outcome is Outcome.NOTHING_WRITTEN and _is_unused(client, names, sealed):
                 os.unlink(sealed.path)
             raise
     return Reverted(epoch, applied, made, sealed.path)
+
+
+def _is_unused(client: Client, names: ControlPaths, sealed: SealedPlan) -> bool:
+    """Whether a file was written that no resume will ask for: told by the record, so when in doubt it stays."""
+    try:
+        record, _ = read_record(client, names)
+    except ZkmigError:
+        return False
+    return bool(sealed.path) and sealed.hash not in (record.plan_hash, record.committed_plan_hash)
 
 
 def _save_under_free_name(plan: Plan, scope: str, epoch: int) -> SealedPlan:

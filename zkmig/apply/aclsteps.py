@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from zkmig.apply.verify import Deviation, why
 from zkmig.epoch.journal import AclEntry
-from zkmig.epoch.owner import SENDS_MAX, Migrator
+from zkmig.epoch.owner import Migrator
+from zkmig.epoch.sending import SENDS_MAX
 from zkmig.errors import NotPermitted, OutcomeUnknown, Unreachable
 from zkmig.model.acl import AclList, may_show_as
 from zkmig.wire.codes import Code, error_for

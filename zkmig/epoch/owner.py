@@ -19,6 +19,7 @@ from zkmig.epoch import record as records
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.pace import Pace
 from zkmig.epoch.record import Owner, Record, nested
+from zkmig.epoch.sending import SENDS_MAX, Sending
 from zkmig.errors import (
     Conflict,
     NotOwner,
@@ -26,14 +27,13 @@ from zkmig.errors import (
     OtherIncarnation,
     Outcome,
     OutcomeUnknown,
-    PlanImpossible,
     UnknownFormat,
     Unreachable,
     ZkmigError,
 )
 from zkmig.model.acl import ALL, OPEN_ACL, AclList
 from zkmig.stop import StopRequest
-from zkmig.wire.client import Client, probe_frame_limit
+from zkmig.wire.client import Client
 from zkmig.wire.codes import Code, code_name, error_for
 from zkmig.wire.faults import ConnectionLost
 from zkmig.wire.packed import PackedOperations
@@ -50,7 +50,6 @@ from zkmig.wire.requests import (
     Sync,
     WriteOp,
     encode_parts,
-    frame_size,
 )
 
 # Positions in the head of a guarded multi.
@@ -59,7 +58,6 @@ HEAD_RECORD = 1
 HEAD_OWNER = 2
 HEAD_LENGTH = 3
 
-SENDS_MAX = 3  # of the same frame; before the last the server is asked whether it takes frames of its size
 OWNER_POLL_S = 0.25
 BEAT_PART = 1 / 6  # of its session's time-out: so often at most the owner at work says that it gets on
 EPHEMERAL = 1  # create flag
@@ -167,10 +165,6 @@ def _failed_at(result: MultiResult, witness: int) -> bool:
     return result.failed_index == HEAD_LENGTH + witness and result.code in (Code.BAD_VERSION, Code.NODE_EXISTS)
 
 
-def _unknown(error: ZkmigError) -> OutcomeUnknown:
-    return OutcomeUnknown(error.what, error.where, "run zkmig status, then zkmig resume")
-
-
 class Migrator:
     """The writer of one scope. record and record_version are what every write is conditional on."""
 
@@ -185,6 +179,7 @@ class Migrator:
         self.control_acl: AclList = OPEN_ACL
         self._lock_data = b""
         self._beat_at = 0.0
+        self._sending = Sending(client, stop)
 
     # -- taking the scope ---------------------------------------------------------------------------------------------
 
@@ -284,7 +279,7 @@ class Migrator:
             )
         )
         try:
-            reply, resent = self._send(multi)
+            reply, resent = self._sending.send(multi)
             taken = reply.error == 0 or (resent and self._is_taken(data, token))
         except OutcomeUnknown:
             # A token that was taken for a session that is gone hurts nobody: the next owner bumps it again.
@@ -302,7 +297,7 @@ class Migrator:
 
     def _is_taken(self, data: bytes, token: int) -> bool:
         """Whether the owner node is what this very process has written, at some moment of its own, for this token."""
-        node = self.client.call(GetData(self.names.owner))
+        node = self._sending.read_back(self.names.owner)
         return node.data == data and node.stat.version == token
 
     @property
@@ -367,7 +362,7 @@ class Migrator:
         name that is ours). After a lost answer the same multi is sent again; if it then fails at the witness, the
         first one has landed, and that counts as done.
         """
-        reply, resent = self._send(self.guarded(operations))
+        reply, resent = self._sending.send(self.guarded(operations))
         if reply.error == 0:
             return _multi_result(reply)
         result = _multi_result(reply)
@@ -396,7 +391,7 @@ class Migrator:
         head = list(self.head())
         head[HEAD_RECORD] = SetData(self.names.record, data, self.record_version)
         multi = Multi((*head, *extra))
-        reply, resent = self._send(multi)
+        reply, resent = self._sending.send(multi)
         landed = reply.error == 0
         if not landed:
             result = _multi_result(reply)
@@ -409,39 +404,8 @@ class Migrator:
         return _multi_result(reply) if reply.error == 0 else MultiResult(())
 
     def _is_mine(self, data: bytes) -> bool:
-        node = self.client.call(GetData(self.names.record))
-        return bool(node.data == data and node.stat.version == self.record_version + 1)
-
-    def _send(self, multi: Multi) -> tuple[Reply, bool]:
-        """Send until an answer comes. The flag says whether an earlier sending may have landed."""
-        lost = 0
-        for _ in range(SENDS_MAX):
-            try:
-                with self.stop.patiently():
-                    self._take_up(lost, multi)
-                    return self.client.call_reply(multi), lost > 0
-            except OutcomeUnknown as error:
-                lost += 1
-                failure: Unreachable | OutcomeUnknown = error
-            except ConnectionLost as error:  # nothing of this multi was sent
-                failure = error
-        raise _unknown(failure) if lost else failure
-
-    def _take_up(self, lost: int, multi: Multi) -> None:
-        """Have a connection before sending a multi, of which `lost` sendings were not answered."""
-        try:
-            if not self.client.is_connected:
-                self.client.reconnect()
-            server, size = [self.client.server], frame_size(multi)
-            if lost == SENDS_MAX - 1 and not probe_frame_limit(server, size, self.client.tls):
-                # Such a server only drops the connection, which looks like any other loss [zookeeper-facts 11].
-                raise PlanImpossible(
-                    f"this server takes no frame of {size} bytes",
-                    multi.operations[-1].path,
-                    "raise jute.maxbuffer on every server of the target, or roll back and plan smaller batches",
-                )
-        except Unreachable as error:
-            raise _unknown(error) if lost else error from error
+        node = self._sending.read_back(self.names.record)
+        return node.data == data and node.stat.version == self.record_version + 1
 
     def write_series(
         self,
@@ -494,7 +458,7 @@ class Migrator:
                 if losses == SENDS_MAX:
                     raise
                 may_have_landed = max(may_have_landed, series.sent)
-                self._take_up(losses, self.guarded(operations_of(done)))
+                self._sending.take_up(losses, self.guarded(operations_of(done)))
                 continue
             if series.failure is not None:
                 return series.failure
