@@ -278,7 +278,7 @@ class Enumeration:
         try:
             resume(site, client, sealed)
         except (Conflict, StalePlan):
-            if not site.foreign:
+            if not site.foreign and not site.foreign_acls:
                 raise
             if site.record().state in MIGRATING:
                 with mortal(site) as another:
@@ -298,6 +298,7 @@ class Enumeration:
         with mortal(site, ME, ALICE) as client:  # the new tree holds nodes that are hers
             sealed = plan_to(site, trees_of(scenario)[site.record().epoch + 1], client=client)
             site.foreign.clear()
+            site.foreign_acls.clear()
 
             def watch(_: Write) -> None:
                 if client.askers[-1].endswith(("_write_batches", "_commit_single_shot")):
@@ -336,7 +337,7 @@ class Enumeration:
             self._lead_out(site, client, sealed, way)
             if client.writes:
                 return
-            if site.record().epoch == 0 and way is Way.RESUME and not site.foreign:
+            if site.record().epoch == 0 and way is Way.RESUME and not (site.foreign or site.foreign_acls):
                 apply(site, client, sealed)
             else:
                 Migrator.take(client, site.names, STEAL, StopRequest()).release()

@@ -14,7 +14,9 @@ import zkmig
 from tests.torture.crashpoints_client import PLUMBING
 
 WAYS = frozenset({"write", "write_all", "transition", "write_series"})  # of a Migrator
-STEPS = frozenset({"write_acls", "_must"})  # functions that write, whose callers count instead of them
+STEPS = frozenset(
+    {"write_acls", "_must", "_transition_to_commit", "transition_noted"}
+)  # functions that write, whose callers count instead of them
 SENDERS = frozenset({"call", "call_reply", "pipeline", "post", "send"})  # of a client
 REQUESTS = frozenset({"Multi", "SetAcl", "Create", "Create2", "CreateContainer", "CreateTtl", "Delete", "SetData"})
 PACKAGES = ("apply", "epoch")

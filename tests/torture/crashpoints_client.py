@@ -32,6 +32,8 @@ PLUMBING = frozenset(
         "_Series.send",
         "write_acls",
         "Forward._must",
+        "Forward._transition_to_commit",
+        "transition_noted",
     }
 )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from kazoo.client import KazooClient
 from kazoo.exceptions import NoNodeError
+from kazoo.security import ACL, Id
 
 from tests.interruptions import when_said
 from tests.scopes import (
@@ -35,7 +36,7 @@ from zkmig.epoch.leases import Lease
 from zkmig.epoch.owner import Migrator, TakeOver
 from zkmig.epoch.transitions import State
 from zkmig.errors import Conflict
-from zkmig.model.acl import ALL, READ, Acl
+from zkmig.model.acl import ALL, OPEN_ACL, READ, Acl, AclList
 from zkmig.model.quota import Quota
 from zkmig.model.znode import Kind
 from zkmig.plan import planfile
@@ -105,11 +106,15 @@ class Violation(AssertionError):
 
 
 class Place(Site):
-    """foreign: what somebody else has written on paths of the plan, by relative path. sessions: of its migrators."""
+    """foreign, foreign_acls: what somebody else has set on paths of the plan, by relative path.
+
+    sessions: of its migrators.
+    """
 
     def __init__(self, server: Server, root: str, eyes: KazooClient) -> None:
         super().__init__(server, root, f"{root}-control", eyes)
         self.foreign: dict[str, bytes] = {}
+        self.foreign_acls: dict[str, AclList] = {}
         self.sessions: set[int] = set()
         self.replan: Callable[[], SealedPlan]
 
@@ -237,6 +242,14 @@ def _write_b(site: Place) -> None:
     site.foreign["/b"] = b"foreign"
 
 
+def _all_batches_and_a_foreign_acl(site: Place, sealed: SealedPlan) -> None:
+    """On a node whose ACL was tightened."""
+    _all_batches(site, sealed)
+    acl = (*OPEN_ACL, *ALICES)
+    site.kazoo.set_acls(site.path("/a"), [ACL(entry.perms, Id(entry.scheme, entry.id)) for entry in acl])
+    site.foreign_acls["/a"] = acl
+
+
 def _resume_until_conflict(site: Place, client: Client, sealed: SealedPlan) -> None:
     with suppress(Conflict):
         resume(site, client, sealed)
@@ -316,6 +329,7 @@ SCENARIOS = (
     Scenario("rollback among the tightenings", NEW, roll_back, False, _stop_at("Forward._tighten", 1), goes_on=True),
     Scenario("rollback among the batches", NEW, roll_back, False, _stop_at("Forward._write_batches", 3), goes_on=True),
     Scenario("rollback of all batches", NEW, roll_back, False, _all_batches, goes_on=True),
+    Scenario("rollback past a foreign ACL", NEW, roll_back, False, _all_batches_and_a_foreign_acl, goes_on=True),
     Scenario("rollback past a foreign write", NEW, roll_back, False, _foreign(_all_batches), goes_on=True),
     Scenario(
         "resume until a conflict",

@@ -55,14 +55,14 @@ class Watcher:
         """To the last field of each Stat what it was before; where nothing is overlaid others' writes show."""
         wrong = set(differences(seen, self._before or {}))
         if view.state == "PREPARING":
-            wrong -= {self._site.path(relative) for relative in self._site.foreign}
+            wrong -= {self._site.path(path) for path in (*self._site.foreign, *self._site.foreign_acls)}
         if wrong:
             raise Violation(f"torn view in {view.state}: {sorted(wrong)}")
 
     def _check_tree(self, view: View, seen: dict[str, tuple[object, ...]]) -> None:
         are_acls_pending = view.seen.record.pending is not None
         width = 1 if are_acls_pending else 2
-        foreign = {self._site.path(relative) for relative in self._site.foreign}
+        foreign = {self._site.path(path) for path in (*self._site.foreign, *self._site.foreign_acls)}
         want = {path: row[:width] for path, row in self._trees[view.epoch].items() if path not in foreign}
         found = {path: row[:width] for path, row in seen.items() if path not in foreign}
         if want != found:
@@ -79,6 +79,8 @@ def judge(site: Place, tree: Tree) -> None:
     expected = {path: (node.data, node.acl) for path, node in tree.items()}
     for path, data in site.foreign.items():
         expected[path] = (data, tree[path].acl)
+    for path, acl in site.foreign_acls.items():
+        expected[path] = (tree[path].data, acl)
     found = {path: (seen.data, seen.acl) for path, seen in image.items()}
     if expected != found:
         raise Violation(f"not the tree: {differences(found, expected)}")
