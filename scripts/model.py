@@ -78,7 +78,7 @@ CONTROLS = (
     Configuration("record check", WRITERS, "NO_RECORD_CHECK"),
     Configuration("incarnation check", DROPS, "NO_INCARNATION"),
     Configuration("cursor", WRITERS, "NO_CURSOR"),
-    Configuration("undo cursor", WRITERS, "NO_UNDO_CURSOR"),
+    Configuration("undo cursor", "LIVES=2 LOSSES=1 FOREIGN=0", "NO_UNDO_CURSOR"),
     Configuration("expected versions", WRITERS, "NO_VERSIONS"),
     Configuration("checks in the opening", "LIVES=1 LOSSES=0 FOREIGN=1", "NO_OPEN_CHECKS"),
     Configuration("drain", ACTIONS, "NO_DRAIN"),
