@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from zkmig.apply.aclsteps import finals, tightenings, write_acls
 from zkmig.apply.batches import CURSOR, BatchWriter
@@ -24,7 +24,7 @@ from zkmig.apply.preimage import Preimage, recheck, take_preimage
 from zkmig.apply.quotas import quotas_set, write_quotas
 from zkmig.apply.upload import Uploaded, upload
 from zkmig.apply.verify import Deviation, find_deviations, why, written_nodes
-from zkmig.epoch.attempts import Fate, PutBack, noting, read_note, shortened
+from zkmig.epoch.attempts import Fate, PutBack, own_note, shortened, transition_noted
 from zkmig.epoch.control import AttemptPaths
 from zkmig.epoch.journal import Journal, load
 from zkmig.epoch.owner import HEAD_LENGTH, Migrator
@@ -43,8 +43,6 @@ from zkmig.wire.requests import MULTI_OVERHEAD, Check, Multi, WriteOp, frame_siz
 
 # What a caller of `Forward` needs to name is found here too.
 __all__ = ["DRAIN_TIMEOUT_S", "Applied", "Forward", "Options", "Progress", "abort", "attempt_of", "cursor_version"]
-
-ABORT_TRIES = 3
 
 
 @dataclass
@@ -162,7 +160,7 @@ class Forward:
             self.options.say(f"warning: {finding}")
 
     def _prepare(self, epoch: int, uploaded: Uploaded) -> None:
-        migrator, record = self.migrator, self.migrator.record
+        record = self.migrator.record
         prepared = record.moved(
             "prepare",
             State.PREPARING,
@@ -174,11 +172,11 @@ class Forward:
             batches_total=len(self.plan.batch_ends),
             conflict=None,
         )
-        self._must(prepared, noting(migrator, prepared, fate=Fate.UNDER_WAY, manifest_hash=uploaded.manifest_hash))
+        self._must(prepared, fate=Fate.UNDER_WAY, manifest_hash=uploaded.manifest_hash)
 
-    def _must(self, record: Record, note: Sequence[WriteOp] = ()) -> None:
-        """A transition with nothing but its note, which nobody else writes, can fail only in its head."""
-        result = self.migrator.transition(record, note)
+    def _must(self, record: Record, **noted: Any) -> None:
+        """A transition with nothing but its note can fail only in its head."""
+        result = transition_noted(self.migrator, record, **noted)
         if result.failed_index is not None:
             raise Conflict(f"the transition failed: {code_name(result.code)}", self.migrator.names.record)
 
@@ -232,7 +230,7 @@ class Forward:
     def _record_conflict(self, deviation: Deviation, operation: str, batch: int) -> None:
         conflict, put_back = self._examined(deviation, operation, batch)
         record = self.migrator.record.updated(conflict=conflict)
-        self._must(record, noting(self.migrator, record, conflict=conflict, put_back=put_back))
+        self._must(record, conflict=conflict, put_back=put_back)
         raise Conflict(
             f"{conflict.reason}; the migration stopped before batch {batch + 1}",
             deviation.path,
@@ -246,7 +244,7 @@ class Forward:
         nodes = written_nodes(self.plan) if is_behind else iter(())
         written = next((one for one in nodes if one.path == deviation.path), None)
         with self.migrator.stop.patiently():  # who was asked to stop still has to record it
-            note, _ = read_note(self.migrator.client, self.migrator.names, self.migrator.record)
+            note, _ = own_note(self.migrator, self.migrator.record)
             puts = PutBacks(self.migrator, note)
             conflict = examine_conflict(self.migrator, puts, deviation, operation, batch, entry, written)
         return conflict, puts.noted
@@ -269,25 +267,24 @@ class Forward:
         total = len(self.plan.batch_ends)
         record = self._committed("commit")
         checks = [Check(self._attempt().cursor, total), *self._path_checks()]
-        note = self._committed_note(single_shot=False)
-        result = self.migrator.transition(record, [*note, *checks])
+        result = self._transition_to_commit(record, checks, single_shot=False)
         if result.failed_index is not None:
-            failed = [*note, *checks][result.failed_index - HEAD_LENGTH]
+            failed = checks[result.failed_index - HEAD_LENGTH]
             self._record_conflict(Deviation(failed.path, "changed just before the commit"), "commit", total)
         deviations = finish_pending(self.migrator, self.journal, self.plan.quotas, self.options)
         return self._applied(total, False, deviations)
 
-    def _committed_note(self, single_shot: bool) -> list[WriteOp]:
-        return [
-            *noting(
-                self.migrator,
-                self.migrator.record,
-                fate=Fate.COMMITTED,
-                ended=time.time(),
-                single_shot=single_shot,
-                conflict=None,
-            )
-        ]
+    def _transition_to_commit(self, record: Record, extra: Sequence[WriteOp], single_shot: bool) -> MultiResult:
+        return transition_noted(
+            self.migrator,
+            record,
+            extra,
+            self.migrator.record,
+            fate=Fate.COMMITTED,
+            ended=time.time(),
+            single_shot=single_shot,
+            conflict=None,
+        )
 
     def _path_checks(self) -> Iterator[Check]:
         """Of as many plan paths as fit: written ones first, whose old versions others may still expect."""
@@ -304,9 +301,8 @@ class Forward:
 
     def _commit_single_shot(self) -> Applied:
         writer = BatchWriter(self.migrator.client, self.plan, self._attempt().cursor, 0)
-        note = self._committed_note(single_shot=True)
-        writes: list[WriteOp] = [*note, *writer.all_writes()]
-        result = self.migrator.transition(self._committed("commit_single_shot"), writes)
+        writes = writer.all_writes()
+        result = self._transition_to_commit(self._committed("commit_single_shot"), writes, single_shot=True)
         if result.failed_index is not None:
             self._give_up(writes[result.failed_index - HEAD_LENGTH].path, result, "single shot")
         deviations = finish_pending(self.migrator, self.journal, self.plan.quotas, self.options)
@@ -379,20 +375,19 @@ def abort(
     assert record.attempt is not None
     outcome = LastOutcome(record.target_epoch, record.attempt, "aborted", time.time(), reason=shortened(reason))
     closed = record.closed("abort", record.base, outcome)
-    for _ in range(ABORT_TRIES):
-        note = noting(
-            migrator,
-            record,
-            fate=Fate.ABORTED,
-            ended=outcome.at,
-            reason=reason,
-            conflict=conflict,
-            put_back=put_back,
-        )
-        result = migrator.transition(closed, note)
-        if result.failed_index is None:
-            return
-    raise Conflict(f"could not abort: {code_name(result.code)}", migrator.names.record, "run zkmig status")
+    result = transition_noted(
+        migrator,
+        closed,
+        (),
+        record,
+        fate=Fate.ABORTED,
+        ended=outcome.at,
+        reason=reason,
+        conflict=conflict,
+        put_back=put_back,
+    )
+    if result.failed_index is not None:
+        raise Conflict(f"could not abort: {code_name(result.code)}", migrator.names.record, "run zkmig status")
 
 
 def finish_pending(migrator: Migrator, journal: Journal, quotas: Sequence[Quota], options: Options) -> list[Deviation]:

@@ -19,9 +19,9 @@ from zkmig.apply.options import Options, Progress
 from zkmig.apply.pacing import Pacing, paced
 from zkmig.apply.tempo import TempoSeen
 from zkmig.apply.verify import FOREIGN, REPLACED, Deviation, why
-from zkmig.epoch.attempts import Fate, noting, read_note
+from zkmig.epoch.attempts import Fate, own_note, transition_noted
 from zkmig.epoch.control import AttemptPaths
-from zkmig.epoch.journal import NO_BATCH, AclEntry, Action, Entry, Journal, Manifest, load
+from zkmig.epoch.journal import CHUNK_BYTES_MAX, NO_BATCH, AclEntry, Action, Entry, Journal, Manifest, load
 from zkmig.epoch.owner import HEAD_LENGTH, Migrator
 from zkmig.epoch.record import LastOutcome
 from zkmig.epoch.transitions import State
@@ -34,6 +34,7 @@ from zkmig.plan.operations import CreateNode, RaiseCounter
 from zkmig.source.bulk import NodeRead, read_acls, read_nodes
 from zkmig.wire.client import Client
 from zkmig.wire.codes import Code, code_name
+from zkmig.wire.jute import utf8_size
 from zkmig.wire.replies import StatResult
 from zkmig.wire.requests import Check, Create, Delete, Exists, GetChildren, SetData, WriteOp
 
@@ -41,6 +42,8 @@ CURSOR = 0  # the undo cursor's place among the operations of an undo batch
 EXISTS_DEPTH = 128
 ACL_ROUNDS = 2
 DEVIATION_PREFIX = "deviation-"
+ACLS = "acls-"  # in a name behind it: of ACLs, not of a batch
+DEVIATION_BYTES = 100  # of one, beside its path
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ class _Undo:
 
     def run(self) -> RolledBack:
         attempt = attempt_of(self.migrator)
-        note, _ = read_note(self.migrator.client, self.migrator.names, self.migrator.record)
+        note, _ = own_note(self.migrator, self.migrator.record)
         self.puts = PutBacks(self.migrator, note)
         batches = undo_batches(self.journal, self.manifest, self.cursor)
         self.replaced = find_replaced(self.migrator.client, attempt, self.journal, self.cursor)
@@ -148,11 +151,19 @@ class _Undo:
             len(batches), migrator.stop, options.open_probe, migrator.names.record, options.writes_per_s
         ) as pacing:
             self._undo(attempt, batches, pacing)
-        deviations = read_deviations(self.migrator.client, attempt)
-        known = {deviation.path for deviation in deviations}
-        deviations += [deviation for deviation in self._restore_acls() if deviation.path not in known]
-        deviations = self._explained(deviations)
-        return replace(self._end(attempt, len(batches), deviations), tempo=pacing.seen())
+        foreign_acls = self._restore_acls()
+        try:
+            recorded = _recorded(self.migrator.client, attempt)
+        except NotPermitted:
+            recorded = [("", Deviation(attempt.home, "what was recorded here cannot be read"))]
+        known = {deviation.path for _, deviation in recorded}
+        others = [deviation for deviation in foreign_acls if deviation.path not in known]
+        self._record_acls(attempt, others)
+        # A batch has left out the data of a path; counters and ACLs come later, where undo has put the data back.
+        of_data = frozenset(map(str, range(self.cursor)))
+        others += [deviation for place, deviation in recorded if place not in of_data]
+        deviations = self._explained([deviation for place, deviation in recorded if place in of_data])
+        return replace(self._end(attempt, len(batches), deviations + others), tempo=pacing.seen())
 
     def _undo(self, attempt: AttemptPaths, batches: Sequence[UndoBatch], pacing: Pacing) -> None:
         done = cursor_version(self.migrator, attempt.rcursor)
@@ -243,6 +254,13 @@ class _Undo:
                 break  # else a setACL of the former owner came in between: it is its last, and now to be seen
         return deviations + found
 
+    def _record_acls(self, attempt: AttemptPaths, deviations: Sequence[Deviation]) -> None:
+        """As those of batches are: whoever takes an epoch back later has to know of them."""
+        for number, part in enumerate(_parts(deviations)):
+            place = f"{ACLS}{self.migrator.token}-{number}"  # who goes on from here may find others
+            what = "record whose ACL was left"
+            self.migrator.write_all([_record_deviations(self.migrator, attempt, place, part)], what, witness=0)
+
     def _explained(self, deviations: list[Deviation]) -> list[Deviation]:
         at_stake = (e for e in self.journal.entries if NO_BATCH < e.batch < self.cursor)
         return explained(self.migrator, self.puts, deviations, {entry.path: entry for entry in at_stake})
@@ -253,8 +271,11 @@ class _Undo:
         assert record.attempt is not None
         outcome = LastOutcome(record.target_epoch, record.attempt, "rolled_back", time.time(), len(deviations))
         closed = record.closed("end_rollback", record.base, outcome)
-        note = noting(
+        checks = [Check(attempt.cursor, self.cursor), Check(attempt.rcursor, length)]
+        result = transition_noted(
             self.migrator,
+            closed,
+            checks,
             record,
             fate=Fate.ROLLED_BACK,
             ended=outcome.at,
@@ -262,8 +283,6 @@ class _Undo:
             deviations=len(deviations),
             put_back=self.puts.noted,
         )
-        checks = [Check(attempt.cursor, self.cursor), Check(attempt.rcursor, length)]
-        result = self.migrator.transition(closed, [*checks, *note])
         if result.failed_index is not None:
             raise Conflict(f"could not end the rollback: {code_name(result.code)}", attempt.rcursor, "run zkmig status")
         return RolledBack(record.epoch, self.cursor, tuple(deviations))
@@ -359,21 +378,42 @@ def _acl_restores(client: Client, journal: Journal) -> tuple[list[AclWrite], lis
 
 
 def _record_deviations(
-    migrator: Migrator, attempt: AttemptPaths, index: int, deviations: Sequence[Deviation]
+    migrator: Migrator, attempt: AttemptPaths, place: int | str, deviations: Sequence[Deviation]
 ) -> WriteOp:
     data = json.dumps([[d.path, d.reason] for d in deviations]).encode()
     # The names of nodes are not for all who may read the scope: some lie below what others may not look into.
-    return Create(f"{attempt.home}/{DEVIATION_PREFIX}{index}", data, migrator.private_acl)
+    return Create(f"{attempt.home}/{DEVIATION_PREFIX}{place}", data, migrator.private_acl)
+
+
+def _parts(deviations: Sequence[Deviation]) -> Iterator[list[Deviation]]:
+    """Cut so that the paths of each part fit a chunk."""
+    part: list[Deviation] = []
+    size = 0
+    for deviation in deviations:
+        added = utf8_size(deviation.path) + DEVIATION_BYTES
+        if part and size + added > CHUNK_BYTES_MAX:
+            yield part
+            part, size = [], 0
+        part.append(deviation)
+        size += added
+    if part:
+        yield part
 
 
 def read_deviations(client: Client, attempt: AttemptPaths) -> list[Deviation]:
-    """Paths that undoing has left with somebody else's value, as recorded so far."""
+    """Paths that undoing has left with somebody else's value, as recorded so far; NotPermitted: no looking there."""
+    return [deviation for _, deviation in _recorded(client, attempt)]
+
+
+def _recorded(client: Client, attempt: AttemptPaths) -> list[tuple[str, Deviation]]:
+    """The same, each with the place that it is recorded in: an undo batch's number, or one of those for ACLs."""
     names = client.call(GetChildren(attempt.home)).children
     nodes = [f"{attempt.home}/{name}" for name in sorted(names) if name.startswith(DEVIATION_PREFIX)]
-    found: list[Deviation] = []
+    found: list[tuple[str, Deviation]] = []
     for node in read_nodes(client, nodes):
         if isinstance(node, NodeRead):
-            found += _deviations_of(node)
+            place = paths.name(node.path).removeprefix(DEVIATION_PREFIX)
+            found += [(place, deviation) for deviation in _deviations_of(node)]
     return found
 
 

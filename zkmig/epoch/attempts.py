@@ -10,22 +10,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from zkmig.epoch.control import AttemptPaths, ControlPaths
-from zkmig.epoch.owner import Migrator
+from zkmig.epoch.owner import HEAD_LENGTH, Migrator
 from zkmig.epoch.record import ConflictNote, Owner, Record, nested
+from zkmig.epoch.sending import SENDS_MAX
 from zkmig.epoch.transitions import MIGRATING
+from zkmig.errors import NotPermitted
+from zkmig.model.stat import Stat
 from zkmig.source.bulk import NodeRead, read_nodes
 from zkmig.wire.client import Client
 from zkmig.wire.codes import Code, error_for
-from zkmig.wire.replies import ChildrenResult
-from zkmig.wire.requests import GetChildren, SetData
+from zkmig.wire.faults import ConnectionLost
+from zkmig.wire.replies import ChildrenResult, MultiResult
+from zkmig.wire.requests import GetChildren, SetData, WriteOp
 
 FORMAT = 1
+NOTE_TRIES = 2
 NOTE_BYTES_MAX = 3 * 1024  # it goes into the multi of a transition, beside the record
 OWNERS_MAX = 6
 TEXT_MAX = 500  # characters of a reason, a plan's path, a path put back
@@ -218,16 +223,46 @@ def read_attempts(client: Client, names: ControlPaths, record: Record, is_owner:
         if parts is not None:
             homes[f"{names.epochs}/{name}"] = int(parts[1]), parts[2]
     found: list[Attempt] = []
-    for node in read_nodes(client, homes, children=True):
-        if isinstance(node, NodeRead):
-            epoch, attempt = homes[node.path]
-            note = AttemptNote.decode(node.data)
-            if note is None or (note.epoch, note.attempt) != (epoch, attempt):
-                note = AttemptNote(epoch, attempt, "", node.stat.ctime / 1000, Fate.UNKNOWN)
-            fate = _fate(note, record, is_owner)
-            stat = node.stat
-            found.append(Attempt(note, fate, stat.version, stat.czxid, stat.mzxid, node.children or ()))
+    for path, home in zip(homes, _read_homes(client, homes), strict=True):
+        if home is None:
+            continue
+        epoch, attempt = homes[path]
+        note = home.note
+        if note is None or (note.epoch, note.attempt) != (epoch, attempt):
+            note = AttemptNote(epoch, attempt, "", home.stat.ctime / 1000, Fate.UNKNOWN)
+        fate = _fate(note, record, is_owner)
+        found.append(Attempt(note, fate, home.stat.version, home.stat.czxid, home.stat.mzxid, home.children))
     return sorted(found, key=lambda one: one.czxid)
+
+
+class _Home(NamedTuple):
+    """A home. note None: it says nothing, or may not be read."""
+
+    note: AttemptNote | None
+    stat: Stat
+    children: tuple[str, ...]
+    is_readable: bool = True
+
+
+def _read_homes(client: Client, homes: Iterable[str]) -> list[_Home | None]:
+    """Each of them, None where it is gone. One that may not be read is told by its Stat: it stops nobody."""
+    places = list(homes)
+    try:
+        return [
+            _Home(AttemptNote.decode(node.data), node.stat, node.children or ()) if isinstance(node, NodeRead) else None
+            for node in read_nodes(client, places, children=True)
+        ]
+    except NotPermitted:
+        return [_read_home(client, place) for place in places]
+
+
+def _read_home(client: Client, home: str) -> _Home | None:
+    try:
+        (node,) = read_nodes(client, [home], children=True)
+    except NotPermitted:
+        stat = client.exists(home)  # asks for no permission
+        return _Home(None, stat, (), is_readable=False) if stat is not None else None
+    return _Home(AttemptNote.decode(node.data), node.stat, node.children or ()) if isinstance(node, NodeRead) else None
 
 
 def _fate(note: AttemptNote, record: Record, is_owner: bool) -> Fate:
@@ -236,12 +271,11 @@ def _fate(note: AttemptNote, record: Record, is_owner: bool) -> Fate:
         return Fate.CONFLICT if record.conflict is not None else Fate.UNDER_WAY
     if (record.epoch, record.committed_attempt) == (note.epoch, note.attempt):
         return Fate.COMMITTED
-    if note.fate in (Fate.COMMITTED, Fate.ROLLED_BACK, Fate.ABORTED, Fate.ABANDONED):
+    last = record.last
+    if last is not None and (last.epoch, last.attempt) == (note.epoch, note.attempt) and last.outcome in _OUTCOMES:
+        return Fate(last.outcome)
+    if note.fate in (Fate.COMMITTED, Fate.ROLLED_BACK, Fate.ABORTED, Fate.ABANDONED, Fate.UNKNOWN):
         return note.fate
-    if note.fate is Fate.UNKNOWN:
-        last = record.last
-        is_last = last is not None and (last.epoch, last.attempt) == (note.epoch, note.attempt)
-        return Fate(last.outcome) if last is not None and is_last and last.outcome in _OUTCOMES else Fate.UNKNOWN
     # A journal that no record names. While it may still be going up, only its owner can tell that it is not.
     return Fate.ABANDONED if is_owner or record.state in MIGRATING or note.epoch != record.epoch + 1 else note.fate
 
@@ -258,29 +292,69 @@ def home_of(names: ControlPaths, note: AttemptNote) -> AttemptPaths:
 
 
 def read_note(client: Client, names: ControlPaths, record: Record) -> tuple[AttemptNote, int]:
-    """The note of the attempt under way and its home's version; made up from the record where the home says nothing."""
+    """The note of the attempt under way and its home's version; made up from the record where the home says nothing.
+
+    Version -1: there is no home, or it may not be read.
+    """
     assert record.target_epoch is not None
     assert record.attempt is not None
-    home = names.attempt(record.target_epoch, record.attempt).home
-    (node,) = read_nodes(client, [home])
-    note = AttemptNote.decode(node.data) if isinstance(node, NodeRead) else None
+    home = _read_home(client, names.attempt(record.target_epoch, record.attempt).home)
+    note = home.note if home is not None else None
     if note is None or (note.epoch, note.attempt) != (record.target_epoch, record.attempt):
-        began = node.stat.ctime / 1000 if isinstance(node, NodeRead) else 0.0
-        note = AttemptNote(record.target_epoch, record.attempt, record.plan_hash or "", began, Fate.UNDER_WAY)
-    return note, node.stat.version if isinstance(node, NodeRead) else -1
+        note = AttemptNote(
+            record.target_epoch,
+            record.attempt,
+            record.plan_hash or "",
+            home.stat.ctime / 1000 if home is not None else 0.0,
+            Fate.UNDER_WAY,
+            base=record.base.value,
+            manifest_hash=record.manifest_hash or "",
+        )
+    return note, home.stat.version if home is not None and home.is_readable else -1
 
 
 def noting(migrator: Migrator, record: Record, **changes: Any) -> list[SetData]:
     """The write that sets the note of the attempt that `record` names, for the multi of a transition.
 
-    None where the home is gone: the attempt can end all the same.
+    None where the home is gone, or may not be read: the attempt can end all the same.
     """
-    with migrator.stop.patiently():  # who was asked to stop still has to end the attempt
-        note, version = read_note(migrator.client, migrator.names, record)
+    note, version = own_note(migrator, record)
     if version < 0:
         return []
     note = dataclasses.replace(note.worked_on_by(migrator.owner), **changes)
     return [SetData(home_of(migrator.names, note).home, note.encode(), version)]
+
+
+def own_note(migrator: Migrator, record: Record) -> tuple[AttemptNote, int]:
+    """`read_note`, on the next connection if need be: a transition outlives a loss, so must what goes before it."""
+    client = migrator.client
+    with migrator.stop.patiently():  # who was asked to stop still has to end the attempt
+        for _ in range(SENDS_MAX - 1):
+            try:
+                if not client.is_connected:
+                    client.reconnect()
+                return read_note(client, migrator.names, record)
+            except ConnectionLost:
+                continue
+        client.reconnect()
+        return read_note(client, migrator.names, record)
+
+
+def transition_noted(
+    migrator: Migrator, record: Record, extra: Sequence[WriteOp] = (), noted: Record | None = None, **changes: Any
+) -> MultiResult:
+    """`Migrator.transition`, with the note of the attempt that `noted` names (`record` by default) behind `extra`.
+
+    A note tells; it decides nothing. So one that cannot be written is left out, and the transition goes on without it.
+    """
+    for _ in range(NOTE_TRIES):
+        note = noting(migrator, noted or record, **changes)
+        result = migrator.transition(record, [*extra, *note])
+        if not note or result.failed_index != HEAD_LENGTH + len(extra):
+            return result
+        if result.code != Code.BAD_VERSION:  # as after an answer that was lost
+            break
+    return migrator.transition(record, extra)
 
 
 def put_back_before(attempts: Sequence[Attempt], epoch: int, path: str) -> tuple[int, int]:
