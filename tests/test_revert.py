@@ -14,19 +14,35 @@ from kazoo.security import OPEN_ACL_UNSAFE, make_digest_acl
 
 import zkmig
 from tests.interruptions import Interrupted, at, interrupt
-from tests.scopes import BEFORE, ME, Site, assert_went_back
+from tests.scopes import (
+    ALICE,
+    ALICES_IDENTITY,
+    BEFORE,
+    ME,
+    MINE,
+    MINE_BUT_READABLE,
+    MY_IDENTITY,
+    Site,
+    assert_went_back,
+    settled,
+)
 from tests.test_history import NEXT
 from tests.test_prune import attempts, prune
 from tests.trees import Node
 from zkmig.api.migrate import SingleShot
 from zkmig.api.revert import Reverted
 from zkmig.apply import revert as reverting
-from zkmig.apply.revert import WrittenSince
+from zkmig.apply.engine import SealedPlan
+from zkmig.apply.revert import WrittenSince, images
+from zkmig.apply.rollback import read_deviations
+from zkmig.apply.status import read_status
 from zkmig.epoch.attempts import Fate
+from zkmig.epoch.control import Roles
 from zkmig.epoch.transitions import State
 from zkmig.errors import Refused
-from zkmig.model.acl import ADMIN, CREATE, READ, WORLD, Acl
+from zkmig.model.acl import ADMIN, ALL, CREATE, READ, WORLD, Acl
 from zkmig.plan.plan import Limits
+from zkmig.wire.requests import GetAcl, SetAcl
 
 ALICE_TOO = [*OPEN_ACL_UNSAFE, make_digest_acl("alice", "wonder", all=True)]
 
@@ -239,6 +255,71 @@ def test_once_that_attempt_is_pruned_it_counts_as_others(site: Site) -> None:
         revert(site)
 
 
+# -- ACLs that an attempt in between was to tighten -------------------------------------------------------------------
+
+TREE = settled({"": Node(b"r"), "/a": Node(b"0"), "/b": Node(b"1")})
+LENT = (Acl(ALL, *MY_IDENTITY), Acl(ALL & ~ADMIN, *WORLD))
+
+
+def leave_at_a_setacl(site: Site, sealed: SealedPlan) -> None:
+    """Epoch 2 is open, and none of its ACLs is set."""
+
+    def interrupt_it(request: object) -> None:
+        if isinstance(request, SetAcl):
+            raise Interrupted
+
+    client = site.client()
+    client.before = interrupt_it
+    with pytest.raises(Interrupted):
+        site.apply(sealed, 2, client=client)
+    client.close()
+
+
+def test_a_foreign_acl_that_such_an_attempt_met_stands(site: Site) -> None:
+    """Its aversion is what moving it on, as a rollback does, would have left: the ACL tells that it was somebody else.
+    And the rollback has recorded it."""
+    site.init(TREE)
+    site.apply(site.plan({**TREE, "/a": Node(b"0", MINE_BUT_READABLE)}))
+    leave_at_a_setacl(site, site.plan({**TREE, "/a": Node(b"0", MINE), "/b": Node(b"2")}))
+    site.kazoo.set_acls(site.path("/a"), [make_digest_acl("me", "hunter2", all=True), ALICE_TOO[-1]])
+    foreign = site.kazoo.get_acls(site.path("/a"))[0]
+    (told,) = site.rollback().deviations
+    with pytest.raises(WrittenSince, match=r"/a .its ACL was changed"):
+        revert(site)
+    assert site.kazoo.get_acls(site.path("/a"))[0] == foreign
+    place = site.names.attempt(2, attempts(site)[-1].note.attempt)
+    assert read_deviations(site.client(), place) == [told]
+
+
+def test_an_acl_that_could_not_be_moved_on_is_nobody_elses(site: Site) -> None:
+    """The rollback had no right to set it, and left it at its aversion."""
+    tree = {**TREE, "/a": Node(b"0", LENT)}
+    site.init(tree, Roles((MY_IDENTITY, ALICES_IDENTITY), (WORLD,)))
+    before = site.look()
+    site.apply(site.plan({**tree, "/a": Node(b"1", LENT)}))
+    leave_at_a_setacl(site, site.plan({**tree, "/a": Node(b"1", MINE_BUT_READABLE), "/b": Node(b"2")}))
+    site.rollback(client=site.client(ALICE))
+    assert site.kazoo.exists(site.path("/a")).aversion == 1  # type: ignore[union-attr]
+    revert(site)
+    assert_went_back(before, site.look())
+
+
+def test_an_acl_that_moves_while_it_is_looked_at_is_read_again(site: Site) -> None:
+    """The node is there: nobody is told that it was deleted."""
+    site.init(TREE)
+    site.apply(site.plan({**TREE, "/a": Node(b"2")}))
+    client = site.client()
+
+    def move_it(request: object) -> None:
+        if isinstance(request, GetAcl) and request.path == site.path("/a"):
+            site.kazoo.set_acls(request.path, ALICE_TOO)
+            client.before = lambda _: None
+
+    client.before = move_it
+    with pytest.raises(WrittenSince, match=r"/a .its ACL was changed"):
+        images(client, site.names, 1, "")
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +342,36 @@ def test_undo_that_was_pruned(site: Site) -> None:
     prune(site, 0)
     with pytest.raises(Refused, match="the undo of epoch 1 was pruned"):
         revert(site)
+
+
+def test_one_of_an_older_zkmig(site: Site) -> None:
+    """It noted nothing in the home. Gone on with by this one, all that is needed is in the record."""
+    site.init(BEFORE)
+    before = site.look()
+    sealed = site.plan(NEXT)
+    site.leave_open(sealed, 3)
+    (attempt,) = attempts(site)
+    home = site.names.attempt(1, attempt.note.attempt).home
+    site.kazoo.set(home, b"")
+    site.resume(sealed)
+    noted, _ = site.kazoo.get(home)
+    site.kazoo.set(home, b"")
+    with pytest.raises(Refused, match="committed by an older zkmig"):
+        revert(site)
+    assert read_status(site.client(), site.names).revertible is None
+    site.kazoo.set(home, noted)
+    revert(site)
+    assert_went_back(before, site.look())
+
+
+def test_counters_alone(site: Site) -> None:
+    """Nothing lowers them: refused, and no plan file is left behind."""
+    site.init({"": Node(b"r"), "/q": Node(b"1", counter=3)})
+    site.apply(site.plan({"": Node(b"r"), "/q": Node(b"1", counter=30)}))
+    with pytest.raises(Refused, match="epoch 1 has changed nothing that undo could bring back"):
+        revert(site)
+    assert site.record().epoch == 1
+    assert list(Path.cwd().iterdir()) == []
 
 
 def test_while_something_is_under_way(site: Site) -> None:

@@ -30,6 +30,8 @@ from zkmig.source.bulk import NodeRead, read_acls, read_nodes
 from zkmig.wire.client import Client
 
 NAMED_MAX = 5
+READ_ROUNDS = 3
+INSTEAD = "plan the way back from a snapshot instead"
 NOTE = "sequence counters stay where they are: nothing lowers them"
 
 
@@ -78,12 +80,15 @@ def images(client: Client, names: ControlPaths, epoch: int, location: str) -> Im
     top = _top(record, epoch, journal)
     live |= _connecting(client, left, top, live)
     now = {path: one.node for path, one in live.items()}
+    before = _before(journal, now)
+    if before == now:
+        raise _nothing(epoch, record)
     zxid = max(node.stat.mzxid for node in now.values())
     consistency = Consistency(False, zxid, zxid, f"each path is as epoch {epoch} has left it")
     return Images(
         epoch,
         _snapshot(now, top, location, consistency),
-        _snapshot(_before(journal, now), top, f"{location} before epoch {epoch}", consistency),
+        _snapshot(before, top, f"{location} before epoch {epoch}", consistency),
         TargetScope(names.scope, names.control, record.incarnation, record.epoch),
         record,
     )
@@ -106,15 +111,30 @@ def _attempt_of(record: Record, names: ControlPaths, epoch: int, attempts: Seque
             where,
             f"only the last one can be taken back: --epoch {record.epoch}",
         )
-    if last is None or not last.is_kept or not last.note.manifest_hash:
+    if last is None:
         raise _pruned(epoch, names.epochs)
+    home = home_of(names, last.note).home
+    if last.note.fate is Fate.UNKNOWN and not last.children:
+        raise Refused(f"what is kept of epoch {epoch} cannot be read", home, INSTEAD)
+    if not last.is_kept:
+        raise _pruned(epoch, home)
+    if not last.note.manifest_hash:
+        what = f"epoch {epoch} was committed by an older zkmig, which has not noted what pins its undo"
+        raise Refused(what, home, INSTEAD)
+    if last.note.fate is not Fate.COMMITTED:
+        what = f"the commit of epoch {epoch} could not be noted, so that it is not known which nodes it has created"
+        raise Refused(what, home, INSTEAD)
     if last.note.base == "EMPTY":
         raise Refused(f"before epoch {epoch} there was no tree, so there is none to go back to", where)
     return last
 
 
 def _pruned(epoch: int, where: str) -> Refused:
-    return Refused(f"the undo of epoch {epoch} was pruned", where, "plan the way back from a snapshot instead")
+    return Refused(f"the undo of epoch {epoch} was pruned", where, INSTEAD)
+
+
+def _nothing(epoch: int, record: Record) -> Refused:
+    return Refused(f"epoch {epoch} has changed nothing that undo could bring back", record.root, NOTE)
 
 
 # -- what the epoch has left ------------------------------------------------------------------------------------------
@@ -122,14 +142,13 @@ def _pruned(epoch: int, where: str) -> Refused:
 
 class Left(NamedTuple):
     """A path as the epoch has left it. is_there: else it was deleted. born: czxids that the node may have, first and
-    last. version None: not looked at. aversions: that it may have, None: not looked at. acl: what it shows, where the
-    epoch has set one and it has the last of `aversions`."""
+    last. version None: not looked at. acls: the aversions that it may have, and what it shows at each (None: the
+    aversion says it all, nobody has set another); None: not looked at."""
 
     is_there: bool
     born: tuple[int, int] = (0, 0)
     version: int | None = None
-    aversions: tuple[int, ...] | None = None
-    acl: AclList | None = None
+    acls: Mapping[int, AclList | None] | None = None
 
 
 def _left(
@@ -157,12 +176,12 @@ def _left_of(entry: Entry, step: AclEntry | None, attempt: Attempt) -> Left:
     if entry.action is Action.TOUCHED:
         return Left(True, born)
     if step is None:
-        return Left(True, born, version, (aversion,))
+        return Left(True, born, version, {aversion: None})
     aversion += step.tighten is not None
     if not step.is_pending_after_commit:
-        return Left(True, born, version, (aversion,), step.final)
+        return Left(True, born, version, {aversion: step.final})
     # One that could not be set was left, and is as it was before the commit.
-    return Left(True, born, version, (aversion, aversion + 1), step.final)
+    return Left(True, born, version, {aversion: step.tighten, aversion + 1: step.final})
 
 
 def _carry_on(client: Client, names: ControlPaths, attempt: Attempt, left: dict[str, Left]) -> None:
@@ -182,13 +201,15 @@ def _carry_on(client: Client, names: ControlPaths, attempt: Attempt, left: dict[
             continue
         is_applied = NO_BATCH < entry.batch < applied
         if entry.action is Action.DELETED and is_applied:
-            left[path] = Left(True, (attempt.czxid, attempt.mzxid), 0, (0,), entry.before.acl)
+            left[path] = Left(True, (attempt.czxid, attempt.mzxid), 0, {0: entry.before.acl})
             continue
         if entry.action is Action.WRITTEN and is_applied and one.version is not None:
             left[path] = one = one._replace(version=one.version + 2)
-        if path in tightened and one.aversions is not None:
-            aversion = entry.before.stat.aversion  # one setACL to give back, two where it had been taken
-            left[path] = one._replace(aversions=(aversion + 1, aversion + 2), acl=entry.before.acl)
+        if path in tightened and one.acls is not None:
+            # One setACL to give back, two where it had been taken; none where no right was had to move the aversion.
+            # At each of them somebody else may have set another ACL instead.
+            first, acl = entry.before.stat.aversion, entry.before.acl
+            left[path] = one._replace(acls={first: acl, first + 1: acl, first + 2: acl})
 
 
 def _is_as(left: Left, node: Znode) -> bool:
@@ -200,13 +221,12 @@ def _is_as(left: Left, node: Znode) -> bool:
 
 
 def _why_acl(left: Left, node: Znode) -> str | None:
-    if left.aversions is None:
+    if left.acls is None:
         return None
-    is_set = node.stat.aversion == left.aversions[-1]
-    if node.stat.aversion in left.aversions and not (
-        is_set and left.acl is not None and not may_show_as(left.acl, node.acl)
-    ):
-        return None
+    if node.stat.aversion in left.acls:
+        acl = left.acls[node.stat.aversion]
+        if acl is None or may_show_as(acl, node.acl):
+            return None
     return "its ACL was changed"
 
 
@@ -221,13 +241,21 @@ class Live(NamedTuple):
 
 
 def _read(client: Client, wanted: Iterable[str]) -> dict[str, Live]:
-    reads = [node for node in read_nodes(client, wanted, children=True) if isinstance(node, NodeRead)]
+    """What is there, each node and its ACL of one moment."""
     found: dict[str, Live] = {}
-    for read, acl in zip(reads, read_acls(client, [read.path for read in reads]), strict=True):
-        if acl is not None and (acl.stat.czxid, acl.stat.aversion) == (read.stat.czxid, read.stat.aversion):
-            node = Znode(read.path, read.data, acl.acl, read.stat, Kind.PERSISTENT)
-            found[read.path] = Live(node, read.children or ())
-    return found
+    left = list(wanted)
+    for _ in range(READ_ROUNDS):
+        reads = [node for node in read_nodes(client, left, children=True) if isinstance(node, NodeRead)]
+        left = []
+        for read, acl in zip(reads, read_acls(client, [read.path for read in reads]), strict=True):
+            if acl is not None and (acl.stat.czxid, acl.stat.aversion) == (read.stat.czxid, read.stat.aversion):
+                node = Znode(read.path, read.data, acl.acl, read.stat, Kind.PERSISTENT)
+                found[read.path] = Live(node, read.children or ())
+            else:
+                left.append(read.path)  # it was changed in between
+        if not left:
+            return found
+    raise Refused("its ACL is being changed", left[0], "try again once that is over")
 
 
 def _refuse_foreign(epoch: int, left: Mapping[str, Left], journal: Journal, now: Mapping[str, Live], hint: str) -> None:
@@ -265,7 +293,7 @@ def _top(record: Record, epoch: int, journal: Journal) -> str:
     """The lowest node above all of it that is there before and after."""
     entries = journal.by_path()
     if not entries:
-        raise Refused(f"epoch {epoch} has changed nothing that undo could bring back", record.root)
+        raise _nothing(epoch, record)
     first, last = (min(entries, key=paths.order_key), max(entries, key=paths.order_key))
     top = first
     while not paths.contains(top, last):

@@ -44,9 +44,10 @@ class Status:
 
     @property
     def revertible(self) -> Attempt | None:
-        """The last committed attempt, if its undo is kept."""
+        """The last committed attempt, if its undo is kept, and known to be whole."""
         committed = (one for one in self.attempts if one.note.attempt == self.record.committed_attempt)
-        return next((one for one in committed if one.is_kept and one.note.base != State.EMPTY.value), None)
+        pinned = (one for one in committed if one.is_kept and one.note.manifest_hash)
+        return next((one for one in pinned if one.note.base != State.EMPTY.value), None)
 
     @property
     def prunable(self) -> tuple[Attempt, ...]:
