@@ -19,6 +19,7 @@ from kazoo.security import make_acl, make_digest_acl
 from tests.interruptions import Interrupted, at, interrupt, when_said
 from tests.scopes import AFTER, BEFORE, MY_IDENTITY, Site, assert_is
 from tests.test_drain import MINUTE, guard
+from tests.trees import Node
 from zkmig.apply import drain as drains
 from zkmig.apply import entries, evictions
 from zkmig.apply.drain import DrainTimeout
@@ -26,6 +27,7 @@ from zkmig.apply.entries import blocking_entries
 from zkmig.apply.evictions import read_evictions
 from zkmig.apply.forward import Options
 from zkmig.apply.status import read_status
+from zkmig.dev import Server
 from zkmig.epoch import leases
 from zkmig.epoch.attempts import read_attempts
 from zkmig.epoch.control import Roles
@@ -264,6 +266,46 @@ def test_who_is_not_the_owner_evicts_nobody(site: Site, eve: KazooClient) -> Non
             site.apply(site.plan(AFTER), options=Options("never", evict=("one",)))
     assert site.kazoo.exists(site.names.acting + "/one")
     assert_is(site.look(), BEFORE)
+
+
+# -- of any size ------------------------------------------------------------------------------------------------------
+
+
+def test_large_entries_cost_a_small_server_nothing() -> None:
+    """A reader leaves 60 of a megabyte each, which a server of 400 MB holds. Whoever looks whether they block, by
+    status or by a drain, asks for none of their data: its answers, under way together, would be the server's end."""
+    count = 60
+    with Server(heap_mb=400) as server, Site(server, "/small") as site:
+        site.init({"": Node(b""), "/a": Node(b"1")}, Roles((MY_IDENTITY,), (WORLD,)))
+        eve = site.open_kazoo(EVE)
+        for number in range(count):
+            acl = EVES if number % 2 else EVES_BUT_READABLE
+            eve.create(f"{site.names.acting}/{number}", bytes(1_000_000), acl=acl)
+        eve.create(f"{site.names.acting}/one", MINUTE.encode())
+        pid = server.pid
+        tracemalloc.start()
+        status = read_status(site.client(), site.names)
+        with pytest.raises(DrainTimeout, match="acting/one"):
+            site.apply(site.plan({"": Node(b""), "/a": Node(b"2")}), options=IMPATIENT)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert [entry.name for entry in status.blocking] == ["acting/one"]
+        assert peak < 5e6
+        assert server.pid == pid
+        assert site.record().state is State.STABLE
+
+
+def test_a_name_that_is_no_leases_blocks_nobody(site: Site, eve: KazooClient) -> None:
+    """However long, and of whatever characters; a few hundred of them at once are not asked for in one frame."""
+    long = "名" * 10_000
+    for number in range(150):
+        eve.create(f"{site.names.acting}/{number}{long}", MINUTE.encode())
+        eve.create(f"{site.names.guards}/{number}{long}", guard(stopped=False), acl=EVES)
+    eve.create(f"{site.names.guards}/{'g' * 1_024}", guard(stopped=False))
+    with pytest.raises(DrainTimeout, match="ggg"):
+        site.apply(site.plan(AFTER), options=IMPATIENT)
+    site.apply(site.plan(AFTER), options=Options("never", drain_timeout_s=0.2, evict=("guards/" + "g" * 1_024,)))
+    assert_is(site.look(), AFTER)
 
 
 # -- by the thousand --------------------------------------------------------------------------------------------------

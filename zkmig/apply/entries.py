@@ -2,12 +2,13 @@
 
 Anybody who may read the scope may create there, and owns what he creates. So nothing is expected of an entry: it may be
 unreadable, malformed, huge, have children, and there may be a million. Only direct children are looked at, a few at a
-time; each kind of entry either blocks for a bounded time, or until its holder or an operator ends it:
+time, and their sizes before their data: to answer for a few dozen of a megabyte each would take a small server's heap.
+Each kind of entry either blocks for a bounded time, or until its holder or an operator ends it:
 
 - a lease: until released, else its own maximum (never more than LEASE_MAX_MS) and a margin;
 - one below acting/ that may not be read: as long as any lease might;
 - a guard's registration: until its guard has stopped the process; one below guards/ that may not be read, likewise;
-- what is neither, or is older than any format: not at all.
+- what is neither, is too large for either, or is older than any format: not at all.
 """
 
 from __future__ import annotations
@@ -18,26 +19,37 @@ from itertools import islice
 from typing import Final
 
 from zkmig.epoch.control import ControlPaths
-from zkmig.epoch.leases import LEASE_MAX_MS, GuardEntry, Lease, blocks_at_most_ms
+from zkmig.epoch.leases import (
+    ENTRY_BYTES_MAX,
+    LEASE_MAX_MS,
+    NAME_BYTES_MAX,
+    GuardEntry,
+    Lease,
+    blocks_at_most_ms,
+)
 from zkmig.errors import BadInput, Refused
 from zkmig.model.stat import Stat
 from zkmig.wire.client import Client
 from zkmig.wire.codes import Code, error_for
+from zkmig.wire.jute import utf8_size
 from zkmig.wire.replies import DataResult, MultiReadResult, StatResult, SubError
 from zkmig.wire.requests import Exists, GetChildren, GetData, MultiRead
 
 ACTING: Final = "acting"
 GUARDS: Final = "guards"
 LOOK_DEPTH: Final = 64
-LOOK_GROUP: Final = 1_024
-"""Entries asked for at a time, since each may be as large as a frame; and held at a time."""
+LOOK_GROUP: Final = 64
+"""Requests under way, and entries asked for by one of them: replies of half a megabyte at most."""
 
 NAMED_MAX: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One direct child of acting/ or guards/. content: None for one that may not be read, or is not well-formed."""
+    """One direct child of acting/ or guards/. content: None for one that may not be read, or is not well-formed.
+
+    is_readable: False for one of plausible size that may not be read.
+    """
 
     path: str
     stat: Stat
@@ -88,9 +100,10 @@ def directory(names: ControlPaths, kind: str) -> str:
 
 
 def list_entries(client: Client, names: ControlPaths, kind: str) -> list[str]:
-    """Paths of all direct children of acting/ or guards/, sorted."""
+    """Paths of the direct children of acting/ or guards/, sorted, but for those with names too long for either."""
     above = directory(names, kind)
-    return [f"{above}/{name}" for name in sorted(client.call(GetChildren(above)).children)]
+    found = client.call(GetChildren(above)).children
+    return [f"{above}/{name}" for name in sorted(found) if utf8_size(name) <= NAME_BYTES_MAX]
 
 
 def read_entries(client: Client, paths: Sequence[str]) -> Iterator[Entry]:
@@ -100,20 +113,32 @@ def read_entries(client: Client, paths: Sequence[str]) -> Iterator[Entry]:
 
 
 def _read_group(client: Client, paths: Sequence[str]) -> Iterator[Entry]:
-    found: dict[str, Entry] = {}
-    hidden: list[str] = []
-    for path, (data, error) in zip(paths, _data(client, paths), strict=True):
+    stats = _stats(client, paths)
+    small = [path for path, stat in stats.items() if stat.data_length <= ENTRY_BYTES_MAX]
+    found = dict(zip(small, _data(client, small), strict=True))
+    for path, stat in stats.items():
+        if path not in found:
+            yield Entry(path, stat, None, is_readable=True)
+            continue
+        data, error = found[path]
         if data is not None:
             content = (Lease if path.split("/")[-2] == ACTING else GuardEntry).decode(data.data)
-            found[path] = Entry(path, data.stat, content, is_readable=True)
+            yield Entry(path, data.stat, content, is_readable=True)
         elif error == Code.NO_AUTH:
-            hidden.append(path)
+            yield Entry(path, stat, None, is_readable=False)
         elif error != Code.NO_NODE:
             raise error_for(error, path, GetData.operation)
-    for path, reply in zip(hidden, client.pipeline(map(Exists, hidden), LOOK_DEPTH), strict=True):
-        if isinstance(reply.result, StatResult):  # which takes no permission
-            found[path] = Entry(path, reply.result.stat, None, is_readable=False)
-    return (found[path] for path in paths if path in found)
+
+
+def _stats(client: Client, paths: Sequence[str]) -> dict[str, Stat]:
+    """Of each that is there; that takes no permission."""
+    found: dict[str, Stat] = {}
+    for path, reply in zip(paths, client.pipeline(map(Exists, paths), LOOK_DEPTH), strict=True):
+        if isinstance(reply.result, StatResult):
+            found[path] = reply.result.stat
+        elif reply.error != Code.NO_NODE:
+            raise error_for(reply.error, path, Exists.operation)
+    return found
 
 
 def _data(client: Client, paths: Sequence[str]) -> Iterator[tuple[DataResult | None, int]]:
@@ -122,11 +147,9 @@ def _data(client: Client, paths: Sequence[str]) -> Iterator[tuple[DataResult | N
         for reply in client.pipeline(map(GetData, paths), LOOK_DEPTH):
             yield (reply.result if isinstance(reply.result, DataResult) else None), reply.error
         return
-    groups = [paths[start : start + LOOK_DEPTH] for start in range(0, len(paths), LOOK_DEPTH)]
-    requests = (MultiRead(tuple(map(GetData, group))) for group in groups)
-    for group, reply in zip(groups, client.pipeline(requests, 2), strict=True):
+    for reply in client.pipeline([MultiRead(tuple(map(GetData, paths)))] if paths else [], 1):
         if not isinstance(reply.result, MultiReadResult):
-            raise error_for(reply.error, group[0], MultiRead.operation)
+            raise error_for(reply.error, paths[0], MultiRead.operation)
         for part in reply.result.results:
             yield (part, 0) if isinstance(part, DataResult) else (None, part.code if isinstance(part, SubError) else -1)
 

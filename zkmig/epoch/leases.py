@@ -17,6 +17,10 @@ LEASE_MARGIN_MS = 2_000
 LEASE_DRIFT_PART = 1 / 100
 LEASE_MAX_MS = 15 * 60 * 1000  # no lease blocks for longer, whatever it says
 
+ENTRY_BYTES_MAX = 8 * 1024
+NAME_BYTES_MAX = 1024
+"""What has more data, or a longer name, is neither a lease nor a registration: many times what any takes."""
+
 
 def _is_newer(version: object) -> bool:
     return isinstance(version, int) and version > FORMAT
