@@ -258,6 +258,20 @@ def test_a_late_set_acl_after_the_epoch(story: Story) -> None:
     only(story.check(), "dead-token")
 
 
+@pytest.mark.parametrize("others_were_there", [False, True])
+def test_a_late_set_acl_of_a_control_plane_that_is_gone(story: Story, others_were_there: bool) -> None:
+    """Conceded until somebody else has set that ACL."""
+    story.take(MIGRATOR)
+    for path in sorted(path for path in story.tree.below(HOME) if path in story.tree.now)[::-1]:
+        story.txn(OPERATOR, Delete(path))
+    story.begin_scope("inc2")
+    if others_were_there:
+        story.txn(FOREIGN, story.set_acl("/app/acl"))
+    story.txn(MIGRATOR, story.set_acl("/app/acl"))
+    assert story.rules() == ({"dead-token"} if others_were_there else set())
+    assert story.residues() == (set() if others_were_there else {"late-set-acl"})
+
+
 def test_a_write_before_the_epoch_is_open(story: Story) -> None:
     story.prepare()
     story.first_batch()

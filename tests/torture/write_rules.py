@@ -106,7 +106,7 @@ class WriteRules:
         is_acl = all(isinstance(op, SetAcl) for op in ops)
         who = f"{entry.session:#x}"
         if owner is None or owner.session != entry.session:
-            if is_acl and self._may_be_late(entry, before):
+            if is_acl and (self._may_be_late(entry, before) or self._is_of_a_plane_that_is_gone(entry, before)):
                 self._findings.concede("late-set-acl", entry.zxid, ops[0].path, who)
                 return
             self._findings.violate("dead-token", entry.zxid, ops[0].path, who)
@@ -138,6 +138,18 @@ class WriteRules:
             for later in since
             if not later.failed
         )
+
+    def _is_of_a_plane_that_is_gone(self, entry: Entry, before: RecordAt | None) -> bool:
+        """Whether its control plane was deleted since the token was taken: no later owner can know of this path. It
+        may land as long as nobody else has set the ACL since."""
+        taken = [owner.zxid for owner in self._replay.owners if owner.session == entry.session][-1]
+        then = self._replay.record_at(taken)
+        if before is not None and then is not None and before.incarnation == then.incarnation:
+            return False
+        path = changes(entry)[0].path
+        since = (later for later in self._replay.entries_within(taken, entry.zxid - 1) if not later.failed)
+        others = (later for later in since if later.session != entry.session)
+        return not any(isinstance(op, SetAcl) and op.path == path for later in others for op in changes(later))
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
