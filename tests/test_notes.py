@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 
 import pytest
-from kazoo.security import make_acl, make_digest_acl
+from kazoo.security import ACL, make_acl, make_digest_acl
 
 import zkmig
 from tests.interruptions import Interrupted, interrupt, when_said
@@ -98,7 +98,7 @@ def test_an_old_note_that_may_not_be_read_is_unknown_and_stops_nobody(site: Site
 
 @pytest.mark.parametrize("acl", [OTHERS_ALONE, NOT_WRITABLE], ids=["unreadable", "not writable"])
 @pytest.mark.parametrize("way", ["forward", "back"])
-def test_a_note_of_ones_own_that_cannot_be_written_is_left_out(site: Site, acl: list[object], way: str) -> None:
+def test_a_note_of_ones_own_that_cannot_be_written_is_left_out(site: Site, acl: list[ACL], way: str) -> None:
     """The record tells how it ended; what it created is not known then, so it cannot be taken back later."""
     site.init(BEFORE)
     before = site.look()

@@ -13,13 +13,27 @@ from contextlib import contextmanager
 
 import pytest
 from kazoo.client import KazooClient
-from kazoo.exceptions import BadVersionError, NodeExistsError, NoNodeError
+from kazoo.exceptions import BadVersionError, NoAuthError, NodeExistsError, NoNodeError
+from kazoo.security import OPEN_ACL_UNSAFE, make_digest_acl
 
-from tests.interruptions import at
-from tests.scopes import BEFORE, Site, assert_is, assert_went_back
+from tests.interruptions import at, when_said
+from tests.scopes import (
+    BEFORE,
+    MINE,
+    MINE_BUT_READABLE,
+    Site,
+    WatchedClient,
+    assert_is,
+    assert_went_back,
+    settled,
+)
 from tests.test_history import NEXT
-from zkmig.apply.conflicts import Found, sentence, times_put_back
+from tests.trees import Node
+from zkmig.api.migrate import SingleShot
+from zkmig.apply.aclsteps import FOREIGN_ACL
+from zkmig.apply.conflicts import Found, is_rewritten, sentence, times_put_back
 from zkmig.apply.options import Options
+from zkmig.apply.verify import Deviation
 from zkmig.epoch.attempts import read_attempts
 from zkmig.epoch.journal import Action, Entry
 from zkmig.epoch.record import ConflictNote, data_hash
@@ -27,7 +41,7 @@ from zkmig.errors import Conflict, StalePlan
 from zkmig.model.acl import OPEN_ACL
 from zkmig.model.stat import Stat
 from zkmig.model.znode import Kind, Znode
-from zkmig.wire.requests import Multi
+from zkmig.wire.requests import Multi, SetData
 
 OLD = b"old" * 15  # of BEFORE's /change/15
 
@@ -136,16 +150,17 @@ def test_the_second_attempt_names_it_with_a_count(site: Site, case: str) -> None
 
 
 def test_one_that_never_stops_writing_is_counted_by_versions(site: Site) -> None:
-    """It writes the old value three times over between two batches, without looking."""
+    """It writes the old value three times over after the last batch, without looking."""
     site.init(BEFORE)
     sealed = site.plan(NEXT)
+    end = len(sealed.plan.batch_ends)
 
     def write_over() -> None:
         for _ in range(3):
             site.kazoo.set(site.path("/change/15"), OLD)
 
     with pytest.raises(Conflict, match="put back to its old value 3 times"):
-        site.apply(sealed, options=Options(single_shot="never", report=at("write", 0, write_over)))
+        site.apply(sealed, options=Options(single_shot="never", report=at("write", end, write_over)))
     before = site.look()
     site.rollback()
     assert site.look()["/change/15"] == before["/change/15"]
@@ -170,23 +185,71 @@ def test_a_foreign_value_is_no_old_value(site: Site) -> None:
         sealed = site.plan(NEXT)
 
 
-def test_in_a_single_shot_it_is_named_too(site: Site) -> None:
-    """Written over between the drain and the transaction: aborted, with the reason in the history."""
+def meddle_before_the_write(site: Site, client: WatchedClient, path: str) -> None:
+    """Write its old value three times, just before the migrator's own write to it is sent."""
+
+    def meddle(request: object) -> None:
+        if isinstance(request, Multi) and any(isinstance(op, SetData) and op.path == path for op in request.operations):
+            client.before = lambda _: None
+            for _ in range(3):
+                site.kazoo.set(path, OLD)
+
+    client.before = meddle
+
+
+@pytest.mark.parametrize("single_shot", ["require", "never"])
+def test_who_renews_a_value_before_it_was_changed_puts_nothing_back(site: Site, single_shot: SingleShot) -> None:
+    """Somebody writes the same value now and then, as a heartbeat does: a conflict, but nobody is called reverting."""
     site.init(BEFORE)
     sealed = site.plan({**BEFORE, "/change/15": BEFORE["/keep"]})
     client = site.client()
-
-    def meddle(request: object) -> None:
-        if isinstance(request, Multi) and any(op.path == site.path("/change/15") for op in request.operations):
-            site.kazoo.set(site.path("/change/15"), OLD)
-
-    client.before = meddle
-    with pytest.raises(Conflict, match="put back to its old value once"):
-        site.apply(sealed, client=client, options=Options(single_shot="require"))
+    meddle_before_the_write(site, client, site.path("/change/15"))
+    with pytest.raises(Conflict, match="written again with the value that it had") as caught:
+        site.apply(sealed, client=client, options=Options(single_shot=single_shot))
+    assert "reverts" not in str(caught.value)
+    if single_shot == "never":
+        site.rollback()
     (found,) = read_attempts(site.client(), site.names, site.record())
-    assert "put back to its old value once" in found.note.reason
-    assert found.note.conflict is not None
-    assert found.note.conflict.found_version == 1
+    assert found.note.put_back == ()
+    if single_shot == "require":
+        assert "written again with the value that it had" in found.note.reason
+        assert found.note.conflict is not None
+        assert found.note.conflict.found_version == 3
+
+
+def test_undo_itself_puts_nothing_back(site: Site) -> None:
+    """Somebody has changed an ACL alone; the old value of the data is what undoing has written."""
+    tree = settled({"": Node(b"r"), "/a": Node(b"old", MINE_BUT_READABLE), "/b": Node(b"1")})
+    site.init(tree)
+    theirs = [make_digest_acl("me", "hunter2", all=True), make_digest_acl("alice", "wonder", all=True)]
+    sealed = site.plan({**tree, "/a": Node(b"new", MINE), "/b": Node(b"2")})
+    say = when_said("verifying", lambda: site.kazoo.set_acls(site.path("/a"), theirs))
+    with pytest.raises(Conflict):
+        site.apply(sealed, options=Options(single_shot="never", say=say))
+    (deviation,) = site.rollback().deviations
+    assert deviation == Deviation(site.path("/a"), FOREIGN_ACL)
+    assert site.kazoo.get(site.path("/a"))[0] == b"old"
+    (attempt,) = read_attempts(site.client(), site.names, site.record())
+    assert attempt.note.put_back == ()
+
+
+def test_what_only_a_rollback_finds_put_back_is_named_to_admins_alone(site: Site) -> None:
+    """Paths that no conflict has named may lie below what others may not look into; they are counted all the same."""
+    site.init(BEFORE)
+    path = site.path("/change/15")
+    for times in (1, 2):
+        sealed = site.plan(NEXT)
+        site.leave_open(sealed, len(sealed.plan.batch_ends))
+        site.kazoo.set(path, OLD)
+        (deviation,) = site.rollback().deviations
+        assert deviation.path == path
+        assert deviation.reason.endswith(sentence(times))
+    others = site.open_kazoo()
+    for attempt in read_attempts(site.client(), site.names, site.record()):
+        home = site.names.attempt(1, attempt.note.attempt).home
+        assert path.encode() not in (others.get(home)[0] or b"")
+        with pytest.raises(NoAuthError):
+            others.get(f"{home}/put-back")
 
 
 # -- what a conflict says of data -------------------------------------------------------------------------------------
@@ -243,6 +306,28 @@ def test_no_hash_of_what_not_everybody_may_read(site: Site) -> None:
     assert (found.expected_version, found.found_version) == (0, 1)
 
 
+@pytest.mark.parametrize("way", ["created", "tightened"])
+def test_no_hash_of_what_the_plan_keeps_from_others(site: Site, way: str) -> None:
+    """The plan's own ACL shuts others out; by now the node is gone, or somebody has opened it."""
+    tree = settled({"": Node(b"r"), "/a": Node(b"1"), "/a/k": Node(b"")})
+    site.init(tree)
+    secret = "/secret" if way == "created" else "/a"
+    sealed = site.plan({**tree, secret: Node(b"pin-1234", MINE)})
+
+    def meddle() -> None:
+        if way == "created":
+            site.kazoo.delete(site.path(secret))
+        else:
+            site.kazoo.set_acls(site.path(secret), OPEN_ACL_UNSAFE)
+            site.kazoo.set(site.path(secret), b"x")
+
+    with pytest.raises(Conflict, match=secret):
+        site.apply(sealed, options=Options(single_shot="never", say=when_said("verifying", meddle)))
+    conflict = site.record().conflict
+    assert conflict is not None
+    assert (conflict.expected_hash, conflict.found_hash) == (None, None)
+
+
 # -- counting, pure ---------------------------------------------------------------------------------------------------
 
 
@@ -255,27 +340,43 @@ def entry(action: Action) -> Entry:
 
 
 @pytest.mark.parametrize(
-    ("before", "found", "was_written", "times"),
+    ("before", "found", "times"),
     [
-        (entry(Action.WRITTEN), Found("/n", b"old", stat(4)), False, 0),  # as it was
-        (entry(Action.WRITTEN), Found("/n", b"old", stat(6)), False, 2),
-        (entry(Action.WRITTEN), Found("/n", b"new", stat(5)), True, 0),  # as we left it
-        (entry(Action.WRITTEN), Found("/n", b"old", stat(6)), True, 1),
-        (entry(Action.WRITTEN), Found("/n", b"old", stat(9)), True, 4),
-        (entry(Action.WRITTEN), Found("/n", b"other", stat(9)), True, 0),
-        (entry(Action.WRITTEN), Found("/n", None, stat(9)), True, 0),  # null is not empty, nor anything else
-        (entry(Action.WRITTEN), Found("/n", b"old", stat(2, czxid=8)), True, 3),  # created and written twice
-        (entry(Action.WRITTEN), Found("/n"), True, 0),
-        (entry(Action.DELETED), Found("/n", b"old", stat(0, czxid=8)), True, 1),
-        (entry(Action.DELETED), Found("/n", b"old", stat(4)), False, 0),
-        (None, Found("/n"), True, 1),  # it was not there before, and is not there again
-        (None, Found("/n"), False, 0),
-        (None, Found("/n", b"", stat(0)), True, 0),
-        (entry(Action.WRITTEN), Found("/n", None, stat(9), is_readable=False), True, 0),
+        (entry(Action.WRITTEN), Found("/n", b"new", stat(5)), 0),  # as we left it
+        (entry(Action.WRITTEN), Found("/n", b"old", stat(6)), 1),
+        (entry(Action.WRITTEN), Found("/n", b"old", stat(9)), 4),
+        (entry(Action.WRITTEN), Found("/n", b"other", stat(9)), 0),
+        (entry(Action.WRITTEN), Found("/n", None, stat(9)), 0),  # null is not empty, nor anything else
+        (entry(Action.WRITTEN), Found("/n", b"old", stat(2, czxid=8)), 3),  # created and written twice
+        (entry(Action.WRITTEN), Found("/n"), 0),
+        (entry(Action.DELETED), Found("/n", b"old", stat(0, czxid=8)), 1),
+        (entry(Action.DELETED), Found("/n", b"old", stat(4)), 0),
+        (None, Found("/n"), 1),  # it was not there before, and is not there again
+        (None, Found("/n", b"", stat(0)), 0),
+        (entry(Action.WRITTEN), Found("/n", None, stat(9), is_readable=False), 0),
     ],
 )
-def test_times_are_told_by_versions(before: Entry | None, found: Found, was_written: bool, times: int) -> None:
-    assert times_put_back(before, found, was_written) == times
+def test_times_are_told_by_versions(before: Entry | None, found: Found, times: int) -> None:
+    assert times_put_back(before, found) == times
+
+
+@pytest.mark.parametrize(
+    ("before", "found", "is_it"),
+    [
+        (entry(Action.WRITTEN), Found("/n", b"old", stat(4)), False),  # as it was
+        (entry(Action.WRITTEN), Found("/n", b"old", stat(6)), True),
+        (entry(Action.DELETED), Found("/n", b"old", stat(0, czxid=8)), True),
+        (entry(Action.WRITTEN), Found("/n", b"other", stat(6)), False),
+        (entry(Action.WRITTEN), Found("/n", None, stat(6), is_readable=False), False),
+        (entry(Action.WRITTEN), Found("/n"), False),
+        (None, Found("/n"), False),
+        (None, Found("/n", b"", stat(0)), False),
+    ],
+)
+def test_a_value_is_rewritten_if_it_is_the_same_of_another_version(
+    before: Entry | None, found: Found, is_it: bool
+) -> None:
+    assert is_rewritten(before, found) is is_it
 
 
 def test_one_time_is_not_times() -> None:

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 from zkmig.apply.aclsteps import finals, tightenings, write_acls
 from zkmig.apply.batches import CURSOR, BatchWriter
-from zkmig.apply.conflicts import PutBacks, examine_conflict
-from zkmig.apply.drain import Drain
+from zkmig.apply.conflicts import PutBacks, acls_given, examine_conflict
+from zkmig.apply.drain import Drain, remove_evicted
 from zkmig.apply.options import DRAIN_TIMEOUT_S, Applied, Options, Progress
 from zkmig.apply.pacing import Pacing, paced
 from zkmig.apply.preflight import examine
@@ -30,7 +30,7 @@ from zkmig.epoch.journal import Journal, load
 from zkmig.epoch.owner import HEAD_LENGTH, Migrator
 from zkmig.epoch.record import ConflictNote, LastOutcome, Pending, Record
 from zkmig.epoch.transitions import State
-from zkmig.errors import Conflict, NotPermitted, Outcome, PlanImpossible, Refused, Stopped
+from zkmig.errors import Conflict, NotPermitted, Outcome, PlanImpossible, Refused, Stopped, ZkmigError
 from zkmig.model.quota import Quota
 from zkmig.plan.operations import DeleteNode, WriteData
 from zkmig.plan.plan import RECORD_BYTES_MAX, Plan
@@ -96,13 +96,21 @@ class Forward:
             self.options.say("draining")
             Drain(self.migrator, self.options.drain_timeout_s, self.options.say, self.options.evict).wait()
             recheck(self.migrator.client, self.plan, self.migrator.record.root)
-        except (Refused, Stopped) as error:
-            abort(self.migrator, error.what)  # nothing was written yet: readers need not wait for a decision
+        except ZkmigError as error:
+            self._abort_before_writing(error)
             raise
         if single_shot:
             return self._commit_single_shot()
         self._open()
         return self._from_open(pacing)
+
+    def _abort_before_writing(self, error: ZkmigError) -> None:
+        """Nothing was written yet, so that nobody needs to wait for a decision, whatever has gone wrong."""
+        try:
+            abort(self.migrator, error.what)
+        except ZkmigError:
+            if isinstance(error, Refused | Stopped):
+                raise  # else the first one says more
 
     def _from_open(self, pacing: Pacing) -> Applied:
         self._tighten()
@@ -246,7 +254,8 @@ class Forward:
         with self.migrator.stop.patiently():  # who was asked to stop still has to record it
             note, _ = own_note(self.migrator, self.migrator.record)
             puts = PutBacks(self.migrator, note)
-            conflict = examine_conflict(self.migrator, puts, deviation, operation, batch, entry, written)
+            given = acls_given(self.plan, deviation.path)
+            conflict = examine_conflict(self.migrator, puts, deviation, operation, batch, entry, written, given)
         return conflict, puts.noted
 
     def _cursor_version(self) -> int:
@@ -272,6 +281,7 @@ class Forward:
             failed = checks[result.failed_index - HEAD_LENGTH]
             self._record_conflict(Deviation(failed.path, "changed just before the commit"), "commit", total)
         deviations = finish_pending(self.migrator, self.journal, self.plan.quotas, self.options)
+        remove_evicted(self.migrator)
         return self._applied(total, False, deviations)
 
     def _transition_to_commit(self, record: Record, extra: Sequence[WriteOp], single_shot: bool) -> MultiResult:
@@ -306,6 +316,7 @@ class Forward:
         if result.failed_index is not None:
             self._give_up(writes[result.failed_index - HEAD_LENGTH].path, result, "single shot")
         deviations = finish_pending(self.migrator, self.journal, self.plan.quotas, self.options)
+        remove_evicted(self.migrator)
         return self._applied(0, True, deviations)
 
     def _give_up(self, path: str, result: MultiResult, operation: str) -> NoReturn:

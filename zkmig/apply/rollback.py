@@ -271,6 +271,7 @@ class _Undo:
         assert record.attempt is not None
         outcome = LastOutcome(record.target_epoch, record.attempt, "rolled_back", time.time(), len(deviations))
         closed = record.closed("end_rollback", record.base, outcome)
+        self.puts.record_hidden(attempt.home)
         checks = [Check(attempt.cursor, self.cursor), Check(attempt.rcursor, length)]
         result = transition_noted(
             self.migrator,

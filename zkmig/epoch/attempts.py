@@ -355,15 +355,3 @@ def transition_noted(
         if result.code != Code.BAD_VERSION:  # as after an answer that was lost
             break
     return migrator.transition(record, extra)
-
-
-def put_back_before(attempts: Sequence[Attempt], epoch: int, path: str) -> tuple[int, int]:
-    """How often others put `path` back in earlier attempts at this epoch, and in how many of these."""
-    times = [
-        one.times
-        for attempt in attempts
-        if attempt.note.epoch == epoch
-        for one in attempt.note.put_back
-        if one.path == shortened(path)
-    ]
-    return sum(times), len(times)
