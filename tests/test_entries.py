@@ -17,7 +17,7 @@ from kazoo.client import KazooClient
 from kazoo.security import make_acl, make_digest_acl
 
 from tests.interruptions import Interrupted, at, interrupt, when_said
-from tests.scopes import AFTER, BEFORE, MY_IDENTITY, Site, assert_is
+from tests.scopes import AFTER, ALICE, BEFORE, ME, MY_IDENTITY, Site, assert_is
 from tests.test_drain import MINUTE, guard
 from tests.trees import Node
 from zkmig.apply import drain as drains
@@ -34,9 +34,10 @@ from zkmig.epoch.control import Roles
 from zkmig.epoch.leases import Lease
 from zkmig.epoch.owner import Migrator, TakeOver
 from zkmig.epoch.transitions import State
-from zkmig.errors import BadInput, NotOwner, Outcome, Refused
+from zkmig.errors import BadInput, NotOwner, NotPermitted, Outcome, Refused
 from zkmig.model.acl import WORLD
 from zkmig.wire.credential import Credential
+from zkmig.wire.requests import Multi, Read, Write, frame_size
 
 EVE = Credential("digest", b"eve:drops")
 EVES = [make_digest_acl("eve", "drops", all=True)]
@@ -268,6 +269,91 @@ def test_who_is_not_the_owner_evicts_nobody(site: Site, eve: KazooClient) -> Non
     assert_is(site.look(), BEFORE)
 
 
+def test_an_eviction_is_for_its_attempt_alone(site: Site, eve: KazooClient) -> None:
+    """An attempt evicts an action and a guard, and comes to nothing, in its drain or later; both may still be at work,
+    so the next attempt waits for them. Once an attempt that has evicted them is committed, they are gone."""
+    eve.create(site.names.acting + "/one", MINUTE.encode())
+    eve.create(site.names.guards + "/one", guard(stopped=False))
+    eve.create(site.names.guards + "/two", guard(stopped=False))
+    sealed = site.plan(AFTER)
+    evict = ("acting/one", "guards/one")
+    with pytest.raises(DrainTimeout, match="guards/two"):
+        site.apply(sealed, options=Options("never", drain_timeout_s=0.2, evict=evict))
+    eve.set(site.names.guards + "/two", guard(stopped=True))
+    waited_for = pytest.raises(DrainTimeout, match=r"acting/one .*guards/one ")
+    with waited_for:
+        site.apply(sealed, options=IMPATIENT)
+    with pytest.raises(Interrupted):
+        site.apply(sealed, options=Options("never", 0.2, evict=evict, report=at("write", 3, interrupt)))
+    site.rollback()
+    sealed = site.plan(AFTER)
+    with waited_for:
+        site.apply(sealed, options=IMPATIENT)
+    site.apply(sealed, options=Options("never", 0.2, evict=evict))
+    assert_is(site.look(), AFTER)
+    assert site.kazoo.get_children(site.names.acting) == []
+    assert site.kazoo.get_children(site.names.guards) == ["two"]
+
+
+def test_all_that_may_not_be_read_goes_by_one_word(site: Site, eve: KazooClient) -> None:
+    """And nothing else, even if it has that name."""
+    eve.create(site.names.guards + "/one", b"", acl=EVES)
+    eve.create(site.names.acting + "/two", b"", acl=EVES)
+    eve.create(site.names.guards + "/unreadable", guard(stopped=False))
+    evicting = Options("never", drain_timeout_s=0.2, evict=("unreadable",))
+    with pytest.raises(DrainTimeout, match=r"after 0 s: \S*guards/unreadable \([^)]*\);"):
+        site.apply(site.plan(AFTER), options=evicting)
+    site.kazoo.delete(site.names.guards + "/unreadable")
+    site.apply(site.plan(AFTER), options=evicting)
+    (_, attempt) = read_attempts(site.client(), site.names, site.record())
+    assert set(attempt.note.evicted) == {"guards/one", "acting/two"}
+    both = site.client(ME, ALICE)
+    more = site.plan(AFTER | {"/keep": BEFORE["/empty"]}, client=both)
+    site.apply(more, 2, client=both, options=evicting)  # there is none any more, which is no mistake
+
+
+def test_any_number_can_be_evicted(site: Site, eve: KazooClient) -> None:
+    """In frames of the usual size, each put on record; resumed in the midst of that, each only once."""
+    count, home = 5_000, site.names.guards
+    _flood(eve, home, guard(stopped=False), count, "host-.some-service-with-a-name-of-some-length.service")
+    names = tuple(f"guards/{name}" for name in eve.get_children(home))
+    sealed = site.plan(AFTER)
+    client = site.client()
+    frames: list[int] = []
+
+    def stop_in_the_midst(request: Read | Write) -> None:
+        if isinstance(request, Multi) and any("/evicted-" in op.path for op in request.operations):
+            frames.append(frame_size(request))
+            if len(frames) == 4:
+                interrupt()
+
+    client.before = stop_in_the_midst
+    with pytest.raises(Interrupted):
+        site.apply(sealed, client=client, options=Options("never", 0.2, evict=names))
+    client.close()
+    site.resume(sealed, options=Options("never", 0.2, evict=names))
+    assert_is(site.look(), AFTER)
+    assert max(frames) <= 64 * 1024
+    evictions = read_evictions(site.client(), site.names.attempt(1, str(site.record().committed_attempt)))
+    assert sorted(eviction.entry for eviction in evictions) == sorted(names)
+    assert eve.get_children(home) == []
+
+
+def test_whatever_goes_wrong_before_the_first_write_ends_the_attempt(site: Site) -> None:
+    """A path of the plan that may not be read any more when the drain is over: nobody waits for a decision."""
+    site.init(BEFORE)
+
+    def hide() -> None:
+        site.kazoo.set_acls(site.path("/gone/01"), [make_digest_acl("alice", "wonder", all=True)])
+
+    with pytest.raises(NotPermitted, match="/gone/01") as caught:
+        site.apply(site.plan(AFTER), options=Options("never", say=when_said("draining", hide)))
+    assert caught.value.outcome is Outcome.NOTHING_WRITTEN
+    assert site.record().state is State.STABLE
+
+
+# -- of any size ---
+
 # -- of any size ------------------------------------------------------------------------------------------------------
 
 
@@ -313,12 +399,12 @@ def test_a_name_that_is_no_leases_blocks_nobody(site: Site, eve: KazooClient) ->
 COUNTS = [3_000, pytest.param(100_000, marks=pytest.mark.nightly)]
 
 
-def _flood(client: KazooClient, directory: str, data: bytes, count: int) -> None:
+def _flood(client: KazooClient, directory: str, data: bytes, count: int, suffix: str = "") -> None:
     asked = []
     for number in range(0, count, 200):
         transaction = client.transaction()
         for each in range(number, min(number + 200, count)):
-            transaction.create(f"{directory}/{each:07}", data)
+            transaction.create(f"{directory}/{each:07}{suffix}", data)
         asked.append(transaction.commit_async())
         if len(asked) > 20:
             asked.pop(0).get()

@@ -6,6 +6,9 @@ is enough, and an entry that is younger than the record's last change holds noth
 
 Times are counted by this process from its own first sight of an entry, so no clock is compared with another's; whoever
 takes over begins to count anew. An entry that its holder writes again keeps the time at which it was first seen.
+
+What is evicted is passed over by the drains of its attempt, and stays: it may still be at work, so an attempt after one
+that came to nothing has to wait for it, or to be told again not to. It goes once its own attempt is committed.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
@@ -20,6 +24,7 @@ from zkmig.apply.entries import (
     ACTING,
     GUARDS,
     NAMED_MAX,
+    UNREADABLE,
     Entry,
     list_entries,
     matching,
@@ -32,7 +37,7 @@ from zkmig.epoch.control import AttemptPaths, ControlPaths
 from zkmig.epoch.owner import HEAD_LENGTH, Migrator
 from zkmig.epoch.record import Record
 from zkmig.epoch.transitions import MIGRATING
-from zkmig.errors import Refused
+from zkmig.errors import Refused, ZkmigError
 from zkmig.wire.client import Client
 from zkmig.wire.faults import ConnectionLost
 from zkmig.wire.requests import Delete, Exists
@@ -43,6 +48,8 @@ REMOVED_MAX = 10_000
 REMOVED_AT_ONCE = 100
 REFUSALS_MAX = 20
 """Entries that are over: how many a drain removes, how many in one transaction, and how many of these may fail."""
+
+SAID_MAX = 50  # evicted entries that are told one by one
 
 
 class DrainTimeout(Refused):
@@ -69,7 +76,7 @@ class _Blocker:
 class Drain:
     """Waits for leases and guards of one scope. timeout_s: how long at most. evict: entries not to wait for, by name.
 
-    A name is that of an entry, acting/NAME, guards/NAME or its path: see `entries.named_entries`.
+    A name is that of an entry, acting/NAME, guards/NAME or its path: see `entries.named_entries`; or UNREADABLE.
     """
 
     migrator: Migrator
@@ -127,11 +134,13 @@ class Drain:
             self._evicted = {(f"{migrator.names.home}/{e.entry}", e.czxid) for e in read_evictions(client, attempt)}
         there = {kind: list_entries(client, migrator.names, kind) for kind in (ACTING, GUARDS)}
         to_evict = self._to_evict(set(chain.from_iterable(there.values())))
+        may_not_read = UNREADABLE in self.evict
         evicted: list[Entry] = []
         for entry in chain.from_iterable(read_entries(client, paths) for paths in there.values()):
-            if entry.path in to_evict:
+            is_old = youngest is None or entry.stat.czxid <= youngest
+            if entry.path in to_evict or (may_not_read and is_old and not entry.is_readable):
                 evicted.append(entry)
-            elif youngest is None or entry.stat.czxid <= youngest:
+            elif is_old:
                 self._judge(entry)
             else:
                 self._bury(entry)
@@ -156,9 +165,9 @@ class Drain:
         first_seen = now if first_seen is None else first_seen
         blocks_ms = entry.blocks_ms
         over = None if blocks_ms is None else first_seen + blocks_ms / 1000
-        if self._is_evicted(entry) or blocks_ms == 0 or (over is not None and now > over):
+        if blocks_ms == 0 or (over is not None and now > over):
             self._bury(entry)
-        else:
+        elif not self._is_evicted(entry):
             what = sys.intern(entry.what)
             self._blocking[entry.path] = _Blocker(entry.path, what, self._born(entry), first_seen, over)
 
@@ -181,6 +190,8 @@ class Drain:
         """Paths of what is to be evicted; what has gone by itself since it was named is no mistake."""
         wanted: set[str] = set()
         for name in self.evict:
+            if name == UNREADABLE:
+                continue
             found = matching(self.migrator.names, name, there)
             if not found:
                 self.say(f"not evicted, since it is gone: {name}")
@@ -188,38 +199,55 @@ class Drain:
         return wanted
 
     def _evict(self, entries: Sequence[Entry], attempt: AttemptPaths | None) -> None:
-        if not entries:
-            return
-        assert attempt is not None  # only what is under way can be told to do without somebody
-        record_evictions(self.migrator, attempt, entries)
-        for entry in entries:
+        """On record first; a scope that is being removed has none."""
+        new = [entry for entry in entries if not self._is_evicted(entry)]
+        if new and attempt is not None:
+            record_evictions(self.migrator, attempt, new)
+        for entry in new[:SAID_MAX]:
             self.say(f"evicted {entry.name} ({entry.what}): whatever it stood for may still be at work")
-            self._evicted.add((entry.path, entry.stat.czxid))
-            self._judge(entry)
+        if len(new) > SAID_MAX:
+            self.say(f"evicted {len(new) - SAID_MAX} more")
+        self._evicted.update((entry.path, entry.stat.czxid) for entry in new)
 
     def _bury(self, entry: Entry) -> None:
         """It is over. Remove it later, if it is worth it and the servers may let us.
 
-        Guards keep their registrations, unless evicted. What has children can be deleted by nobody but its owner.
+        Guards keep their registrations. What has children can be deleted by nobody but its owner.
         """
-        is_ours_to_remove = entry.kind == ACTING or self._is_evicted(entry)
-        if is_ours_to_remove and entry.stat.num_children == 0 and self._buried < REMOVED_MAX:
+        if entry.kind == ACTING and entry.stat.num_children == 0 and self._buried < REMOVED_MAX:
             self._dead.append(entry)
             self._buried += 1
 
     def _remove_dead(self) -> None:
         """Delete what is over; nothing depends on it."""
-        removable, self._dead = self._dead, []
-        refusals = 0
-        while removable and refusals < REFUSALS_MAX:
-            now, later = removable[:REMOVED_AT_ONCE], removable[REMOVED_AT_ONCE:]
-            # At the version that was judged: were it another lease by now, it would have to be judged again.
-            result = self.migrator.write([Delete(entry.path, entry.stat.version) for entry in now])
-            if result.failed_index is not None:
-                del now[result.failed_index - HEAD_LENGTH]  # written or removed by its holder meanwhile
-                refusals += 1
-                later = now + later
-            removable = later
+        dead, self._dead = self._dead, []
+        _remove(self.migrator, dead)
+
+
+def _remove(migrator: Migrator, entries: Sequence[Entry]) -> None:
+    """Delete the entries, as far as it may be done and goes well."""
+    left = list(entries)
+    refusals = 0
+    while left and refusals < REFUSALS_MAX:
+        now, later = left[:REMOVED_AT_ONCE], left[REMOVED_AT_ONCE:]
+        # At the version that was judged: were it another lease by now, it would have to be judged again.
+        result = migrator.write([Delete(entry.path, entry.stat.version) for entry in now])
+        if result.failed_index is not None:
+            del now[result.failed_index - HEAD_LENGTH]  # written or removed by its holder meanwhile
+            refusals += 1
+            later = now + later
+        left = later
+
+
+def remove_evicted(migrator: Migrator) -> None:
+    """After the commit: take away what its drain was told not to wait for. What cannot be taken away stays."""
+    client, names, record = migrator.client, migrator.names, migrator.record
+    assert record.committed_attempt is not None
+    with suppress(ZkmigError):  # the epoch is committed, whatever comes of this
+        evictions = read_evictions(client, names.attempt(record.epoch, record.committed_attempt))
+        born = {f"{names.home}/{eviction.entry}": eviction.czxid for eviction in evictions}
+        found = read_entries(client, list(born))
+        _remove(migrator, [e for e in found if e.stat.czxid == born[e.path] and e.stat.num_children == 0])
 
 
 def refuse_unknown(client: Client, names: ControlPaths, record: Record, evict: Sequence[str]) -> None:

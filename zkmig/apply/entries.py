@@ -43,6 +43,9 @@ LOOK_GROUP: Final = 64
 
 NAMED_MAX: Final = 5
 
+UNREADABLE: Final = "unreadable"
+"""What `--evict` takes instead of a name: all that may not be read. An entry of that name is acting/unreadable."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -172,12 +175,15 @@ def named_entries(client: Client, names: ControlPaths, wanted: Sequence[str]) ->
     """Paths of the entries that an operator names: NAME, acting/NAME, guards/NAME or the whole path, each exactly.
 
     Refused, with the names of those that block, when there is no such entry; BadInput when a name is in both.
+    UNREADABLE is no name: it is passed over.
     """
     there: set[str] = set()
     for kind in (ACTING, GUARDS) if wanted else ():
         there.update(list_entries(client, names, kind))
     found: list[str] = []
     for name in dict.fromkeys(wanted):
+        if name == UNREADABLE:
+            continue
         matches = matching(names, name, there)
         if len(matches) > 1:
             raise BadInput("a lease and a guard have this name", name, f"say {ACTING}/{name} or {GUARDS}/{name}")

@@ -1,20 +1,21 @@
 """Evictions: entries that an operator has told a drain not to wait for, on record beside the attempt's journal.
 
-The record comes before the effect: one guarded write names the entries, and only then a drain passes over them. Each is
-known by its czxid, so that what takes its name later is not meant; and a drain of the same attempt that somebody else
-goes on with passes over them as well, also where the servers do not let the entry be deleted.
+The record comes before the effect: guarded writes name the entries, in as many nodes as keep frames small, and then a
+drain passes over them. Each is known by its czxid, so that what takes its name later is not meant; and a drain of the
+same attempt that somebody else goes on with passes over them as well.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 
 from zkmig.apply.entries import Entry
-from zkmig.epoch.attempts import noting, read_note
+from zkmig.epoch.attempts import noting, own_note
 from zkmig.epoch.control import AttemptPaths
+from zkmig.epoch.journal import CHUNK_BYTES_MAX
 from zkmig.epoch.owner import Migrator
 from zkmig.errors import UnknownFormat
 from zkmig.source.bulk import NodeRead, read_nodes
@@ -43,16 +44,38 @@ FIELDS = tuple(field.name for field in fields(Eviction))
 
 
 def record_evictions(migrator: Migrator, attempt: AttemptPaths, entries: Sequence[Entry]) -> list[Eviction]:
-    """Put on record that these are evicted; under the guard, in a node for each owner that evicts."""
+    """Put on record that these are evicted; under the guard. Nothing is lost by doing it again after an error."""
     owner = migrator.owner
     by = f"{owner.host} pid {owner.pid}" if owner is not None else f"token {migrator.token}"
     evicted = [Eviction(entry.name, entry.stat.czxid, entry.what, by, time.time()) for entry in entries]
-    data = json.dumps({"format": FORMAT, "evicted": [asdict(each) for each in evicted]}).encode()
-    node = Create(f"{attempt.home}/{PREFIX}{migrator.token}", data, migrator.control_acl)
-    note, _ = read_note(migrator.client, migrator.names, migrator.record)  # which outlives the journal
+    what = "record what is evicted"
+    for part in _parts(evicted):
+        # A name that nobody else takes: of this owner, and no node is put on record twice by one.
+        path = f"{attempt.home}/{PREFIX}{migrator.token}-{part[0].czxid:x}"
+        migrator.write_all([Create(path, _encode(part), migrator.control_acl)], what, witness=0)
+    note, _ = own_note(migrator, migrator.record)  # which outlives the journal
     names = (*note.evicted, *(each.entry for each in evicted))
-    migrator.write_all([node, *noting(migrator, migrator.record, evicted=names)], "record what is evicted", witness=0)
+    migrator.write(noting(migrator, migrator.record, evicted=names), witness=0)  # it tells; it decides nothing
     return evicted
+
+
+def _parts(evicted: Sequence[Eviction]) -> Iterator[list[Eviction]]:
+    """In the given order, as many together as a chunk of the journal may have bytes."""
+    part: list[Eviction] = []
+    size = 0
+    for eviction in evicted:
+        more = len(_encode([eviction]))
+        if part and size + more > CHUNK_BYTES_MAX:
+            yield part
+            part, size = [], 0
+        part.append(eviction)
+        size += more
+    if part:
+        yield part
+
+
+def _encode(evicted: Sequence[Eviction]) -> bytes:
+    return json.dumps({"format": FORMAT, "evicted": [asdict(each) for each in evicted]}).encode()
 
 
 def read_evictions(client: Client, attempt: AttemptPaths) -> list[Eviction]:

@@ -52,8 +52,9 @@ evict_option = click.option(
     "--evict",
     multiple=True,
     metavar="NAME",
-    help="Do not wait for this lease or guard, acting/NAME or guards/NAME, exactly as status and errors name it. What "
-    "it stands for may still be at work: end it first. Put on record. May be given several times.",
+    help="Do not wait for this lease or guard, acting/NAME or guards/NAME, exactly as status and errors name it, or "
+    "(by the word unreadable) for any that this session may not read. What it stands for may still be at work: end it "
+    "first. Put on record. May be given several times.",
 )
 throttle_option = click.option(
     "--throttle",
