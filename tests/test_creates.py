@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zkmig.epoch import created
-from zkmig.epoch.journal import Action, Entry, entry_bytes
+from zkmig.epoch.journal import Action, Entry, entry_bytes, unpack
 from zkmig.errors import BadInput
 from zkmig.model import path as paths
-from zkmig.model.acl import ALL, OPEN_ACL, READ, WORLD, Acl
+from zkmig.model.acl import ALL, OPEN_ACL, READ, WORLD, Acl, Identity
 from zkmig.model.znode import Kind
 from zkmig.plan import creates_plain
 from zkmig.plan.creates import Creates, Operations
@@ -136,6 +136,30 @@ def test_journal_entries_are_those_that_msgpack_makes(
     assert all(len(payload) <= max(payload_bytes_max, *map(len, entries)) for payload in payloads)
     expected = [entry_bytes(Entry(Action.CREATED, node.path, 0, None)) for node in made]
     assert created.created_sizes(creates.path_offsets) == expected
+
+
+@FEWER
+@given(made=many, payload_bytes_max=st.integers(1, 400))
+def test_a_journal_knows_as_what_each_is_created(made: list[CreateNode], payload_bytes_max: int) -> None:
+    """Of persistent ones it says nothing, so that a journal that never says anything is read as it always was."""
+    creates = Creates.of(made)
+    batches = array("i", range(len(made)))
+    groups = array("I", [index % 2 for index in range(len(made))])
+    table = (frozenset({WORLD}), frozenset({Identity("digest", "me:x")}))
+    whole = created.Created(
+        creates.paths_blob, creates.path_offsets, batches, groups, table, creates.kinds, creates.ttls
+    )
+    payloads = [payload for _, payload in whole.payloads(payload_bytes_max)]
+    expected = tuple(
+        Entry(Action.CREATED, node.path, index, None, node.kind, node.ttl_ms) for index, node in enumerate(made)
+    )
+    assert unpack(payloads, "undo").entries == expected
+    bare = created.Created(creates.paths_blob, creates.path_offsets, batches, groups, table)
+    assert {entry.kind for entry in unpack([data for _, data in bare.payloads(400)], "undo").entries} <= {
+        Kind.PERSISTENT
+    }
+    weight = sum(map(len, payloads)) - sum(len(data) for _, data in bare.payloads(payload_bytes_max))
+    assert weight <= created.kind_sizes(creates.kinds)
 
 
 def test_long_paths_and_many_nodes_are_packed_as_msgpack_does() -> None:

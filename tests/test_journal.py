@@ -30,6 +30,8 @@ JOURNAL = Journal(
         entry("/shown", SHOWN),
         entry("/secret", SECRET),
         Entry(Action.CREATED, "/new", 0, None),
+        Entry(Action.CREATED, "/new/locks", 0, None, Kind.CONTAINER),
+        Entry(Action.CREATED, "/new/lease", 0, None, Kind.TTL, 60_000),
     ),
     (AclEntry("/shown", None, SECRET, 0, False),),
 )

@@ -45,8 +45,9 @@ SMALL = plan_of(
         WriteData("/app/w", b"new", PIN, 3),
         RaiseCounter("/app/n", 4, 5),
         DeleteNode("/app/d", PIN, 99),
+        DeleteNode("/app/c", PIN, 99, Kind.TTL, 9),
     ),
-    (3, 5),
+    (3, 6),
     Limits(),
     HEAD,
 )
@@ -177,7 +178,7 @@ def test_a_sound_seal_around_something_else_is_refused(tmp_path: Path, blocks: l
         planfile.read(str(path))
 
 
-@pytest.mark.parametrize("ends", [(), (3,), (3, 4), (3, 6), (3, 3, 5), (5, 3, 5), (0, 5), (-1, 5), (3.0, 5), ("3", 5)])
+@pytest.mark.parametrize("ends", [(), (3,), (3, 5), (3, 7), (3, 3, 6), (6, 3, 6), (0, 6), (-1, 6), (3.0, 6), ("3", 6)])
 def test_batches_that_do_not_hold_every_operation_once_are_refused(tmp_path: Path, ends: tuple[Any, ...]) -> None:
     """An operation outside all batches would be left out without a word, verified, and committed."""
     path = str(tmp_path / "plan")

@@ -23,6 +23,7 @@ from tests.scopes import (
     MINE_BUT_READABLE,
     MY_IDENTITY,
     Site,
+    WatchedClient,
     assert_went_back,
     settled,
 )
@@ -41,8 +42,10 @@ from zkmig.epoch.control import Roles
 from zkmig.epoch.transitions import State
 from zkmig.errors import Refused
 from zkmig.model.acl import ADMIN, ALL, CREATE, READ, WORLD, Acl
+from zkmig.model.znode import Kind
+from zkmig.plan import planfile
 from zkmig.plan.plan import Limits
-from zkmig.wire.requests import GetAcl, SetAcl
+from zkmig.wire.requests import Create, CreateContainer, CreateTtl, GetAcl, Multi, SetAcl
 
 ALICE_TOO = [*OPEN_ACL_UNSAFE, make_digest_acl("alice", "wonder", all=True)]
 
@@ -131,6 +134,59 @@ def test_it_can_be_rolled_back_and_resumed(site: Site, tmp_path: Path) -> None:
             assert_went_back(after, site.look())
             plan = zkmig.plan_revert(where(site), 1, site.names.scope, limits=small, auth=[ME])
     assert site.record().epoch == 2
+
+
+KINDS = settled(
+    {
+        "": Node(b"r"),
+        "/keep": Node(b""),
+        "/locks": Node(b"c", kind=Kind.CONTAINER),
+        "/locks/k": Node(b"k"),
+        "/lease": Node(b"t", kind=Kind.TTL, ttl_ms=3_600_000),
+        **{f"/n{number}": Node(b"x" * 900) for number in range(4)},
+    }
+)
+
+
+class Sent:
+    """Creates that a client sends, by the name of their request, for the paths of KINDS that are not persistent."""
+
+    def __init__(self, site: Site, client: WatchedClient) -> None:
+        self._of = {site.path(relative): relative for relative in ("/locks", "/lease")}
+        self.seen: dict[str, str] = {}
+        client.before = self._look
+
+    def _look(self, request: object) -> None:
+        for operation in request.operations if isinstance(request, Multi) else ():
+            if operation.path in self._of and isinstance(operation, Create | CreateContainer | CreateTtl):
+                self.seen[self._of[operation.path]] = type(operation).__name__
+
+
+AS_THEY_WERE = {"/locks": "CreateContainer", "/lease": "CreateTtl"}
+
+
+def test_containers_and_ttl_nodes_come_back_as_such(site: Site) -> None:
+    """Of what the epoch itself has created the kind is known, though no server tells: when its revert is rolled back,
+    and when it is reverted in turn."""
+    site.init({path: KINDS[path] for path in ("", "/keep")})
+    before = site.look()
+    site.apply(site.plan(KINDS))
+    after = site.look()
+    plan = zkmig.plan_revert(where(site), 1, site.names.scope, limits=Limits(batch_bytes_max=1_300), auth=[ME])
+    site.leave_open(SealedPlan(plan, planfile.plan_hash(plan)), len(plan.batch_ends), epoch=2)
+    assert_went_back(before, site.look())
+    client = site.client()
+    rolled_back = Sent(site, client)
+    assert site.rollback(client=client).deviations == ()
+    assert rolled_back.seen == AS_THEY_WERE
+    assert_went_back(after, site.look())
+    revert(site, 1)
+    plan = zkmig.plan_revert(where(site), 2, site.names.scope, auth=[ME])
+    client = site.client()
+    reverted = Sent(site, client)
+    site.apply(SealedPlan(plan, planfile.plan_hash(plan)), 3, client=client)
+    assert reverted.seen == AS_THEY_WERE
+    assert_went_back(after, site.look())
 
 
 # -- what others have written -----------------------------------------------------------------------------------------

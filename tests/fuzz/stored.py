@@ -112,6 +112,7 @@ def _chunks() -> tuple[bytes, ...]:
     made = Journal(
         (
             Entry(Action.CREATED, "/app/n", 0, None),
+            Entry(Action.CREATED, "/app/t", 0, None, Kind.TTL, 7),
             Entry(Action.WRITTEN, "/app/w", 0, before),
             Entry(Action.DELETED, "/app/d", 1, before._replace(path="/app/d", data=None, acl=OPEN_ACL)),
             Entry(Action.TOUCHED, "/app", journal.NO_BATCH, before._replace(path="/app")),

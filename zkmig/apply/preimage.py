@@ -138,13 +138,13 @@ def _entries(plan: Plan, touched: Iterable[str], nodes: dict[str, Znode]) -> Ite
     for batch, (start, end) in enumerate(plan.batch_ranges()):
         for operation in plan.ordered.rest[max(0, start - first) : max(0, end - first)]:
             match operation:
-                case CreateNode(path=path):
-                    yield Entry(Action.CREATED, path, batch, None)
+                case CreateNode(path=path, kind=kind, ttl_ms=ttl_ms):
+                    yield Entry(Action.CREATED, path, batch, None, kind, ttl_ms)
                 case WriteData(path=path):
                     written.add(path)
                     yield Entry(Action.WRITTEN, path, batch, nodes[path])
-                case DeleteNode(path=path):
-                    yield Entry(Action.DELETED, path, batch, nodes[path])
+                case DeleteNode(path=path, kind=kind, ttl_ms=ttl_ms):
+                    yield Entry(Action.DELETED, path, batch, nodes[path]._replace(kind=kind, ttl_ms=ttl_ms))
                 case RaiseCounter():
                     pass  # its path is created by the plan, or touched
     for step in plan.acl_steps:
@@ -187,4 +187,4 @@ def _created(plan: Plan, parents: array[int], nodes: dict[str, Znode]) -> Create
         batches.extend([batch] * (min(end, len(creates)) - start))
         if end >= len(creates):
             break
-    return Created(creates.paths_blob, creates.path_offsets, batches, groups, tuple(table))
+    return Created(creates.paths_blob, creates.path_offsets, batches, groups, tuple(table), creates.kinds, creates.ttls)

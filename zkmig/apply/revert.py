@@ -80,6 +80,9 @@ def images(client: Client, names: ControlPaths, epoch: int, location: str) -> Im
     top = _top(record, epoch, journal)
     live |= _connecting(client, left, top, live)
     now = {path: one.node for path, one in live.items()}
+    for entry in journal.entries:
+        if entry.action is Action.CREATED and entry.path in now:
+            now[entry.path] = now[entry.path]._replace(kind=entry.kind, ttl_ms=entry.ttl_ms)
     before = _before(journal, now)
     if before == now:
         raise _nothing(epoch, record)

@@ -7,8 +7,8 @@ function of that name in zkmig/_fast/encode.pyx.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 
@@ -20,17 +20,22 @@ from zkmig.model.acl import Identity
 ACTION = "created"  # journal.Action.CREATED
 _FIXED_BYTES = 11  # of an entry: array head, tag, action
 _NUMBER_BYTES_MAX = 5
+_KIND_BYTES = 18  # array head, tag, position, kind, milliseconds
+_PERSISTENT = b"\0"  # Kind.PERSISTENT
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Created:
-    """n paths. batches: which one creates each. groups: who may read the name of each, as a position in group_table."""
+    """n paths. batches: which one creates each. groups: who may read the name of each, as a position in group_table.
+    kinds: Kind values, b"" where all are persistent; ttls: milliseconds by index, of those of kind TTL."""
 
     paths_blob: bytes
     path_offsets: array[int]  # Q, n + 1
     batches: array[int]  # i
     groups: array[int]  # I
     group_table: tuple[frozenset[Identity], ...]
+    kinds: bytes = b""
+    ttls: Mapping[int, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -44,6 +49,27 @@ class Created:
                 nodes = array("i", [node for node, each in enumerate(self.groups) if each == number])
             for payload in _packer()(self.paths_blob, self.path_offsets, nodes, self.batches, payload_bytes_max):
                 yield group, payload
+            if self.kinds.strip(_PERSISTENT):
+                for payload in self._kind_payloads(nodes, payload_bytes_max):
+                    yield group, payload
+
+    def _kind_payloads(self, nodes: Iterable[int], payload_bytes_max: int) -> Iterator[bytes]:
+        """Of those that are not persistent, which is what an entry means that nothing else is said of."""
+        items = [pack_kind(node, self.kinds[node], self.ttls.get(node, 0)) for node in nodes if self.kinds[node]]
+        count = max(1, payload_bytes_max // _KIND_BYTES)
+        for start in range(0, len(items), count):
+            yield b"".join(items[start : start + count])
+
+
+def pack_kind(position: int, kind: int, ttl_ms: int) -> bytes:
+    """The item that tells of an entry as what its node is created."""
+    packed: bytes = msgpack.packb(["k", position, kind, ttl_ms])
+    return packed
+
+
+def kind_sizes(kinds: bytes) -> int:
+    """What these items take in all, at most."""
+    return _KIND_BYTES * (len(kinds) - kinds.count(0))
 
 
 def created_sizes(path_offsets: array[int]) -> list[int]:

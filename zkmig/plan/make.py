@@ -26,23 +26,22 @@ from zkmig.diff import (
     diff,
 )
 from zkmig.epoch.control import head_size_max
-from zkmig.epoch.created import created_sizes
+from zkmig.epoch.created import created_sizes, kind_sizes
 from zkmig.epoch.journal import Action, Entry, entry_bytes
 from zkmig.errors import BadInput, PlanImpossible
 from zkmig.model import path as paths
 from zkmig.model.acl import ADMIN, CREATE, DELETE, WRITE, Identity, grants
 from zkmig.model.quota import Quota
 from zkmig.model.snapshot import Snapshot
-from zkmig.model.znode import Kind, Znode
+from zkmig.model.znode import Znode
 from zkmig.plan.acls import AclPlanner
 from zkmig.plan.added import Added, added_nodes, parents_of, with_migrators_acls
 from zkmig.plan.batches import NodeTooLarge, cut_behind
 from zkmig.plan.creates import Creates, Operations
-from zkmig.plan.operations import AclStep, DeleteNode, Operation, Pin, RaiseCounter, WriteData, forward_size
+from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, Pin, RaiseCounter, WriteData, forward_size
 from zkmig.plan.plan import Limits, Plan, SourcePin, TargetPin
 from zkmig.plan.preflight import (
     IN_THE_WAY,
-    KIND_DELETED,
     KIND_DIFFERS,
     OVERSIZE,
     PERMISSION,
@@ -55,7 +54,7 @@ from zkmig.policy.carry import Prepared, prepare
 from zkmig.policy.leftout import left_out
 from zkmig.policy.policy import AnyPolicy, policy_of
 from zkmig.policy.quotas import carried_quotas
-from zkmig.wire.requests import MULTI_OVERHEAD, Create, operation_size
+from zkmig.wire.requests import MULTI_OVERHEAD, operation_size
 
 LEFT_OUT_BELOW = "left out, but below a node that would have to be deleted"
 NAMED_MAX = 5  # paths named in one message
@@ -217,7 +216,7 @@ class _Maker:
         for path in self.added.tops():
             self._need_on_parent(path, CREATE | DELETE)  # DELETE: to take it away again
         sizes = created_sizes(self.added.creates.path_offsets)
-        self.journal_bytes += sum(sizes)
+        self.journal_bytes += sum(sizes) + kind_sizes(self.added.creates.kinds)
         largest = sizes.index(max(sizes)) if sizes else 0
         if sizes and sizes[largest] > self.limits.frame_bytes_max - CHUNK_OVERHEAD:
             self._find_too_large(sizes[largest] + CHUNK_OVERHEAD, self.added.creates.path_at(largest))
@@ -238,12 +237,10 @@ class _Maker:
                 self.raises.append((paths.join(self.root, relative), was, wanted))
             case Delete(path=relative, before=before):
                 path = paths.join(self.root, relative)
-                if before.kind is not Kind.PERSISTENT:
-                    what = f"it is a {before.kind.name.lower()} node, which undo could not bring back as one"
-                    self._find(KIND_DELETED, path, what, "delete it yourself, or leave it out with --exclude")
                 self.creates_to_take_back += before.counter
-                size = operation_size(Create(path, before.data, before.acl))
-                self.deletes.append(DeleteNode(path, Pin.of(before.stat), size))
+                again = CreateNode(path, before.data, before.acl, before.kind, before.ttl_ms)
+                size = operation_size(again.write())
+                self.deletes.append(DeleteNode(path, Pin.of(before.stat), size, before.kind, before.ttl_ms))
                 self._need_on_parent(path, CREATE | DELETE)  # CREATE: to bring it back
                 self._journal(Action.DELETED, path, before)
             case ChangeKind(path=relative):

@@ -84,11 +84,14 @@ class WriteData:
 
 @dataclass(frozen=True, slots=True)
 class DeleteNode:
-    """Delete a node, conditional on its version. before_size: bytes its re-creation takes in a multi."""
+    """Delete a node, conditional on its version. before_size: bytes its re-creation takes in a multi. kind, ttl_ms: as
+    what undo creates it again, as far as the plan could know: servers do not tell [zookeeper-facts 18]."""
 
     path: str
     pin: Pin
     before_size: int
+    kind: Kind = Kind.PERSISTENT
+    ttl_ms: int = 0
 
     def write(self) -> WriteOp:
         return Delete(self.path, self.pin.version)

@@ -237,8 +237,10 @@ def _pack_operation(operation: Operation) -> list[Any]:
             return [_CREATE, path, data, acl, kind.value, ttl_ms]
         case WriteData(path, data, pin, before_size):
             return [_WRITE, path, data, pin, before_size]
-        case DeleteNode(path, pin, before_size):
+        case DeleteNode(path, pin, before_size, Kind.PERSISTENT, _):
             return [_DELETE, path, pin, before_size]
+        case DeleteNode(path, pin, before_size, kind, ttl_ms):
+            return [_DELETE, path, pin, before_size, kind.value, ttl_ms]
         case RaiseCounter(path, pairs, to):
             return [_RAISE, path, pairs, to]
 
@@ -256,8 +258,9 @@ def _unpack_operation(item: list[Any]) -> Operation:
         data, pin, before_size = fields
         return WriteData(path, data, Pin(*pin), before_size)
     if tag == _DELETE:
-        pin, before_size = fields
-        return DeleteNode(path, Pin(*pin), before_size)
+        pin, before_size, *known = fields
+        kind, ttl_ms = known or (Kind.PERSISTENT.value, 0)
+        return DeleteNode(path, Pin(*pin), before_size, Kind(kind), ttl_ms)
     if tag == _RAISE:
         return RaiseCounter(path, *fields)
     raise ValueError(f"unknown operation {tag!r}")

@@ -18,7 +18,6 @@ from zkmig.plan.operations import CreateNode, RaiseCounter, WriteData
 from zkmig.plan.plan import Plan
 
 IN_THE_WAY = "in_the_way"
-KIND_DELETED = "kind_deleted"
 KIND_DIFFERS = "kind_differs"
 SHUT_OUT = "shut_out"
 OVERSIZE = "oversize"
