@@ -14,6 +14,7 @@ import pytest
 
 from tests.interruptions import Interrupted, at, interrupt, when_said
 from tests.scopes import ALICE, BEFORE, ME, Site, WatchedClient, assert_went_back
+from tests.test_drain import guard
 from tests.test_history import NEXT
 from zkmig.apply import prune as pruning
 from zkmig.apply import remove as removing
@@ -54,11 +55,18 @@ def prune(
     )
 
 
-def remove(site: Site, *, client: WatchedClient | None = None, drain_s: float = 10.0, dry_run: bool = False) -> Removed:
+def remove(
+    site: Site,
+    *,
+    client: WatchedClient | None = None,
+    drain_s: float = 10.0,
+    dry_run: bool = False,
+    evict: tuple[str, ...] = (),
+) -> Removed:
     return removing.remove_scope(
         client or site.client(),
         site.names,
-        options=Options(drain_timeout_s=drain_s),
+        options=Options(drain_timeout_s=drain_s, evict=evict),
         take_over=TakeOver(),
         stop=StopRequest(),
         dry_run=dry_run,
@@ -387,8 +395,8 @@ def test_what_keeps_a_scope(site: Site) -> None:
     with pytest.raises(Refused, match="epoch 1 is OPEN"):
         remove(site)
     site.rollback()
-    site.kazoo.create(f"{site.names.guards}/web1.autoscaler", b"{}")
-    with pytest.raises(Refused, match=r"guards are registered: web1\.autoscaler"):
+    site.kazoo.create(f"{site.names.guards}/web1.autoscaler", guard(stopped=False))
+    with pytest.raises(Refused, match=r"guards are registered: guards/web1\.autoscaler"):
         remove(site)
     assert len(attempts(site)) == 1
     assert attempts(site)[0].is_kept

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Unpack
 
@@ -107,6 +107,7 @@ def remove(
     wait: bool = False,
     steal: bool = False,
     drain_timeout_s: float = DRAIN_TIMEOUT_S,
+    evict: Sequence[str] = (),
     control: str = CONTROL_ROOT,
     report: Report = _quiet,
     say: Say = _quiet,
@@ -114,14 +115,17 @@ def remove(
 ) -> Removed:
     """Remove a scope: its record, history and undo; with the last scope the control root too. The tree stays as it is.
 
-    Refused unless it is STABLE or EMPTY, with nothing pending, not held, and no guard registered; admitted actions
-    are waited for, drain_timeout_s at most. The scope goes in one transaction, after what is large in it.
+    Refused unless it is STABLE or EMPTY, with nothing pending, not held, and no guard registered that has not stopped
+    its process; admitted actions are waited for, drain_timeout_s at most. evict: leases and guards to do without, as
+    for `apply`. The scope goes in one transaction, after what is large in it.
     """
     access = Access.of(**session)
     place = ensemble(at)
     with access.client(place) as client:
         names = scope_at(client, place.path, scope, control)
-        options = dataclasses.replace(Options(report=report, say=say), drain_timeout_s=drain_timeout_s)
+        options = dataclasses.replace(
+            Options(report=report, say=say), drain_timeout_s=drain_timeout_s, evict=tuple(evict)
+        )
         return removing.remove_scope(
             client,
             names,

@@ -115,6 +115,10 @@ class Drain:
             # At most half of the time is spent on looking, however much there is.
             time.sleep(min(max(POLL_S, time.monotonic() - begun), POLL_MAX_S))
 
+    def is_evicted(self, entry: Entry) -> bool:
+        """Whether this very entry was evicted in the attempt, or by this drain."""
+        return (entry.path, entry.stat.czxid) in self._evicted
+
     def _through_losses(self, look: Callable[[], None]) -> None:
         """Look; once more on another connection where the first was lost. Services wait while a scope is PREPARING."""
         try:
@@ -167,16 +171,13 @@ class Drain:
         over = None if blocks_ms is None else first_seen + blocks_ms / 1000
         if blocks_ms == 0 or (over is not None and now > over):
             self._bury(entry)
-        elif not self._is_evicted(entry):
+        elif not self.is_evicted(entry):
             what = sys.intern(entry.what)
             self._blocking[entry.path] = _Blocker(entry.path, what, self._born(entry), first_seen, over)
 
     def _born(self, entry: Entry) -> tuple[int, int]:
         """What tells this lease from another of the same name. Once nothing is admitted, writing makes no other."""
         return entry.stat.czxid, entry.stat.mzxid if self._attempt() is None else 0
-
-    def _is_evicted(self, entry: Entry) -> bool:
-        return (entry.path, entry.stat.czxid) in self._evicted
 
     def _attempt(self) -> AttemptPaths | None:
         record = self.migrator.record
@@ -193,14 +194,14 @@ class Drain:
             if name == UNREADABLE:
                 continue
             found = matching(self.migrator.names, name, there)
-            if not found:
+            if not found and not matching(self.migrator.names, name, {path for path, _ in self._evicted}):
                 self.say(f"not evicted, since it is gone: {name}")
             wanted.update(found)
         return wanted
 
     def _evict(self, entries: Sequence[Entry], attempt: AttemptPaths | None) -> None:
         """On record first; a scope that is being removed has none."""
-        new = [entry for entry in entries if not self._is_evicted(entry)]
+        new = [entry for entry in entries if not self.is_evicted(entry)]
         if new and attempt is not None:
             record_evictions(self.migrator, attempt, new)
         for entry in new[:SAID_MAX]:

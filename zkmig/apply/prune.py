@@ -165,14 +165,14 @@ def _delete(path: str) -> Delete:
     return Delete(path, -1)
 
 
-def below(client: Client, path: str) -> list[str]:
-    """All that lies below `path`, children before their parents."""
+def below(client: Client, path: str, may_hide: bool = False) -> list[str]:
+    """All that lies below `path`, children before their parents. may_hide: but for what may not be listed."""
     found: list[str] = []
     level = [path]
     while level:
         children: list[str] = []
         for parent, reply in zip(level, client.pipeline(map(GetChildren, level), LIST_DEPTH), strict=True):
-            if reply.error == Code.NO_NODE:
+            if reply.error == Code.NO_NODE or (reply.error == Code.NO_AUTH and may_hide):
                 continue
             if reply.error == Code.NO_AUTH:
                 raise NotPermitted("not permitted to look below it", parent, "authenticate as the scope's admin")

@@ -242,6 +242,14 @@ def prune(
     metavar="SECONDS",
     help="How long to wait for readers' actions to end.",
 )
+@click.option(
+    "--evict",
+    multiple=True,
+    metavar="NAME",
+    help="Do without this lease or guard, acting/NAME or guards/NAME, exactly as status and errors name it, or (by the "
+    "word unreadable) any that this session may not read. What it stands for may still be at work: end it first. May "
+    "be given several times.",
+)
 @_dry_run_option
 @_wait_option
 @_steal_option
@@ -251,6 +259,7 @@ def remove(
     run: Run,
     yes: bool,
     drain_timeout_s: float,
+    evict: tuple[str, ...],
     dry_run: bool,
     wait: bool,
     steal: bool,
@@ -278,6 +287,7 @@ def remove(
                 wait=wait,
                 steal=steal,
                 drain_timeout_s=drain_timeout_s,
+                evict=evict,
                 control=control,
                 report=progress.counted,
                 say=run.say,
