@@ -390,8 +390,7 @@ def test_a_lease_that_does_not_count(story: Story, how: str) -> None:
     if how == "over":
         story.time_ms += 1_000
     if how == "evicted":
-        data = json.dumps({"format": 1, "evicted": [{"entry": "acting/l1"}]}).encode()
-        story.txn(MIGRATOR, story.create(f"{ATTEMPT}/evicted-1", data))
+        story.txn(MIGRATOR, story.create(f"{ATTEMPT}/evicted-1", EVICTED))
     if how == "aborted":
         story.move(MIGRATOR, state="STABLE", attempt=None)
     else:
@@ -404,6 +403,36 @@ def test_a_lease_that_is_removed_while_it_lives(story: Story) -> None:
     story.prepare()
     story.txn(MIGRATOR, Delete(f"{HOME}/acting/l1"))
     only(story.check(), "lease-removed-alive")
+
+
+EVICTED = json.dumps({"format": 1, "evicted": [{"entry": "acting/l1"}]}).encode()
+
+
+def test_a_lease_that_another_attempt_has_evicted(story: Story) -> None:
+    """That came to nothing, and its eviction with it."""
+    story.lease()
+    other = f"{HOME}/epochs/1-other"
+    story.txn(MIGRATOR, story.create(other, b""), story.create(f"{other}/evicted-1", EVICTED))
+    story.prepare()
+    story.open()
+    only(story.check(), "lease-alive")
+
+
+@pytest.mark.parametrize("when", ["while under way", "once committed"])
+def test_an_evicted_lease_is_removed(story: Story, when: str) -> None:
+    story.lease()
+    story.prepare()
+    story.txn(MIGRATOR, story.create(f"{ATTEMPT}/evicted-1", EVICTED))
+    removal = Delete(f"{HOME}/acting/l1")
+    if when == "while under way":
+        story.txn(MIGRATOR, removal)
+        only(story.check(), "lease-removed-alive")
+    else:
+        write = story.write("/app/a", b"new")
+        name = ATTEMPT.rpartition("-")[2]
+        story.move(MIGRATOR, write, state="STABLE", epoch=1, attempt=None, committed_attempt=name)
+        story.txn(MIGRATOR, removal)
+        assert story.rules() == set()
 
 
 def test_a_released_lease_is_removed(story: Story) -> None:

@@ -1,7 +1,7 @@
 """P2: no action on a stale view, and no migration write while an action may still take effect.
 
 Rules: `lease-alive` (admitted, neither released nor over, when the first write of a migration became possible),
-`lease-removed-alive` (by a migrator, and not evicted on record), `guard-running` (at the same moment),
+`lease-removed-alive` (by a migrator, and not evicted by the attempt just committed), `guard-running` (like the first),
 `admitted-outside-stable`, `effect-under-another-epoch`, `effect-during-migration`. Residue: `paused-before-effect`
 (the action asked its token, and its effect was sent or arrived long after).
 
@@ -52,14 +52,14 @@ class ActionRules:
         entry = self._replay.entry_at(zxid)
         assert entry is not None
         for path, value in self._entries("acting", zxid):
-            if _is_alive(value, entry.time_ms) and not self._is_evicted(path, zxid):
+            if _is_alive(value, entry.time_ms) and not self._is_evicted(path, zxid, attempt.epoch, attempt.name):
                 self._findings.violate("lease-alive", zxid, f"{path} at epoch {attempt.epoch}")
         for path, value in self._entries("guards", zxid):
             if value.czxid > attempt.prepared:
                 continue  # registered without the check of the record that a registration needs
             fields = decoded(value.data)
             is_running = fields is not None and fields.get("format") == FORMAT and fields.get("stopped") is False
-            if is_running and not self._is_evicted(path, zxid):
+            if is_running and not self._is_evicted(path, zxid, attempt.epoch, attempt.name):
                 self._findings.violate("guard-running", zxid, f"{path} at epoch {attempt.epoch}")
 
     def _check_removals(self, entry: Entry) -> None:
@@ -69,8 +69,15 @@ class ActionRules:
                 continue
             value = self._replay.tree.at(op.path, entry.zxid - 1)
             is_alive = value is not None and _is_alive(value, entry.time_ms)
-            if is_alive and not self._is_evicted(op.path, entry.zxid):
+            if is_alive and not self._is_done_without(op.path, entry.zxid):
                 self._findings.violate("lease-removed-alive", entry.zxid, op.path, f"{entry.session:#x}")
+
+    def _is_done_without(self, path: str, zxid: int) -> bool:
+        """While its attempt is under way an evicted lease stays: the next one has to wait for it."""
+        record = self._replay.record_at(zxid)
+        if record is None or record.fields is None or record.state != "STABLE":
+            return False
+        return self._is_evicted(path, zxid, record.epoch, str(record.fields.get("committed_attempt")))
 
     def _entries(self, directory: str, zxid: int) -> Iterator[tuple[str, Value]]:
         for path in self._directories[directory]:
@@ -87,10 +94,11 @@ class ActionRules:
                 found[directory].append(path)
         return found
 
-    def _is_evicted(self, path: str, zxid: int) -> bool:
-        """Whether an eviction that is on record beside an attempt's journal names it."""
+    def _is_evicted(self, path: str, zxid: int, epoch: int, attempt: str) -> bool:
+        """Whether an eviction that is on record beside this attempt's journal names it."""
         name = path.removeprefix(self._replay.home + "/")
-        values = (self._replay.tree.at(note, zxid) for note in self._evictions)
+        beside = f"{self._replay.home}/epochs/{epoch}-{attempt}/"
+        values = (self._replay.tree.at(note, zxid) for note in self._evictions if note.startswith(beside))
         return any(value is not None and name in json.dumps(decoded(value.data)) for value in values)
 
     @cached_property
