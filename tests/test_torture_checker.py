@@ -411,9 +411,9 @@ EVICTED = json.dumps({"format": 1, "evicted": [{"entry": "acting/l1"}]}).encode(
 def test_a_lease_that_another_attempt_has_evicted(story: Story) -> None:
     """That came to nothing, and its eviction with it."""
     story.lease()
+    story.prepare()
     other = f"{HOME}/epochs/1-other"
     story.txn(MIGRATOR, story.create(other, b""), story.create(f"{other}/evicted-1", EVICTED))
-    story.prepare()
     story.open()
     only(story.check(), "lease-alive")
 
