@@ -29,8 +29,8 @@ NOT_VISITED = {
     "zkmig.epoch.control:_create_ancestors": "init: before there is a scope",
     "zkmig.epoch.control:_create_control_root": "init",
     "zkmig.epoch.control:_create_scope": "init: one transaction",
-    "zkmig.apply.remove:_remove": "the scope goes in one transaction; nothing is left to lead out of",
-    "zkmig.apply.remove:_remove_dead_leases": "the same",
+    "zkmig.apply.remove:_write_last": "the scope goes in one transaction; nothing is left to lead out of",
+    "zkmig.apply.remove:_delete_all": "the same",
 }
 pytestmark = pytest.mark.timeout(400)  # some 40 s on an idle machine; all is done in the fixture
 
