@@ -5,6 +5,7 @@ Method: apply, revert through the public functions, and compare by kazoo; foreig
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from tests.scopes import (
 from tests.test_history import NEXT
 from tests.test_prune import attempts, prune
 from tests.trees import Node
+from zkmig.api import access
 from zkmig.api.migrate import SingleShot
 from zkmig.api.revert import Reverted
 from zkmig.apply import revert as reverting
@@ -37,6 +39,7 @@ from zkmig.apply.engine import SealedPlan
 from zkmig.apply.revert import WrittenSince, images
 from zkmig.apply.rollback import read_deviations
 from zkmig.apply.status import read_status
+from zkmig.cli.main import main
 from zkmig.epoch.attempts import Fate
 from zkmig.epoch.control import Roles
 from zkmig.epoch.transitions import State
@@ -45,7 +48,7 @@ from zkmig.model.acl import ADMIN, ALL, CREATE, READ, WORLD, Acl
 from zkmig.model.znode import Kind
 from zkmig.plan import planfile
 from zkmig.plan.plan import Limits
-from zkmig.wire.requests import Create, CreateContainer, CreateTtl, GetAcl, Multi, SetAcl
+from zkmig.wire.requests import Create, CreateContainer, CreateTtl, GetAcl, Multi, SetAcl, SetData
 
 ALICE_TOO = [*OPEN_ACL_UNSAFE, make_digest_acl("alice", "wonder", all=True)]
 
@@ -269,6 +272,36 @@ def test_elsewhere_others_may_have_written(site: Site) -> None:
     assert {path for path in image if path not in before} == {"/keep/child", "/child"}
     assert image["/keep"].data == b"foreign"
     assert_went_back({**before, "/keep": image["/keep"]}, {path: image[path] for path in before})
+
+
+def test_the_ways_on_name_the_plan_file_that_it_has_saved(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody was asked for a name; who goes on from elsewhere needs it. Method: the program, in this process, with a
+    write of somebody else just before its own."""
+    site.init(BEFORE)
+    site.apply(site.plan(NEXT))
+    path = site.path("/change/01")
+
+    class Meddled(WatchedClient):
+        @staticmethod
+        def before(request: object) -> None:
+            if isinstance(request, Multi) and any(
+                isinstance(o, SetData) and o.path == path for o in request.operations
+            ):
+                site.kazoo.set(path, b"foreign")
+
+    secrets = tmp_path / "secrets"
+    secrets.touch(0o600)
+    secrets.write_text("digest:me:hunter2\n")
+    monkeypatch.setattr(access, "Client", Meddled)
+    words = ["--at", where(site), "--scope", site.names.scope, "--auth-file", str(secrets), "--single-shot", "never"]
+    monkeypatch.setattr(sys, "argv", ["zkmig", "revert", "--epoch", "1", "--yes", *words])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 4
+    assert f"zkmig rollback revert-{site.names.scope}-1.zkplan --at" in capsys.readouterr().err
+    assert (tmp_path / f"revert-{site.names.scope}-1.zkplan").exists()
 
 
 # -- attempts in between ----------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Unpack
 
@@ -47,18 +47,23 @@ def plan_revert(
     scope: str | None = None,
     *,
     limits: Limits | None = None,
+    wait: bool = False,
     control: str = CONTROL_ROOT,
+    say: Say = _quiet,
     **session: Unpack[SessionOptions],
 ) -> Plan:
     """The plan that takes back `epoch`, which must be the last committed one, from the undo that is kept.
 
     It restores data, ACLs and kinds of every path that the epoch has written; sequence counters never go down. Refused
-    where others have written such a path since, naming them, and where the undo was pruned. Nothing is written.
+    where others have written such a path since, naming them, and where the undo was pruned. wait: until a hold is
+    released. Nothing is written.
     """
     access = Access.of(**session)
     place = ensemble(at)
     with access.client(place, FRAME_BYTES_ANY) as client:
         names = scope_at(client, place.path, scope, control)
+        if wait:
+            engine.await_release(client, names, access.stop, say)
         found = images(client, names, epoch, str(place))
         identities = client.identities
 
@@ -92,15 +97,17 @@ def revert(
     control: str = CONTROL_ROOT,
     report: Report = _quiet,
     say: Say = _quiet,
+    saved: Callable[[str], object] = _quiet,
     **session: Unpack[SessionOptions],
 ) -> Reverted:
     """Take back committed epoch `epoch` as epoch `epoch` + 1; see `plan_revert` for what that does and when it may.
 
     plan: from `plan_revert`; None: it is made now. plan_file: where to save it, for `resume`; None: under a name of
-    its own in the current folder, from where it goes again if nothing was written. The rest, and errors, as for
+    its own in the current folder, from where it goes again if nothing was written. saved: told where, before anything
+    is written to the servers. The rest, and errors, as for
     `apply`: stopped in between, `resume` with that file goes on, and `rollback` takes it back.
     """
-    made = plan or plan_revert(at, epoch, scope, control=control, **session)
+    made = plan or plan_revert(at, epoch, scope, wait=wait and not dry_run, control=control, say=say, **session)
     place = ensemble(at)
     access = Access.of(**session)
     pace = pace_of(access, place, throttle)
@@ -112,6 +119,8 @@ def revert(
             sealed = save_plan(made, plan_file, force)
         else:
             sealed = _save_under_free_name(made, names.scope, epoch)
+        if sealed.path:
+            saved(plan_file or os.path.relpath(sealed.path))
         try:
             applied = engine.apply_plan(
                 client,

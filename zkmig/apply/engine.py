@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -18,6 +19,7 @@ from zkmig.epoch.attempts import noting
 from zkmig.epoch.control import ControlPaths, find_scope, read_record
 from zkmig.epoch.journal import load
 from zkmig.epoch.owner import Migrator, TakeOver, read_owner
+from zkmig.epoch.record import Held as Hold
 from zkmig.epoch.record import Record
 from zkmig.epoch.transitions import MIGRATING, State
 from zkmig.errors import (
@@ -39,6 +41,9 @@ from zkmig.plan.plan import Plan
 from zkmig.plan.preflight import refuse
 from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
+
+HOLD_POLL_S = 0.5
+WAIT_FOR_HOLD = "release the hold first, or wait for it with --wait"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,39 @@ def apply_plan(
     Nothing is written when there is nothing to do, when the plan was applied before, and on a dry run. Raises the
     Refused family before the first write; Conflict, OutcomeUnknown or Stopped after it, with the state recorded.
     """
+    while True:
+        try:
+            return _apply(client, names, sealed, epoch, options, take_over, stop, dry_run)
+        except Held:  # raised by admission alone, so before anything is written
+            if dry_run or not take_over.wait:
+                raise
+        await_release(client, names, stop, options.say)
+
+
+def await_release(client: Client, names: ControlPaths, stop: StopRequest, say: Callable[[str], None]) -> None:
+    """Return once the scope is not held."""
+    said: Hold | None = None
+    while True:
+        stop.check()
+        record, _ = read_record(client, names)
+        if record.held is None:
+            return
+        if record.held != said:
+            said = record.held
+            say(f"waiting for the hold of {said.holder} to be released: {said.reason}")
+        time.sleep(HOLD_POLL_S)
+
+
+def _apply(
+    client: Client,
+    names: ControlPaths,
+    sealed: SealedPlan,
+    epoch: int,
+    options: Options,
+    take_over: TakeOver,
+    stop: StopRequest,
+    dry_run: bool,
+) -> Applied:
     plan = sealed.plan
     record, _ = read_record(client, names)
     if _is_applied(record, sealed, epoch):
@@ -230,7 +268,7 @@ def _check_admission(record: Record, names: ControlPaths, plan: Plan, epoch: int
     if record.state not in (State.STABLE, State.EMPTY):
         raise Refused(f"the scope is {record.state.value}", where, "run zkmig status")
     if record.held is not None:
-        raise Held(f"the scope is held by {record.held.holder}: {record.held.reason}", where, "release the hold first")
+        raise Held(f"the scope is held by {record.held.holder}: {record.held.reason}", where, WAIT_FOR_HOLD)
     if record.pending is not None:
         raise Refused(f"{record.pending} are pending", where, "run resume")
     if epoch != record.epoch + 1:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from zkmig.apply.engine import WAIT_FOR_HOLD
 from zkmig.apply.prune import check_at_rest
 from zkmig.apply.rollback import read_deviations
 from zkmig.epoch.attempts import Attempt, Fate, home_of, read_attempts
@@ -101,7 +102,7 @@ def _attempt_of(record: Record, names: ControlPaths, epoch: int, attempts: Seque
     check_at_rest(record, names, "revert")
     where = names.record
     if record.held is not None:
-        raise Held(f"the scope is held by {record.held.holder}: {record.held.reason}", where, "release the hold first")
+        raise Held(f"the scope is held by {record.held.holder}: {record.held.reason}", where, WAIT_FOR_HOLD)
     if record.pending is not None:
         raise Refused(f"{record.pending} are pending", where, "run resume first")
     if record.epoch == 0:

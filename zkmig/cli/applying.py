@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
@@ -62,6 +62,11 @@ throttle_option = click.option(
     metavar="WRITES",
     help="At most so many writes (creates, changes, deletes) a second. Without it, as many as other clients can stand: "
     "their latency is measured all the while. A single shot is one transaction all the same.",
+)
+wait_option = click.option(
+    "--wait",
+    is_flag=True,
+    help="Wait for another migrator to end, and for a hold to be released, instead of exiting 3.",
 )
 steal_option = click.option("--steal", is_flag=True, help="Take over from another migrator without waiting for it.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Read and check everything, print it, write nothing.")
@@ -193,15 +198,27 @@ def say_deviations(run: Run, deviations: tuple[Deviation, ...]) -> None:
 # -- ways on ----------------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class WaysOn:
+    """What the commands that lead out need to name. plan_file: as it is to be given, None where none is needed."""
+
+    plan_file: str | None
+
+    def name_plan(self, plan_file: str) -> None:
+        """It was saved there."""
+        self.plan_file = plan_file
+
+
 @contextmanager
-def ways_on(plan_file: str | None, at: str | None, scope: str | None, control: str = CONTROL_ROOT) -> Iterator[None]:
+def ways_on(plan_file: str | None, at: str | None, scope: str | None, control: str = CONTROL_ROOT) -> Iterator[WaysOn]:
     """Add to an error that leaves an epoch under way, or may do so, the commands that lead out."""
+    ways = WaysOn(plan_file)
     try:
-        yield
+        yield ways
     except Exception as error:
         if not isinstance(error, ZkmigError) or error.outcome is not Outcome.NOTHING_WRITTEN:
             where = "".join(f" {option} {shlex.quote(value)}" for option, value in _place_options(at, scope, control))
-            plan = f" {shlex.quote(plan_file)}" if plan_file is not None else ""
+            plan = f" {shlex.quote(ways.plan_file)}" if ways.plan_file is not None else ""
             how = session_words()
             resume, rollback = (f"zkmig {name}{plan}{where}{how} --yes" for name in ("resume", "rollback"))
             if isinstance(error, Conflict):  # to go on would meet the same foreign change again

@@ -27,6 +27,7 @@ from zkmig.cli.applying import (
     single_shot_option,
     steal_option,
     throttle_option,
+    wait_option,
     ways_on,
 )
 from zkmig.cli.plan import counts_text
@@ -69,7 +70,7 @@ from zkmig.cli.run import (
 @evict_option
 @throttle_option
 @ignore_quotas_option
-@click.option("--wait", is_flag=True, help="Wait for another migrator to end instead of exiting 3.")
+@wait_option
 @steal_option
 @scope_options(at_help="Other servers than the plan names.")
 @command_options

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 
 from zkmig.api import revert as reverting
@@ -21,6 +23,7 @@ from zkmig.cli.applying import (
     single_shot_option,
     steal_option,
     throttle_option,
+    wait_option,
     ways_on,
 )
 from zkmig.cli.plan import counts_text
@@ -69,7 +72,7 @@ from zkmig.cli.run import (
 @evict_option
 @throttle_option
 @ignore_quotas_option
-@click.option("--wait", is_flag=True, help="Wait for another migrator to end instead of exiting 3.")
+@wait_option
 @steal_option
 @scope_options()
 @command_options
@@ -100,9 +103,10 @@ def revert(
     """
     where = required_at(at)
     require_yes(yes or dry_run)
-    plan = reverting.plan_revert(where, epoch, scope, control=control, **run.session)
+    may_wait = wait and not dry_run
+    plan = reverting.plan_revert(where, epoch, scope, wait=may_wait, control=control, say=run.say, **run.session)
 
-    def carry_out(dry_run: bool) -> Reverted:
+    def carry_out(dry_run: bool, saved: Callable[[str], object] = lambda _: None) -> Reverted:
         with run.progress() as progress:
             return reverting.revert(
                 where,
@@ -122,6 +126,7 @@ def revert(
                 control=control,
                 report=progress.counted,
                 say=run.say,
+                saved=saved,
                 **run.session,
             )
 
@@ -137,7 +142,7 @@ def revert(
         run.say(f"{plan.writes} writes {how}; {NOTE}")
         click.confirm("Take it back?", abort=True, err=True)
     with run.gracefully():
-        with ways_on(plan_file, at, scope, control):
-            result = carry_out(False)
+        with ways_on(plan_file, at, scope, control) as ways:
+            result = carry_out(False, ways.name_plan)
         run.say(f"epoch {epoch} is taken back; {NOTE}")
         show_applied(run, result.applied, plan.target.scope, more={"reverts": epoch, "plan_file": result.plan_path})
