@@ -268,10 +268,10 @@ def apply(
     plan: a plan, or the name of its file. target: zk://... of the ensemble; None: the servers that the plan names.
     scope: None: the one that the plan names or that covers its root. single_shot: whether all goes into the one
     transaction that moves the record. wait: for a living owner, and for a hold, to end; steal: take over from an
-    owner. dry_run: every check, no write. ignore_quotas: go on although hard quotas of the target would be passed, where the servers do not
-    enforce them. throttle: writes a second at most (a single shot is one transaction all the same); None: as many as
-    other clients can stand, which a session of its own measures. evict: leases and guards not to wait for before the
-    first write, each by its exact name ("acting/NAME", "guards/NAME"); that is put on record.
+    owner. dry_run: every check, no write. ignore_quotas: go on although hard quotas of the target would be passed,
+    where the servers do not enforce them. throttle: writes a second at most (a single shot is one transaction all the
+    same); None: as many as other clients can stand, which a session of its own measures. evict: leases and guards not
+    to wait for before the first write, each by its exact name ("acting/NAME", "guards/NAME"); that is put on record.
 
     Applied the second time, and with nothing to do, nothing is written. Raises BadInput, and Refused with its kinds
     (StalePlan, WrongEpoch, Held, NotOwner, OtherIncarnation) before the first write; Conflict, OutcomeUnknown, Stopped
