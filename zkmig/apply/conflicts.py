@@ -104,10 +104,9 @@ class PutBacks:
         self._migrator = migrator
         self._now = {one.path: one.times for one in note.put_back}
         self._shown = set(self._now)
-        attempts = read_attempts(migrator.client, migrator.names, migrator.record)
-        at_epoch = [one for one in attempts if one.note.epoch == note.epoch]
-        self._earlier = [self._of(one) for one in at_epoch if one.note.attempt != note.attempt]
-        for one in at_epoch:
+        attempts = read_attempts(migrator.client, migrator.names, migrator.record, epoch=note.epoch)
+        self._earlier = [self._of(one) for one in attempts if one.note.attempt != note.attempt]
+        for one in attempts:
             if one.note.attempt == note.attempt:
                 self._now = self._of(one) | self._now
 

@@ -206,8 +206,10 @@ class Attempt:
         return self.note.pruned is None and "manifest" in self.children and "undo" in self.children
 
 
-def read_attempts(client: Client, names: ControlPaths, record: Record, is_owner: bool = False) -> list[Attempt]:
-    """Every attempt of the scope, in the order in which they were begun.
+def read_attempts(
+    client: Client, names: ControlPaths, record: Record, is_owner: bool = False, epoch: int | None = None
+) -> list[Attempt]:
+    """Every attempt of the scope, or at that epoch, in the order in which they were begun.
 
     is_owner: whether nobody else can be uploading a journal, since this session holds the token.
     """
@@ -220,16 +222,15 @@ def read_attempts(client: Client, names: ControlPaths, record: Record, is_owner:
     homes: dict[str, tuple[int, str]] = {}
     for name in reply.result.children:
         parts = _NAME.fullmatch(name)
-        if parts is not None:
+        if parts is not None and epoch in (None, int(parts[1])):
             homes[f"{names.epochs}/{name}"] = int(parts[1]), parts[2]
     found: list[Attempt] = []
     for path, home in zip(homes, _read_homes(client, homes), strict=True):
         if home is None:
             continue
-        epoch, attempt = homes[path]
         note = home.note
-        if note is None or (note.epoch, note.attempt) != (epoch, attempt):
-            note = AttemptNote(epoch, attempt, "", home.stat.ctime / 1000, Fate.UNKNOWN)
+        if note is None or (note.epoch, note.attempt) != homes[path]:
+            note = AttemptNote(*homes[path], "", home.stat.ctime / 1000, Fate.UNKNOWN)
         fate = _fate(note, record, is_owner)
         found.append(Attempt(note, fate, home.stat.version, home.stat.czxid, home.stat.mzxid, home.children))
     return sorted(found, key=lambda one: one.czxid)
