@@ -45,7 +45,9 @@ class Size(NamedTuple):
 QUICK: Final = Size((("one", 1, 1, 1),))
 _THREE: Final = ("three", 1, 2, 6)
 _ONE: Final = ("one", 1, 3, 0)
-_LIMITS: Final = (("frames", 1, 20, 0), ("heap", 1, 20, 0))
+_LIMITS: Final = (("frames", 1, 22, 0), ("heap", 1, 22, 0))
+EACH_MIN: Final = 20
+FAULTS_MIN: Final = 500
 # Of two chapters at a time, one has an ensemble.
 FULL: Final = Size((_THREE, _ONE, _THREE, _ONE, _THREE, _ONE, _THREE, _ONE, _ONE, *_LIMITS))
 

@@ -14,12 +14,13 @@ from typing import Any, Final
 
 from tests.torture import faults_foreign, faults_limits, faults_members, faults_readers, faults_zombies
 from tests.torture.checker import check_folder
-from tests.torture.faults import FAULTS, NotInjected
+from tests.torture.faults import FAULTS, THREE, NotInjected
 from tests.torture.world import Kind, NoWayOn, World
 
 SOURCES: Final = (faults_foreign, faults_limits, faults_members, faults_readers, faults_zombies)  # they register
 TRIES_MAX: Final = 4  # of a fault whose moment does not come
 LAST_VIEWS_S: Final = 0.5
+NO_FAULT: Final = "plain-epoch"  # is brought about like one, and does not count as one
 
 SERVER_OPTIONS: Final[dict[Kind, dict[str, Any]]] = {
     "one": {},
@@ -52,7 +53,7 @@ def schedule(kind: Kind, seed: int, each: int, only: str = "", members_each: int
     found: list[str] = []
     for name, one in FAULTS.items():
         if kind in one.kinds and only in ("", name):
-            times = each if members_each is None or len(one.kinds) > 1 else members_each
+            times = members_each if one.kinds == THREE and members_each is not None else each
             found += [name] * times
     random.Random(f"{seed}/{kind}/order").shuffle(found)
     return found
