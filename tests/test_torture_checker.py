@@ -10,7 +10,7 @@ import json
 import pytest
 
 from tests.torture.made import APART, ATTEMPT, FOREIGN, HOME, MIGRATOR, OPERATOR, READER, RIVAL, Story
-from tests.torture.txnlog import Delete
+from tests.torture.txnlog import Check, Delete
 from tests.torture.violation import Findings
 
 
@@ -40,7 +40,8 @@ def test_a_sound_migration_breaks_nothing(story: Story) -> None:
     assert found.violations == []
     assert found.residues == []
     assert found.figures == {
-        "views": 5, "views of an open epoch": 2, "batches": 2, "commits": 1, "migration transactions": 8
+        "views": 5, "views of an open epoch": 2, "batches": 2, "commits": 1, "migration transactions": 8,
+        "paths of a plan that a commit checked": 0,
     }  # fmt: skip
 
 
@@ -598,3 +599,94 @@ def test_a_tree_that_is_not_the_planned_one(story: Story) -> None:
     story.second_batch()
     story.commit()
     only(story.check(), "not-the-planned-tree")
+
+
+@pytest.mark.parametrize("when", ["never", "before", "within"])
+def test_an_undo_that_leaves_a_path_out_is_not_excused_by_a_report(story: Story, when: str) -> None:
+    """Nobody else was there, so that there was nothing to report."""
+    if when == "before":
+        story.began()
+        story.reported("/app/a")
+    story.plan()
+    story.began(2)
+    story.prepare()
+    story.open()
+    story.first_batch()
+    story.move(MIGRATOR, state="ROLLING_BACK", cursor=1)
+    story.batch(MIGRATOR, Delete("/app/new"), cursor="rcursor")
+    if when == "within":
+        story.reported("/app/a", 2)
+    story.move(MIGRATOR, state="STABLE", attempt=None)
+    only(story.check(), "undo-incomplete")
+
+
+def test_an_undo_that_somebody_elses_child_was_in_the_way_of(story: Story) -> None:
+    story.plan()
+    story.prepare()
+    story.open()
+    story.first_batch()
+    story.txn(FOREIGN, story.create("/app/new/child"))
+    story.began()
+    story.move(MIGRATOR, state="ROLLING_BACK", cursor=1)
+    story.batch(MIGRATOR, story.write("/app/a", b"/app/a"), cursor="rcursor")
+    story.move(MIGRATOR, state="STABLE", attempt=None)
+    only(story.check(), "undo-incomplete")
+    story.reported("/app/new")
+    found = story.check()
+    assert found.rules == set()
+    assert found.figures["paths left by a rollback, reported"] == 1
+
+
+@pytest.mark.parametrize("when", ["before the plan", "within", "after the end"])
+def test_a_foreign_value_that_is_lost_and_a_report(story: Story, when: str) -> None:
+    """Only the report of a migrator that can have met it says anything."""
+    if when == "before the plan":
+        story.began()
+        story.reported("/app/gone")
+    story.plan()
+    story.prepare()
+    story.open()
+    if when == "within":
+        story.began()
+    story.txn(FOREIGN, Delete("/app/gone"))
+    story.batch(MIGRATOR, story.create("/app/gone", b"back"))
+    story.move(MIGRATOR, state="ROLLING_BACK", cursor=0)
+    story.move(MIGRATOR, state="STABLE", attempt=None)
+    if when == "after the end":
+        story.time_ms += 100
+        story.began()
+    if when != "before the plan":
+        story.reported("/app/gone")
+    assert ("foreign-write-lost" in story.rules()) is (when != "within")
+
+
+@pytest.mark.parametrize("path", ["/app/a", "/app/gone"])
+def test_a_commit_over_what_somebody_has_written_behind_a_batch(story: Story, path: str) -> None:
+    story.plan()
+    story.prepare()
+    story.open()
+    story.first_batch()
+    if path == "/app/gone":
+        story.second_batch()
+        story.txn(FOREIGN, story.create(path, b"again"))
+        story.take(RIVAL)
+    else:
+        story.txn(FOREIGN, story.write(path, b"foreign"))
+        story.second_batch()
+    story.commit(RIVAL if path == "/app/gone" else MIGRATOR)
+    only(story.check(), "committed-over-foreign")
+
+
+@pytest.mark.parametrize("is_checked", [False, True])
+def test_a_commit_over_what_somebody_has_written_after_the_last_batch(story: Story, is_checked: bool) -> None:
+    """Perhaps behind the verification; but not behind a check of the commit."""
+    story.plan()
+    story.prepare()
+    story.open()
+    story.first_batch()
+    story.second_batch()
+    story.txn(FOREIGN, story.write("/app/a", b"foreign"))
+    checks = [Check("/app/a", 1)] if is_checked else []
+    story.move(MIGRATOR, *checks, state="STABLE", epoch=1, attempt=None)
+    assert story.rules() == ({"committed-over-foreign"} if is_checked else set())
+    assert story.residues() == (set() if is_checked else {"late-foreign-write"})

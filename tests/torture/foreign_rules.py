@@ -3,10 +3,14 @@
 Rules: `overwrote-foreign` (a migration write on a path that somebody else had written since the plan was made),
 `foreign-write-lost` (at the end of the attempt neither it nor a later foreign value is there, and no report names the
 path), `undo-incomplete` (after a rollback a path is not as it was when the attempt was opened), `counter-lowered`,
-`not-the-planned-tree`. Residue: `version-repeated` (deleted and created again at the version that the write expected;
-docs/protocol.md says so), which must be reported all the same.
+`not-the-planned-tree`, `committed-over-foreign` (what somebody else wrote on a planned path after the migration did was
+to be found by the verification, or by a check of the commit, and the attempt committed without a report). Residues:
+`version-repeated` (deleted and created again at the version that the write expected; docs/protocol.md says so), which
+must be reported all the same; `late-foreign-write` (after the last batch, on a path that the commit did not check).
 
-A write is foreign if its session never took the token. Writes of children alone do not count.
+A write is foreign if its session never took the token. Writes of children alone do not count. A report counts for an
+attempt if it is in its record, beside its journal, or of a migrator that began when the plan was there and the attempt
+was not over; and then only for paths that somebody else has written, or something above or below them.
 """
 
 from __future__ import annotations
@@ -18,8 +22,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from tests.torture.history import History, is_apart
-from tests.torture.replay import Attempt, Change, Replay, net_changes
-from tests.torture.tree import Value
+from tests.torture.replay import Attempt, Change, Replay, checks, net_changes
+from tests.torture.tree import Value, parent
 from tests.torture.txnlog import Create, Delete, Entry, SetAcl
 from tests.torture.violation import Findings
 
@@ -56,20 +60,23 @@ class ForeignRules:
             if attempt.ended is None:
                 continue
             planned = {path for batch in plan["batches"] for path in batch} if plan else set()
-            self._check_kept(attempt, end, foreign, touched | planned, reported)
+            self._check_kept(attempt, end, foreign, set(touched) | planned, reported)
             if attempt.outcome == "rolled_back":
-                self._check_undone(attempt, end, foreign, reported)
+                self._check_undone(attempt, start, end, foreign, reported)
             if attempt.outcome == "committed" and plan is not None:
                 self._check_arrived(end, plan, foreign)
+                late = [write for write in foreign if write.path in planned and write.path not in reported]
+                self._check_committed(end, late, touched)
 
     # -- what others wrote --------------------------------------------------------------------------------------------
 
-    def _foreign(self, zxid_after: int, zxid_last: int) -> Iterator[Foreign]:
+    def _foreign(self, zxid_after: int, zxid_last: int, with_acls: bool = False) -> Iterator[Foreign]:
         for entry in self._replay.entries_within(zxid_after, zxid_last):
             if entry.failed or self._replay.is_migrators(entry):
                 continue
             for op in net_changes(entry):
-                if self._replay.is_inside(op.path) and not is_apart(op.path, self._apart) and not _is_acl(op):
+                is_judged = self._replay.is_inside(op.path) and not is_apart(op.path, self._apart)
+                if is_judged and (with_acls or not _is_acl(op)):
                     yield Foreign(entry.zxid, op.path, self._replay.tree.at(op.path, entry.zxid))
 
     def _reported(self, attempt: Attempt, end: int) -> set[str]:
@@ -82,16 +89,36 @@ class ForeignRules:
             if path.rpartition("/")[2].startswith(REPORT_PREFIX):
                 for _, value in self._replay.tree.paths[path].changes(0, end):
                     found |= _paths_in(json.loads(value.data or b"[]")) if value is not None else set()
-        for event in self._history.of_kind("migrator"):
-            found |= _paths_in(event.get("report"))
+        for began, ended in self._migrators:
+            if self._is_within(began["wall"], ended["wall"], attempt, end):
+                found |= _paths_in(ended.get("report"))
         return found
+
+    @cached_property
+    def _migrators(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """The beginning of each migrator, and its end."""
+        events = self._history.of_kind("migrator")
+        began = {event["number"]: event for event in events if event["phase"] == "began"}
+        return [(began[event["number"]], event) for event in events if event["phase"] == "ended"]
+
+    def _is_within(self, began_s: float, ended_s: float, attempt: Attempt, end: int) -> bool:
+        """Whether a migrator may have had to do with this attempt."""
+        plan = self._plans.get(str(attempt.fields.get("plan_hash")))
+        is_after_the_plan = plan is None or plan["wall"] <= began_s
+        return is_after_the_plan and began_s <= self._wall(end) and self._wall(attempt.prepared) <= ended_s
+
+    def _wall(self, zxid: int) -> float:
+        """Seconds since 1970 at a transaction."""
+        entry = self._replay.entry_at(zxid)
+        assert entry is not None
+        return entry.time_ms / 1000
 
     # -- nothing overwritten ------------------------------------------------------------------------------------------
 
     def _check_writes(
         self, attempt: Attempt, start: int, end: int, foreign: list[Foreign], reported: set[str]
-    ) -> set[str]:
-        """Returns the paths that the attempt has changed."""
+    ) -> dict[str, int]:
+        """Returns the paths that the attempt has changed, and the zxid of its last change."""
         by_path: dict[str, list[Foreign]] = {}
         for write in foreign:
             by_path.setdefault(write.path, []).append(write)
@@ -107,7 +134,7 @@ class ForeignRules:
                 if before:
                     self._check_write(entry, op, before, since, reported)
                 touched[op.path] = entry.zxid
-        return set(touched)
+        return touched
 
     def _check_write(self, entry: Entry, op: Change, before: list[Foreign], since: int, reported: set[str]) -> None:
         last = before[-1]
@@ -142,15 +169,20 @@ class ForeignRules:
 
     # -- all else as promised -----------------------------------------------------------------------------------------
 
-    def _check_undone(self, attempt: Attempt, end: int, foreign: list[Foreign], reported: set[str]) -> None:
+    def _check_undone(self, attempt: Attempt, start: int, end: int, foreign: list[Foreign], reported: set[str]) -> None:
         assert attempt.opened is not None
         others = {write.path for write in foreign}
+        in_the_way = {write.path for write in self._foreign(start, end, with_acls=True)}
         for path in self._replay.tree.below(self._replay.root):
-            if path in others or path in reported or is_apart(path, self._apart):
+            if path in others or is_apart(path, self._apart):
+                continue
+            if path in reported and _is_near(path, in_the_way):
+                self._findings.count("paths left by a rollback, reported")
                 continue
             timeline = self._replay.tree.paths[path]
             if not timeline.changes(attempt.opened, end):
                 continue
+            self._findings.count("paths undone")
             before, after = timeline.at(attempt.opened), timeline.at(end)
             if _bare(before) != _bare(after):
                 what = f"{path} after epoch {attempt.epoch} was rolled back: {_differences(before, after)}"
@@ -168,6 +200,27 @@ class ForeignRules:
             if found != wanted:
                 self._findings.violate("not-the-planned-tree", end, path)
 
+    def _check_committed(self, end: int, foreign: list[Foreign], touched: dict[str, int]) -> None:
+        """foreign: on planned paths, and not reported. touched: the attempt's own last write of each path."""
+        commit, owner = self._replay.entry_at(end), self._replay.owner_at(end)
+        assert commit is not None
+        assert owner is not None
+        checked = {check.path for check in checks(commit)}
+        self._findings.count("paths of a plan that a commit checked", len(checked & set(touched)))
+        batches_end = max([zxid for zxid in touched.values() if zxid < end], default=end)
+        is_late_after = max(batches_end, owner.zxid)  # before that, the owner's verification cannot have begun
+        for path, write in {write.path: write for write in foreign}.items():
+            mine, now = self._replay.tree.at(path, touched.get(path, 0)), self._replay.tree.at(path, end)
+            if write.zxid < touched.get(path, 0) or (now is None and mine is None):
+                continue
+            what = f"{path}, written by others at {write.zxid:#x}"
+            if path in checked and now is not None and mine is not None and now.version == mine.version:
+                self._findings.concede("version-repeated", end, what)
+            elif path not in checked and write.zxid > is_late_after:
+                self._findings.concede("late-foreign-write", end, what)
+            else:
+                self._findings.violate("committed-over-foreign", end, what)
+
     @cached_property
     def _plans(self) -> dict[str, dict[str, Any]]:
         return {plan["plan_hash"]: plan for plan in self._history.of_kind("plan")}
@@ -180,6 +233,16 @@ def data_digest(data: bytes | None) -> str:
 
 def _is_acl(op: Change) -> bool:
     return isinstance(op, SetAcl)
+
+
+def _is_near(path: str, others: set[str]) -> bool:
+    """Whether one of the others is the path, or above it, or below."""
+    above = path
+    while above != "/":
+        if above in others:
+            return True
+        above = parent(above)
+    return any(other.startswith(path + "/") for other in others)
 
 
 def _bare(value: Value | None) -> tuple[object, ...] | None:

@@ -3,14 +3,16 @@
 A run has a folder with `events-<name>.jsonl`, one for each process: an event is one JSON object on one line, appended
 with a single write, so that a killed process tears no more than its last line.
 
-    every event   t (CLOCK_MONOTONIC, seconds), who (name of the process), kind
+    every event   t (CLOCK_MONOTONIC, seconds), wall (seconds since 1970, as servers stamp transactions), who (name of
+                  the process), kind
     view          zxid, zxid_first (of the state in which the record was read), epoch, state, incarnation,
                   record_version, fresh, digest (of all rows but those apart), apart {path: digest of its row}
     action        phase admitted|effect|ended|refused, token, epoch, lease, deadline_t; an effect also effect_path,
                   effect_data (unlike that of any other), checked_wall (time.time() when the token was asked last)
     plan          plan_hash, zxid (of the state that was planned against), epoch, batches (paths of each, in order),
                   target {path: digest of its data, None if it is to go}, raises (paths whose counter is raised)
-    migrator      phase began|ended|killed|stopped|continued, command, exit, outcome; report {conflicts, deviations}
+    migrator      phase began|ended|killed|stopped|continued, number, command, exit, outcome; report {conflicts,
+                  deviations}
     foreign       path, op, version, result, zxid (None: not known)
     fault         fault (its name), n (its number), detail, effect (what was observed)
 
@@ -92,7 +94,7 @@ class Log:
 
     def write(self, kind: str, **fields: Any) -> dict[str, Any]:
         """Append an event; returns it."""
-        event = {"t": time.monotonic(), "who": self.who, "kind": kind, **fields}
+        event = {"t": time.monotonic(), "wall": time.time(), "who": self.who, "kind": kind, **fields}
         os.write(self._file, (json.dumps(event) + "\n").encode())
         return event
 

@@ -157,7 +157,17 @@ class Story:
     # -- events -------------------------------------------------------------------------------------------------------
 
     def event(self, kind: str, who: str = "someone", **fields: Any) -> None:
-        self.events.append({"t": float(len(self.events)), "who": who, "kind": kind, **fields})
+        self.events.append(
+            {"t": float(len(self.events)), "wall": self.time_ms / 1000, "who": who, "kind": kind, **fields}
+        )
+
+    def began(self, number: int = 1) -> None:
+        """A migrator's process began."""
+        self.event("migrator", "torture", phase="began", number=number)
+
+    def reported(self, path: str, number: int = 1) -> None:
+        """It ended, and its report names a path."""
+        self.event("migrator", "torture", phase="ended", number=number, report={"deviations": [path]})
 
     def image(self, zxid: int | None = None) -> dict[str, Value]:
         """The scope's tree as it was."""
