@@ -41,7 +41,7 @@ def test_a_sound_migration_breaks_nothing(story: Story) -> None:
     assert found.residues == []
     assert found.figures == {
         "views": 5, "views of an open epoch": 2, "batches": 2, "commits": 1, "migration transactions": 8,
-        "paths of a plan that a commit checked": 0,
+        "guards": 8, "paths of a plan that a commit checked": 0,
     }  # fmt: skip
 
 
@@ -363,6 +363,54 @@ def test_a_note_in_the_record_is_no_step(story: Story) -> None:
     story.take(MIGRATOR)
     story.move(MIGRATOR, held={"reason": "maintenance"})
     assert story.rules() == set()
+
+
+@pytest.mark.parametrize("is_guarded", [False, True])
+def test_a_write_behind_no_guard(story: Story, is_guarded: bool) -> None:
+    """A second token of the same session: only the guard tells that a batch is not of the first."""
+    story.prepare()
+    story.open()
+    story.take(MIGRATOR)
+    story.txn(MIGRATOR, story.write(f"{ATTEMPT}/cursor", None), story.write("/app/a", b"new"), is_guarded=is_guarded)
+    assert story.rules() == (set() if is_guarded else {"unguarded-write"})
+
+
+@pytest.mark.parametrize("stray", [False, True])
+def test_a_single_shot_of_other_paths_than_planned(story: Story, stray: bool) -> None:
+    story.plan()
+    story.prepare()
+    ops = (story.write("/app/a", b"new"), story.create("/app/new", b"born"), Delete("/app/gone"))
+    further = (story.write("/app/b", b"stray"),) if stray else ()
+    story.move(MIGRATOR, *ops, *further, state="STABLE", epoch=1, attempt=None)
+    assert story.rules() == ({"batch-other-than-planned"} if stray else set())
+
+
+@pytest.mark.parametrize("again", ["/app/a", "/app/acl"])
+def test_an_undo_of_what_is_not_to_be_undone(story: Story, again: str) -> None:
+    """Of one path twice, or of a path that no batch has touched; with the data that it has anyway."""
+    story.prepare()
+    story.open()
+    story.first_batch()
+    story.move(MIGRATOR, state="ROLLING_BACK", cursor=1)
+    story.batch(MIGRATOR, story.write("/app/a", b"/app/a"), Delete("/app/new"), cursor="rcursor")
+    assert story.rules() == set()
+    story.batch(MIGRATOR, story.write(again, again.encode()), cursor="rcursor")
+    only(story.check(), "undone-twice" if again == "/app/a" else "undo-of-nothing")
+
+
+@pytest.mark.parametrize("when", ["open", "pending", "over", "of another attempt"])
+def test_a_journal_is_deleted(story: Story, when: str) -> None:
+    other = f"{HOME}/epochs/0-before"
+    story.prepare()
+    story.txn(MIGRATOR, story.create(other))
+    story.open()
+    story.first_batch()
+    if when in ("pending", "over"):
+        story.second_batch()
+        pending = {"epoch": 1, "attempt": "aaaa", "acls": 1} if when == "pending" else None
+        story.move(MIGRATOR, state="STABLE", epoch=1, attempt=None, pending=pending)
+    story.txn(MIGRATOR, Delete(other if when == "of another attempt" else f"{ATTEMPT}/rcursor"))
+    assert story.rules() == ({"journal-deleted"} if when in ("open", "pending") else set())
 
 
 # -- actions ----------------------------------------------------------------------------------------------------------

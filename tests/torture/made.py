@@ -15,7 +15,19 @@ from tests.torture.foreign_rules import data_digest
 from tests.torture.history import History, Row, image_digest, is_apart
 from tests.torture.replay import Replay
 from tests.torture.tree import Tree, Value
-from tests.torture.txnlog import CREATE, MULTI, SET_ACL, AclRow, Create, Delete, Entry, Operation, SetAcl, SetData
+from tests.torture.txnlog import (
+    CREATE,
+    MULTI,
+    SET_ACL,
+    AclRow,
+    Check,
+    Create,
+    Delete,
+    Entry,
+    Operation,
+    SetAcl,
+    SetData,
+)
 from tests.torture.violation import Findings
 
 ROOT: Final = "/app"
@@ -69,8 +81,10 @@ class Story:
     def set_acl(self, path: str, acl: tuple[AclRow, ...] = TIGHT_ACL) -> SetAcl:
         return SetAcl(path, acl, self.tree.now[path].aversion + 1)
 
-    def txn(self, session: int, *operations: Operation) -> int:
-        """The zxid of a transaction with these operations."""
+    def txn(self, session: int, *operations: Operation, is_guarded: bool = True) -> int:
+        """The zxid of a transaction with these operations, which migrators put behind their guard."""
+        if is_guarded and session in (MIGRATOR, RIVAL) and not isinstance(operations[0], SetAcl):
+            operations = (*self._guard(), *operations)
         kind = MULTI if len(operations) > 1 else SET_ACL if isinstance(operations[0], SetAcl) else CREATE
         self._cxid += 1
         self.time_ms += TICK_MS
@@ -78,6 +92,13 @@ class Story:
         assert self.tree.apply(entry)
         self.entries.append(entry)
         return entry.zxid
+
+    def _guard(self) -> list[Check]:
+        """As it is when it has passed."""
+        there = {path: value for path, value in self.tree.now.items() if path.rpartition("/")[0] == HOME}
+        names = ("owner", "epoch", *(path.rpartition("/")[2] for path in there if path.startswith(f"{HOME}/inc-")))
+        paths = [f"{HOME}/{name}" for name in names]
+        return [Check(path, there[path].version + 1) for path in paths if path in there]
 
     # -- the control plane --------------------------------------------------------------------------------------------
 

@@ -1,10 +1,12 @@
 """P3 and P4: one writer, each batch once and in order, and one commit point.
 
 Rules: `dead-token` (a write under a token that had been bumped, or of a control plane that was gone), `unowned-write`
-(to the record or a journal by a session that never took the token), `dead-incarnation`, `write-outside-epoch`,
-`batch-without-cursor`, `undo-without-cursor`, `other-attempt` (a cursor of another attempt was moved),
-`path-written-twice`, `batch-other-than-planned`, `commit-before-the-end`, `transition` (a step that the table of
-docs/protocol.md does not have).
+(to the record or a journal by a session that never took the token), `dead-incarnation`, `unguarded-write` (the owner's,
+but not behind checks of owner, incarnation and record: one of an earlier token of its session would have passed, too),
+`write-outside-epoch`, `batch-without-cursor`, `undo-without-cursor`, `other-attempt` (a cursor of another attempt was
+moved), `path-written-twice`, `batch-other-than-planned`, `undone-twice`, `undo-of-nothing` (of a path that no batch
+has touched), `journal-deleted` (of an attempt that is open, rolling back or pending), `commit-before-the-end`,
+`transition` (a step that the table of docs/protocol.md does not have).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from tests.torture.history import History
-from tests.torture.replay import Attempt, RecordAt, Replay, changes, net_changes
+from tests.torture.replay import Attempt, RecordAt, Replay, changes, checks, net_changes
 from tests.torture.txnlog import CLOSE_SESSION, Create, Delete, Entry, SetAcl, SetData
 from tests.torture.violation import Findings
 
@@ -39,7 +41,8 @@ class WriteRules:
         self._history = history
         self._replay = replay
         self._findings = findings
-        self._written: dict[tuple[int, str], set[str]] = {}
+        self._written: dict[tuple[int, str], set[str]] = {}  # by batches, and by undo batches
+        self._undone: dict[tuple[int, str], set[str]] = {}
 
     def check(self) -> None:
         self._check_transitions()
@@ -115,8 +118,35 @@ class WriteRules:
         if before is None or taken is None or before.incarnation != taken.incarnation:
             self._findings.violate("dead-incarnation", entry.zxid, ops[0].path, who)
             return
+        if not is_acl:
+            self._check_guard(entry, before)
+        self._check_journal(entry)
         if self._replay.tree_changes(entry):
             self._check_tree_write(entry, before, is_acl)
+
+    def _check_guard(self, entry: Entry, before: RecordAt) -> None:
+        """What is logged of a check is the version that was found: whether any was good enough does not show."""
+        self._findings.count("guards")
+        passed = {op.path for op in (*checks(entry), *changes(entry))}
+        guard = {f"{self._replay.home}/inc-{before.incarnation}", self._replay.record_path, self._replay.owner_path}
+        if not guard <= passed:
+            what = f"without {', '.join(sorted(guard - passed))}"
+            self._findings.violate("unguarded-write", entry.zxid, what, f"{entry.session:#x}")
+
+    def _check_journal(self, entry: Entry) -> None:
+        record = self._replay.record_at(entry.zxid)
+        if record is None or record.fields is None:
+            return
+        needed = f"{record.fields.get('target_epoch')}-{record.attempt}"
+        if record.state not in ("OPEN", "ROLLING_BACK"):
+            pending = record.fields.get("pending")
+            if not pending:
+                return
+            needed = f"{pending['epoch']}-{pending['attempt']}"
+        journal = f"{self._replay.home}/epochs/{needed}"
+        for op in changes(entry):
+            if isinstance(op, Delete) and (op.path == journal or op.path.startswith(journal + "/")):
+                self._findings.violate("journal-deleted", entry.zxid, op.path, f"{entry.session:#x}")
 
     def _is_guarded(self, path: str) -> bool:
         """Of the tree, or of the control plane but for locks and what readers leave there."""
@@ -163,6 +193,7 @@ class WriteRules:
             return
         if is_single_shot:
             self._findings.count("single shots")
+            self._check_single_shot(entry, attempt)
             return
         if attempt is None or before.state not in ("OPEN", "ROLLING_BACK"):
             self._findings.violate("write-outside-epoch", entry.zxid, f"a write in {before.state}", who)
@@ -170,8 +201,7 @@ class WriteRules:
         if before.state == "OPEN":
             self._check_batch(entry, attempt)
         else:
-            self._check_moved(entry, attempt, "rcursor", "undo-without-cursor")
-            self._findings.count("undo batches")
+            self._check_undo(entry, attempt)
 
     def _check_moved(self, entry: Entry, attempt: Attempt, name: str, rule: str) -> int | None:
         """The version that the attempt's cursor has afterwards."""
@@ -202,6 +232,29 @@ class WriteRules:
             self._findings.violate(
                 "batch-other-than-planned", entry.zxid, f"batch {version}: {', '.join(odd)}", f"{entry.session:#x}"
             )
+
+    def _check_single_shot(self, entry: Entry, attempt: Attempt | None) -> None:
+        plan = self._plans.get(str(attempt.fields.get("plan_hash"))) if attempt is not None else None
+        if plan is None:
+            return
+        wanted = {path for batch in plan["batches"] for path in batch}
+        written = {op.path for op in net_changes(entry) if self._replay.is_inside(op.path)}
+        if written != wanted:
+            odd = ", ".join(sorted(written ^ wanted)[:3])
+            self._findings.violate("batch-other-than-planned", entry.zxid, f"single shot: {odd}")
+
+    def _check_undo(self, entry: Entry, attempt: Attempt) -> None:
+        self._check_moved(entry, attempt, "rcursor", "undo-without-cursor")
+        self._findings.count("undo batches")
+        which = (attempt.prepared, attempt.name)
+        undone = self._undone.setdefault(which, set())
+        written = {op.path for op in net_changes(entry) if self._replay.is_inside(op.path)}
+        self._findings.count("paths of undo batches", len(written))
+        for path in sorted(written & undone):
+            self._findings.violate("undone-twice", entry.zxid, path, f"{entry.session:#x}")
+        for path in sorted(written - self._written.get(which, set())):
+            self._findings.violate("undo-of-nothing", entry.zxid, path, f"{entry.session:#x}")
+        undone |= written
 
     @cached_property
     def _plans(self) -> dict[str, dict[str, Any]]:
