@@ -144,6 +144,11 @@
 #define IS_PINNED(path) (before[AT(q.att, path)] == 0 || \
     value[path] != 0 && version[path] == before_version[AT(q.att, path)])
 #endif
+#ifdef NO_COMMIT_CHECKS
+#define IS_CHECKED_IN_COMMIT true
+#else
+#define IS_CHECKED_IN_COMMIT (version[0] == (before[AT(q.att, 0)] == 0 -> 0 : before_version[AT(q.att, 0)] + 1))
+#endif
 #ifdef UNDO_BY_NUMBER
 #define IS_KEPT_ATTEMPT true
 #else
@@ -231,8 +236,10 @@ byte attempts;
 byte image[2];               /* of the committed epoch */
 byte batches_done[ATTEMPTS + 1];
 byte undone[ATTEMPTS + 1];
+byte found_by[2];            /* the life of the owner who has last found each path as the plan leaves it, to commit */
 bit acting;
 byte at_work;                /* migrators that carry out a command */
+byte last_commands;          /* of the last one */
 
 #define HAS_ROOM (net[0].kind == NOTHING || net[1].kind == NOTHING)
 #define AT(att, path) (2 * (att) + path)
@@ -306,10 +313,11 @@ inline undo_operation(path) {
     fi
 }
 
-/* P1, the commit: what is there is all that the attempt has written, or somebody else's since. */
+/* P1 and P6, the commit: what is there is all that the attempt has written. Of the second path, which stands for those
+   that a commit cannot check, absent ones and what does not fit, it may be somebody else's, if it came after the look. */
 inline is_new(path) {
-    assert(IS_FOREIGN(value[path]) || (
-        (before[AT(q.att, path)] == 0 || path == 0) -> value[path] == OF_ATTEMPT(q.att) : value[path] == 0))
+    assert(((before[AT(q.att, path)] == 0 || path == 0) -> value[path] == OF_ATTEMPT(q.att) : value[path] == 0) ||
+        (path == 1 && IS_FOREIGN(value[path]) && found_by[path] == q.who))
 }
 
 /* The rollback's end: as before, or foreign; nothing of the attempt is left. A foreign value in the way was reported. */
@@ -327,7 +335,7 @@ inline forget(which) {
 }
 
 inline close_attempt() {
-    attempt = 0; frozen = 0; conflict = 0
+    attempt = 0; frozen = 0; conflict = 0; found_by[0] = 0; found_by[1] = 0
 }
 
 proctype Server() {
@@ -509,8 +517,7 @@ open_PREPARING_OPEN:
             :: q.kind == COMMIT ->
                 if
                 :: cursor[q.att] != 2 -> result = BAD_WITNESS
-                :: cursor[q.att] == 2 && version[0] != (before[AT(q.att, 0)] == 0 -> 0 :
-                    before_version[AT(q.att, 0)] + 1) -> result = BAD_OPERATION
+                :: cursor[q.att] == 2 && !IS_CHECKED_IN_COMMIT -> result = BAD_OPERATION
                 :: else ->
                     assert(state == OPEN && attempt == q.att && batches_done[q.att] == 2);
                     is_new(0);
@@ -525,7 +532,10 @@ commit_OPEN_STABLE:
                     set_record(STABLE)
                 fi
             :: q.kind == CONFLICT ->
-                record++; conflict = 1; record_by = q.who
+                record++; record_by = q.who;
+#ifndef NO_CONFLICT_NOTE
+                conflict = 1
+#endif
             :: q.kind == BEGIN_ROLLBACK ->
                 if
                 :: cursor[q.att] != q.index -> result = BAD_WITNESS
@@ -600,6 +610,7 @@ end_rollback_ROLLING_BACK_EMPTY:
 #define RESUME 2
 #define ROLLBACK 3
 #define LAST 2  /* the migrator that nothing happens to */
+#define LAST_COMMANDS 2  /* that it takes from anywhere to rest, at most */
 #define CAN_BEGIN (incarnation != 0 && \
     (me == LAST && at_work == 0 || me != LAST && lives > 0 && (me == 0 || lives < LIVES)))
 
@@ -685,7 +696,9 @@ end_idle:  /* P5: none stays here but where there is nothing to go on with */
         :: CAN_BEGIN && MIGRATING(state) -> command = ROLLBACK
         fi;
         if
-        :: me == LAST -> life = LIVES + 1; lives = 0
+        :: me == LAST ->
+            life = LIVES + 1; lives = 0; last_commands++;
+            assert(last_commands <= LAST_COMMANDS)  /* P5: nor does it go round in circles */
         :: else -> life = lives; lives--; at_work++
         fi;
         my_inc = incarnation
@@ -828,14 +841,16 @@ batches:
         fi
     :: else -> break
     od;
+#ifndef NO_VERIFY
     if
-    :: atomic { IS_AFTER(0) }
+    :: atomic { IS_AFTER(0) -> found_by[0] = (token == owner -> life : found_by[0]) }
     :: atomic { else -> goto stop }
     fi;
     if
-    :: atomic { IS_AFTER(1) }
+    :: atomic { IS_AFTER(1) -> found_by[1] = (token == owner -> life : found_by[1]) }
     :: atomic { else -> goto stop }
     fi;
+#endif
     transition(COMMIT, my_att, 0, my_base);
     if
     :: got == BAD_OPERATION -> goto stop
@@ -895,7 +910,9 @@ undo:
         call(UNDO, my_att, i, 0);
         leave_next(UNDO, my_att, i);
         if
+#ifndef NO_PASSING_OVER
         :: got == BAD_OPERATION -> call(UNDO, my_att, i, 1)  /* passed over, and recorded in the same multi */
+#endif
         :: else
         fi;
         if
