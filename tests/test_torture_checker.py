@@ -9,8 +9,21 @@ import json
 
 import pytest
 
-from tests.torture.made import APART, ATTEMPT, FOREIGN, HOME, MIGRATOR, OPERATOR, READER, RIVAL, Story
-from tests.torture.txnlog import Check, Delete
+from tests.torture.made import (
+    APART,
+    ATTEMPT,
+    FOREIGN,
+    HOME,
+    MIGRATOR,
+    OPEN_ACL,
+    OPERATOR,
+    READER,
+    RIVAL,
+    TIGHT_ACL,
+    WRITER,
+    Story,
+)
+from tests.torture.txnlog import CONTAINER_OWNER, AclRow, AclRows, Check, Create, Delete
 from tests.torture.violation import Findings
 
 
@@ -39,10 +52,11 @@ def test_a_sound_migration_breaks_nothing(story: Story) -> None:
     found = story.check()
     assert found.violations == []
     assert found.residues == []
-    assert found.figures == {
+    assert found.figures.items() >= {
         "views": 5, "views of an open epoch": 2, "batches": 2, "commits": 1, "migration transactions": 8,
-        "guards": 8, "paths of a plan that a commit checked": 0,
-    }  # fmt: skip
+        "guards": 8, "znodes judged at a commit": 5, "ACLs judged after a commit": 5, "ACLs of creates judged": 1,
+        "paths of a plan that a commit checked": 0,
+    }.items()  # fmt: skip
 
 
 # -- views ------------------------------------------------------------------------------------------------------------
@@ -382,7 +396,7 @@ def test_a_single_shot_of_other_paths_than_planned(story: Story, stray: bool) ->
     ops = (story.write("/app/a", b"new"), story.create("/app/new", b"born"), Delete("/app/gone"))
     further = (story.write("/app/b", b"stray"),) if stray else ()
     story.move(MIGRATOR, *ops, *further, state="STABLE", epoch=1, attempt=None)
-    assert story.rules() == ({"batch-other-than-planned"} if stray else set())
+    assert story.rules() == ({"batch-other-than-planned", "not-the-wanted-tree"} if stray else set())
 
 
 @pytest.mark.parametrize("again", ["/app/a", "/app/acl"])
@@ -738,3 +752,163 @@ def test_a_commit_over_what_somebody_has_written_after_the_last_batch(story: Sto
     story.move(MIGRATOR, *checks, state="STABLE", epoch=1, attempt=None)
     assert story.rules() == ({"committed-over-foreign"} if is_checked else set())
     assert story.residues() == (set() if is_checked else {"late-foreign-write"})
+
+
+# -- the wanted tree, and ACLs ----------------------------------------------------------------------------------------
+
+BOTH_ACL = (*TIGHT_ACL, AclRow(31, *WRITER))
+PENDING = {"epoch": 1, "attempt": "aaaa", "acls": 1}
+
+
+def end_of(story: Story, *late: AclRows) -> None:
+    """Both batches, the commit with ACLs pending, these ACLs, and nothing pending any more."""
+    story.first_batch()
+    story.second_batch()
+    story.move(MIGRATOR, state="STABLE", epoch=1, attempt=None, pending=PENDING)
+    for acl in late:
+        story.txn(MIGRATOR, story.set_acl("/app/acl", acl))
+    story.move(MIGRATOR, pending=None)
+
+
+@pytest.mark.parametrize("is_set", [False, True])
+def test_an_acl_that_is_wider_after_the_commit(story: Story, is_set: bool) -> None:
+    """The one change of an ACL that nothing but the tree itself tells of once it is no longer pending."""
+    story.txn(OPERATOR, story.set_acl("/app/acl", TIGHT_ACL))
+    story.plan(acls={"/app/acl": OPEN_ACL})
+    story.prepare()
+    story.open()
+    end_of(story, *([OPEN_ACL] if is_set else []))
+    found = story.check()
+    assert found.rules == (set() if is_set else {"acl-not-final"})
+    assert found.figures["changed ACLs judged after a commit"] == 1
+
+
+def test_an_acl_that_is_not_yet_final(story: Story) -> None:
+    """As long as it is pending."""
+    story.txn(OPERATOR, story.set_acl("/app/acl", TIGHT_ACL))
+    story.plan(acls={"/app/acl": OPEN_ACL})
+    story.prepare()
+    story.open()
+    story.first_batch()
+    story.second_batch()
+    story.move(MIGRATOR, state="STABLE", epoch=1, attempt=None, pending=PENDING)
+    assert story.rules() == set()
+
+
+def test_a_pending_acl_that_is_another_one(story: Story) -> None:
+    story.txn(OPERATOR, story.set_acl("/app/acl", TIGHT_ACL))
+    story.plan(acls={"/app/acl": OPEN_ACL})
+    story.prepare()
+    story.open()
+    end_of(story, BOTH_ACL)
+    assert story.rules() == {"acl-not-planned", "acl-not-final"}
+
+
+@pytest.mark.parametrize("when", ["before", "between", "behind"])
+def test_an_acl_that_is_narrowed_before_the_first_batch(story: Story, when: str) -> None:
+    story.plan(acls={"/app/acl": TIGHT_ACL})
+    story.prepare()
+    story.open()
+    for moment, act in (("before", story.first_batch), ("between", story.second_batch), ("behind", story.commit)):
+        if when == moment:
+            story.txn(MIGRATOR, story.set_acl("/app/acl"))
+        act()
+    found = story.check()
+    assert found.rules == (set() if when == "before" else {"acl-too-wide"})
+    assert found.figures["changed ACLs judged at batches"] == 2
+
+
+@pytest.mark.parametrize("acl", [OPEN_ACL, TIGHT_ACL, BOTH_ACL])
+def test_an_acl_that_lets_the_migrator_in_meanwhile(story: Story, acl: AclRows) -> None:
+    story.txn(OPERATOR, story.set_acl("/app/acl", (AclRow(3, "world", "anyone"),)))
+    story.plan(acls={"/app/acl": (AclRow(5, "world", "anyone"),)})
+    story.prepare()
+    story.open()
+    story.txn(MIGRATOR, story.set_acl("/app/acl", acl))
+    end_of(story, (AclRow(5, "world", "anyone"),))
+    assert story.rules() == ({"acl-too-wide"} if acl == OPEN_ACL else set())
+
+
+@pytest.mark.parametrize("acl", [OPEN_ACL, TIGHT_ACL])
+def test_a_node_that_is_created_with_more_than_it_is_to_grant(story: Story, acl: AclRows) -> None:
+    story.plan(acls={"/app/new": TIGHT_ACL})
+    story.prepare()
+    story.open()
+    story.batch(MIGRATOR, story.write("/app/a", b"new"), story.create("/app/new", b"born", acl=acl))
+    story.second_batch()
+    story.commit()
+    assert story.rules() == (set() if acl == TIGHT_ACL else {"acl-too-wide", "acl-not-final"})
+
+
+def test_an_acl_that_was_to_stay(story: Story) -> None:
+    story.plan()
+    story.prepare()
+    story.open()
+    story.txn(MIGRATOR, story.set_acl("/app/b"))
+    end_of(story)
+    assert story.rules() == {"acl-not-planned", "acl-not-final"}
+
+
+@pytest.mark.parametrize("acl", [OPEN_ACL, BOTH_ACL])
+def test_a_rollback_gives_back_an_acl(story: Story, acl: AclRows) -> None:
+    story.plan(acls={"/app/acl": TIGHT_ACL})
+    story.prepare()
+    story.open()
+    story.txn(MIGRATOR, story.set_acl("/app/acl"))
+    story.move(MIGRATOR, state="ROLLING_BACK", cursor=0)
+    story.txn(MIGRATOR, story.set_acl("/app/acl", acl))
+    story.move(MIGRATOR, state="STABLE", attempt=None)
+    assert story.rules() == (set() if acl == OPEN_ACL else {"acl-not-planned", "undo-incomplete"})
+
+
+def test_an_acl_that_somebody_else_has_set_is_not_judged(story: Story) -> None:
+    story.plan(acls={"/app/acl": TIGHT_ACL})
+    story.prepare()
+    story.open()
+    story.txn(FOREIGN, story.set_acl("/app/acl", (AclRow(31, "digest", "foreign"),)))
+    end_of(story)
+    assert story.rules() == set()
+
+
+def test_a_node_of_another_kind(story: Story) -> None:
+    story.plan()
+    story.prepare()
+    story.open()
+    story.batch(MIGRATOR, story.write("/app/a", b"new"), story.create("/app/new", b"born", CONTAINER_OWNER))
+    story.second_batch()
+    story.commit()
+    only(story.check(), "not-the-wanted-tree")
+
+
+@pytest.mark.parametrize("raised", [1, 2])
+def test_a_counter_that_is_lower_than_wanted(story: Story, raised: int) -> None:
+    story.plan()
+    story.events[-1]["wanted"]["/app/b"][-1] = 2
+    story.prepare()
+    story.open()
+    pairs = [op for n in range(raised) for op in (story.create(f"/app/b/{n}"), Delete(f"/app/b/{n}"))]
+    story.batch(MIGRATOR, story.write("/app/a", b"new"), story.create("/app/new", b"born"), *pairs)
+    story.second_batch()
+    story.commit()
+    assert story.rules() == ({"not-the-wanted-tree"} if raised == 1 else set())
+
+
+@pytest.mark.parametrize("path", ["/app/b", "/app/further"])
+def test_what_the_plan_itself_has_left_out(story: Story, path: str) -> None:
+    """A change that was wanted, or a node; all batches were as planned."""
+    story.plan()
+    story.events[-1]["wanted"][path] = story.events[-1]["wanted"]["/app/a"]
+    story.prepare()
+    story.open()
+    story.first_batch()
+    story.second_batch()
+    story.commit()
+    only(story.check(), "not-the-wanted-tree")
+
+
+def test_a_single_shot_that_creates_with_more_than_it_is_to_grant(story: Story) -> None:
+    story.plan(acls={"/app/new": TIGHT_ACL})
+    story.prepare()
+    ops = (story.write("/app/a", b"new"), Create("/app/new", b"born", OPEN_ACL, 0, -1), Delete("/app/gone"))
+    story.move(MIGRATOR, *ops, state="STABLE", epoch=1, attempt=None)
+    assert story.rules() == {"acl-too-wide", "acl-not-final"}

@@ -16,13 +16,14 @@ from tests.torture.history import History
 from tests.torture.replay import Replay
 from tests.torture.view_rules import ViewRules
 from tests.torture.violation import Findings
+from tests.torture.wanted_rules import WantedRules
 from tests.torture.write_rules import WriteRules
 
 
 def check(history: History, replay: Replay) -> Findings:
     """All rules over all that was recorded."""
     findings = Findings()
-    for rules in (ViewRules, WriteRules, ActionRules, ForeignRules):
+    for rules in (ViewRules, WriteRules, ActionRules, ForeignRules, WantedRules):
         rules(history, replay, findings).check()
     return findings
 

@@ -10,7 +10,9 @@ with a single write, so that a killed process tears no more than its last line.
     action        phase admitted|effect|ended|refused, token, epoch, lease, deadline_t; an effect also effect_path,
                   effect_data (unlike that of any other), checked_wall (time.time() when the token was asked last)
     plan          plan_hash, zxid (of the state that was planned against), epoch, batches (paths of each, in order),
-                  target {path: digest of its data, None if it is to go}, raises (paths whose counter is raised)
+                  target {path: digest of its data, None if it is to go}, raises (paths whose counter is raised),
+                  wanted {path: [digest of its data, ACL, owner, counter]} (the whole tree that was handed to the
+                  planner), writer (scheme and id of the migrators)
     migrator      phase began|ended|killed|stopped|continued, number, command, exit, outcome; report {conflicts,
                   deviations}
     foreign       path, op, version, result, zxid (None: not known)

@@ -20,6 +20,7 @@ from tests.torture.txnlog import (
     MULTI,
     SET_ACL,
     AclRow,
+    AclRows,
     Check,
     Create,
     Delete,
@@ -29,6 +30,7 @@ from tests.torture.txnlog import (
     SetData,
 )
 from tests.torture.violation import Findings
+from tests.torture.wanted_rules import Wanted
 
 ROOT: Final = "/app"
 HOME: Final = "/zkmig/scopes/app"
@@ -36,6 +38,7 @@ APART: Final = "/app/churn"
 ATTEMPT: Final = f"{HOME}/epochs/1-aaaa"
 OPEN_ACL: Final = (AclRow(31, "world", "anyone"),)
 TIGHT_ACL: Final = (AclRow(1, "world", "anyone"),)
+WRITER: Final = ("digest", "migrator")
 PLAN: Final = "planhash"
 TICK_MS: Final = 100
 
@@ -72,8 +75,8 @@ class Story:
 
     # -- transactions -------------------------------------------------------------------------------------------------
 
-    def create(self, path: str, data: bytes | None = b"", owner: int = 0) -> Create:
-        return Create(path, data, OPEN_ACL, owner, -1)
+    def create(self, path: str, data: bytes | None = b"", owner: int = 0, acl: AclRows = OPEN_ACL) -> Create:
+        return Create(path, data, acl, owner, -1)
 
     def write(self, path: str, data: bytes | None) -> SetData:
         return SetData(path, data, self.tree.now[path].version + 1)
@@ -153,12 +156,33 @@ class Story:
     def commit(self, session: int = MIGRATOR) -> int:
         return self.move(session, state="STABLE", epoch=1, attempt=None)
 
-    def plan(self, **target: str | None) -> None:
-        """Say what the plan is that `migrate` carries out. target: other data than it has, by name of the node."""
+    def plan(self, acls: dict[str, AclRows] | None = None, **target: str | None) -> None:
+        """Say what the plan is that `migrate` carries out. acls: to be changed, or of what is created, by path.
+
+        target: other data than it has, by name of the node.
+        """
         wanted = {"/app/a": data_digest(b"new"), "/app/new": data_digest(b"born"), "/app/gone": None}
         wanted.update({f"/app/{name}": digest for name, digest in target.items()})
         batches = [["/app/a", "/app/new"], ["/app/gone"]]
-        self.event("plan", plan_hash=PLAN, zxid=self.tree.zxid, epoch=1, batches=batches, target=wanted)
+        self.event(
+            "plan",
+            plan_hash=PLAN,
+            zxid=self.tree.zxid,
+            epoch=1,
+            batches=batches,
+            target=wanted,
+            wanted={path: one.plain() for path, one in self._wanted(acls or {}).items()},
+            writer=list(WRITER),
+        )
+
+    def _wanted(self, acls: dict[str, AclRows]) -> dict[str, Wanted]:
+        found = {}
+        for path, value in self.image().items():
+            if path != "/app/gone" and not is_apart(path, APART):
+                data = b"new" if path == "/app/a" else value.data
+                found[path] = Wanted(data_digest(data), acls.get(path, value.acl), value.owner, value.creates)
+        found["/app/new"] = Wanted(data_digest(b"born"), acls.get("/app/new", OPEN_ACL), 0, 0)
+        return found
 
     def migrate(self, session: int = MIGRATOR) -> None:
         """From STABLE to the commit of epoch 1."""

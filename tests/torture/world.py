@@ -23,14 +23,17 @@ from kazoo.security import ACL, Id
 
 import zkmig
 from tests.proxy import Proxy
-from tests.scopes import MINE, MINE_BUT_READABLE, settled
+from tests.scopes import MINE, MINE_BUT_READABLE, MY_IDENTITY, settled
 from tests.torture.foreign_rules import data_digest
 from tests.torture.history import Log
 from tests.torture.processes import Child, Migrator, ReaderChild
 from tests.torture.reader_process import EFFECTS, SECRET
+from tests.torture.txnlog import CONTAINER_OWNER, TTL_MASK, AclRow
+from tests.torture.wanted_rules import Wanted
 from tests.trees import Node, Tree, snapshot_of
 from zkmig.dev import Ensemble, Server
 from zkmig.model.acl import OPEN_ACL
+from zkmig.model.znode import Kind as NodeKind
 from zkmig.plan.operations import CreateNode, RaiseCounter, WriteData
 from zkmig.wire.requests import OP_SET_ACL
 
@@ -80,6 +83,17 @@ def make_trees(rng: random.Random) -> tuple[Tree, Tree]:
         tree["/loose"] = Node(b"", OPEN_ACL if which else MINE_BUT_READABLE)
         tree["/turned"] = Node(b"%d" % which, MINE if which else MINE_BUT_READABLE)
     return settled(trees[0]), settled(trees[1])
+
+
+def wanted_of(tree: Tree) -> dict[str, list[Any]]:
+    """The tree as a plan's event tells it: what was handed to the planner, not what it has made of it."""
+    owners = {NodeKind.CONTAINER: CONTAINER_OWNER, NodeKind.TTL: TTL_MASK}
+    found = {}
+    for relative, node in tree.items():
+        acl = tuple(AclRow(*entry) for entry in node.acl)
+        owner = owners.get(node.kind, 0) | node.ttl_ms
+        found[ROOT + relative] = Wanted(data_digest(node.data), acl, owner, node.counter).plain()
+    return found
 
 
 @dataclass
@@ -279,6 +293,8 @@ class World:
             epoch=epoch,
             batches=batches,
             target=target,
+            wanted=wanted_of(wanted),
+            writer=list(MY_IDENTITY),
         )
         created = [op.path for op in ops if isinstance(op, CreateNode)]
         written = [op.path for op in ops if isinstance(op, WriteData)]
