@@ -41,7 +41,8 @@ WRITES = (OP_MULTI, OP_SET_ACL)
 class Proxy:
     """Listens on a port of its own. judge: asked for the fate of every request of every connection.
 
-    writes: multis and setACLs seen, resent ones included. cuts: connections cut. held: requests held back so far.
+    writes: multis and setACLs seen, resent ones included. cuts: connections cut. held: requests held back so far;
+    delivered: of these, sent on to a server that still had the connection.
     While it is partitioned nothing passes in either direction, and nothing is lost.
     """
 
@@ -51,6 +52,7 @@ class Proxy:
         self.writes = 0
         self.cuts = 0
         self.held = 0
+        self.delivered = 0
         self._open = threading.Event()
         self._open.set()
         self._released = threading.Event()
@@ -163,6 +165,7 @@ class _Connection:
                 self._is_holding = True
                 self._proxy.wait_for_release()
                 self._is_holding = False
+                self._proxy.delivered += self._is_open()
                 fate = Fate.PASS
             if fate is Fate.UNANSWERED:
                 self._kept_back = xid
@@ -176,6 +179,15 @@ class _Connection:
             if fate is not Fate.PASS:
                 break
         self.cut()
+
+    def _is_open(self) -> bool:
+        """Whether the server has not closed the connection."""
+        try:
+            return self._server.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
 
     def pump_answers(self) -> None:
         is_first = True

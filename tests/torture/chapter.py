@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from tests.torture import faults_foreign, faults_limits, faults_members, faults_readers, faults_zombies
 from tests.torture.checker import check_folder
-from tests.torture.faults import FAULTS, THREE, NotInjected
+from tests.torture.faults import FAULTS, THREE, NotInjected, Unexpected
+from tests.torture.figures import DIGESTS, TRANSACTIONS
 from tests.torture.world import Kind, NoWayOn, World
 
 SOURCES: Final = (faults_foreign, faults_limits, faults_members, faults_readers, faults_zombies)  # they register
@@ -32,13 +33,15 @@ SERVER_OPTIONS: Final[dict[Kind, dict[str, Any]]] = {
 
 @dataclass
 class Result:
-    """What came of a chapter. figures: counted by the checker. faults: injected, by name. violations: as text."""
+    """What came of a chapter. figures: counted by the checker. faults: injected, by name; missed: their
+    moment did not come. violations: as text."""
 
     chapter: str
     seed: int
     seconds: float = 0.0
     figures: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
+    missed: dict[str, int] = field(default_factory=dict)
     residues: dict[str, int] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -69,27 +72,32 @@ def run_chapter(
     pause_s: float = 0.03,
     seconds_max: float = 3600.0,
     reader_options: tuple[str, ...] = (),
+    off: tuple[str, ...] = (),
 ) -> Result:
     """Run it and check it. readers: that read afresh, and that keep views. folder: is left behind.
 
-    reader_options: further arguments of each reader's process.
+    reader_options: further arguments of each reader's process. off: what migrators do without, of those that can stand.
     """
     begun = time.monotonic()
     result = Result(f"{kind}:{seed}", seed)
     counts: Counter[str] = Counter()
-    with World(kind, seed, folder, **SERVER_OPTIONS[kind]) as world:
+    with World(kind, seed, folder, off, **SERVER_OPTIONS[kind]) as world:
         world.start_readers(*readers, pause_s, reader_options)
         world.start_churn()
         try:
-            for name in names:
+            for place, name in enumerate(names):
                 if time.monotonic() - begun > seconds_max:
+                    result.problems.append(f"cut after {seconds_max:.0f} s: {len(names) - place} faults did not come")
                     break
-                if _inject(world, name, counts[name] + 1):
+                if _inject(world, name, counts[name] + 1, result.problems):
                     counts[name] += 1
+                else:
+                    result.missed[name] = result.missed.get(name, 0) + 1
         except NoWayOn as error:
             result.violations.append(f"P5, no way on, after {name}: {error}")
         except Exception as error:  # noqa: BLE001  # whatever else fails, what was recorded is checked all the same
             result.problems.append(f"{name}: {type(error).__name__}: {error}")
+        result.problems += [migrator.broken for migrator in world.migrators if migrator.broken]
         dead = [reader.name for reader in world.readers if not reader.is_alive]
         result.problems += [f"{name} died, see {folder}/stderr-{name}" for name in dead]
         time.sleep(LAST_VIEWS_S)
@@ -100,20 +108,27 @@ def run_chapter(
     result.figures = findings.figures
     result.residues = dict(Counter(residue.rule for residue in findings.residues))
     result.violations += map(str, findings.violations)
+    if result.figures.get(DIGESTS, 0) < result.figures.get(TRANSACTIONS, 0):
+        result.problems.append("the servers' logs lack digests of their tree: the replay is not proven")
     result.seconds = time.monotonic() - begun
     return result
 
 
-def _inject(world: World, name: str, number: int) -> bool:
-    """Bring the fault about; whether it could be."""
-    for _ in range(TRIES_MAX):
+def _inject(world: World, name: str, number: int, problems: list[str]) -> bool:
+    """Bring the fault about; whether it could be. problems: what should not have been observed is added."""
+    for tries in range(TRIES_MAX):
         begun = time.monotonic()
+        world.begin_fault(name, number, tries)
         try:
             effect = FAULTS[name].run(world)
         except NotInjected as error:
             world.log.write("missed", fault=name, n=number, detail=str(error))
             world.settle(None)
             continue
+        except Unexpected as error:
+            problems.append(f"{name}, {number}: {error}")
+            effect = f"UNEXPECTED: {error}"
+            world.settle(None)
         world.log.write("fault", fault=name, n=number, seconds=time.monotonic() - begun, effect=effect)
         return True
     return False

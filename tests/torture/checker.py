@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from tests.torture.action_rules import ActionRules
+from tests.torture.figures import Figures
 from tests.torture.foreign_rules import ForeignRules
 from tests.torture.history import History
 from tests.torture.replay import Replay
@@ -23,7 +24,7 @@ from tests.torture.write_rules import WriteRules
 def check(history: History, replay: Replay) -> Findings:
     """All rules over all that was recorded."""
     findings = Findings()
-    for rules in (ViewRules, WriteRules, ActionRules, ForeignRules, WantedRules):
+    for rules in (ViewRules, WriteRules, ActionRules, ForeignRules, WantedRules, Figures):
         rules(history, replay, findings).check()
     return findings
 

@@ -25,6 +25,10 @@ class NotInjected(Exception):
     """The moment for the fault did not come: the migration was over before, say. It does not count."""
 
 
+class Unexpected(Exception):
+    """What was observed is not what was promised, whatever the checker finds."""
+
+
 class Fault(NamedTuple):
     """run: brings it about in a world, and returns what was observed."""
 
@@ -135,16 +139,17 @@ def mid_frame_reset(world: World) -> str:
     """Connections reset in the midst of a frame, before it, or before its answer."""
     planned = world.plan()
     number, fates = world.rng.randrange(20), (Fate.TORN, Fate.TORN, Fate.LOST, Fate.UNANSWERED)
-    seen = [0]
+    at = {number + further: world.rng.choice(fates) for further in (0, *world.rng.sample(range(1, 8), 3))}
+    seen = [-1]
     cuts: list[str] = []
 
     def judge(opcode: int, _: int) -> Fate:
         del opcode
         seen[0] += 1
-        if seen[0] < number or len(cuts) >= 4 or (cuts and world.rng.random() < 0.5):
-            return Fate.PASS
-        cuts.append(world.rng.choice(fates).name)
-        return Fate[cuts[-1]]
+        fate = at.get(seen[0], Fate.PASS)
+        if fate is not Fate.PASS:
+            cuts.append(fate.name)
+        return fate
 
     migrator = world.apply(planned, throttle=None)
     with world.ended(migrator):
@@ -186,7 +191,7 @@ def late_frame(world: World) -> str:
         seen[0] += 1
         return Fate.HELD if seen[0] > number else Fate.PASS
 
-    proxy = world.rng.choice(world.proxies)
+    proxy, dies_before = world.rng.choice(world.proxies), world.rng.random() < 0.5
     held = proxy.held
     proxy.hold_again()
     proxy.judge = judge
@@ -202,7 +207,7 @@ def late_frame(world: World) -> str:
             world.settle(planned)
             raise NotInjected("too few writes")
         state = world.record().get("state")
-        dies_before = world.rng.random() < 0.5
+        delivered = proxy.delivered
         if dies_before:
             migrator.kill()  # its frames are on their way all the same
         settled = world.settle(planned) if state != "STABLE" else _apply_instead(world, planned)
@@ -210,6 +215,8 @@ def late_frame(world: World) -> str:
         if not dies_before:
             migrator.wait()
         time.sleep(0.2)  # for the servers to take, or refuse, what was late
+        if proxy.delivered == delivered:
+            raise NotInjected("the server had closed the connection before")
     return f"from write {number} on, in {state}; meanwhile {settled}; {came_of(migrator)}"
 
 

@@ -8,8 +8,8 @@ from contextlib import suppress
 
 from kazoo.exceptions import KazooException
 
-from tests.torture.faults import NotInjected, begin, came_of, fault, random_moment
-from tests.torture.world import GROUPS, ROOT, World
+from tests.torture.faults import NotInjected, Unexpected, begin, came_of, fault, random_moment
+from tests.torture.world import GROUPS, MIGRATING, ROOT, World
 
 
 @fault("old-value-put-back")
@@ -46,20 +46,39 @@ def old_value_put_back(world: World) -> str:
 
 @fault("replaced-at-the-same-version")
 def replaced_at_the_same_version(world: World) -> str:
-    """Deleted and created again, so that its version is 0 as the plan expects, though it is another node."""
+    """Deleted and created again, so that its version is what the next write expects, though it is another node.
+
+    Before its batch, where that is 0; or after it, as often as not so that the next to meet it is a rollback.
+    """
     path = f"{ROOT}/g{world.rng.randrange(GROUPS)}/both{world.rng.randrange(8)}"
+    is_after, goes_back = world.rng.random() < 0.6, world.rng.random() < 0.6
     _replace(world, path, b"before the plan")
     planned = world.plan()
-    if path not in planned.written:
+    batch = next((number for number, paths in enumerate(planned.batches) if path in paths), None)
+    if batch is None or path not in planned.written:
         raise NotInjected("the plan does not write it")
-    migrator = world.apply(planned, throttle=None, stop={"kind": "batch", "number": 0})
+    stop: dict[str, object] = {"kind": "batch", "number": 0}
+    if is_after:
+        is_last = batch + 1 == len(planned.batches)
+        stop = {"kind": "to-STABLE", "number": 0} if is_last else {"kind": "batch", "number": batch + 1}
+    migrator = world.apply(planned, throttle=None, stop=stop)
     with world.ended(migrator):
         if not migrator.wait_standing():
             raise NotInjected(came_of(migrator))
-        _replace(world, path, b"after the plan")
-        migrator.go_on()
+        if is_after:
+            written = world.patiently(world.kazoo.get, path)[1].version
+            _replace(world, path, b"another")
+            for _ in range(written):
+                world.foreign("set", path, b"another")
+        else:
+            _replace(world, path, b"after the plan")
+        if is_after and goes_back:
+            migrator.kill()
+        else:
+            migrator.go_on()
         migrator.wait()
-    return f"{came_of(migrator)}; then {world.settle(planned)}"
+    settled = world.settle(planned, "rollback" if is_after and goes_back else "")
+    return f"{'after' if is_after else 'before'} its batch; {came_of(migrator)}; then {settled}"
 
 
 def _replace(world: World, path: str, data: bytes) -> None:
@@ -88,30 +107,34 @@ def child_under_a_created_node(world: World) -> str:
             migrator.kill()
         migrator.wait()
     settled = world.settle(planned)
-    stays = world.kazoo.exists(f"{path}/foreign") is not None
+    if world.patiently(world.kazoo.exists, f"{path}/foreign") is None:
+        raise Unexpected(f"somebody else's {path}/foreign is gone; {came_of(migrator)}; then {settled}")
     world.foreign("delete", f"{path}/foreign")
-    return f"{came_of(migrator)}; then {settled}; the child is {'there' if stays else 'GONE'}"
+    return f"{came_of(migrator)}; then {settled}; the child is there"
 
 
 @fault("foreign-writes")
 def foreign_writes(world: World) -> str:
     """Several writes, creates and deletes on paths of the plan, at any moment."""
     planned, migrator = begin(world)
-    done = 0
+    done = amid = 0
     with world.ended(migrator):
         when = random_moment(world, migrator)
         for _ in range(world.rng.randrange(1, 6)):
             path = world.rng.choice(planned.paths)
+            is_migrating = world.record().get("state") in MIGRATING
             match world.rng.randrange(4):
                 case 0:
-                    done += world.foreign("delete", path)
+                    is_done = world.foreign("delete", path)
                 case 1:
-                    done += world.foreign("create", path, b"foreign")
+                    is_done = world.foreign("create", path, b"foreign")
                 case _:
-                    done += world.foreign("set", path, b"foreign %d" % world.rng.randrange(1000))
+                    is_done = world.foreign("set", path, b"foreign %d" % world.rng.randrange(1000))
+            done += is_done
+            amid += is_done and is_migrating
             time.sleep(world.rng.uniform(0, 0.2))
         migrator.wait()
     settled = world.settle(planned)
-    if not done:
-        raise NotInjected("none was possible")
-    return f"{done} in {when}; {came_of(migrator)}; then {settled}"
+    if not amid:
+        raise NotInjected("none amid the migration")
+    return f"{done} from {when} on, {amid} of them amid the migration; {came_of(migrator)}; then {settled}"

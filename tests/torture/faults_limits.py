@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import zkmig
-from tests.torture.faults import NotInjected, came_of, fault
+from tests.torture.faults import NotInjected, Unexpected, came_of, fault
 from tests.torture.world import ROOT, Planned, World
 from tests.trees import Node
 from zkmig.errors import OutcomeUnknown, Unreachable
@@ -32,7 +32,10 @@ def frame_of_limit_and_one_more(world: World) -> str:
     migrator = world.apply_by_program(planned, "--single-shot", world.rng.choice(("auto", "never")))
     with world.ended(migrator):
         migrator.wait()
-    refused = "refused" if too_large is None else "ACCEPTED"
+    if too_large is not None:
+        raise Unexpected(f"a node of {fits + 1} bytes was planned, though it fits no frame")
+    if migrator.exit != 0:
+        raise Unexpected(f"a node of {fits} bytes was planned and not carried: {came_of(migrator)}")
     settled = world.settle(planned)
     back = world.plan()  # without the large node, so that undo has to carry it
     migrator_back = world.apply_by_program(back, "--single-shot", "never")
@@ -42,7 +45,7 @@ def frame_of_limit_and_one_more(world: World) -> str:
         world.foreign("delete", ROOT + LARGE)
     return (
         f"frame of {FRAME_BYTES_MAX} taken, one byte more not; node of {fits} bytes: {came_of(migrator)}, {settled}; "
-        f"of one byte more: {refused} by the plan; back: {came_of(migrator_back)}, {world.settle(back)}"
+        f"of one byte more: refused by the plan; back: {came_of(migrator_back)}, {world.settle(back)}"
     )
 
 
@@ -95,7 +98,9 @@ def small_heap(world: World) -> str:
     with world.ended(migrator):
         migrator.wait()
     settled = world.settle(planned)
-    lives = "the server lives" if server.is_running and server.pid == pid else "the SERVER DIED"
-    return (
-        f"{len(planned.batches)} batches of up to 64 KiB, -Xmx{SMALL_HEAP_MB}m: {lives}; {came_of(migrator)}, {settled}"
-    )
+    if not server.is_running or server.pid != pid:
+        raise Unexpected(f"the server has died of {len(planned.batches)} batches; {came_of(migrator)}")
+    if migrator.exit != 0:
+        raise Unexpected(f"{len(planned.batches)} batches were not carried: {came_of(migrator)}")
+    heap = f"-Xmx{SMALL_HEAP_MB}m: the server lives"
+    return f"{len(planned.batches)} batches of up to 64 KiB, {heap}; {came_of(migrator)}, {settled}"

@@ -7,7 +7,7 @@ import time
 
 from tests.proxy import Fate
 from tests.torture.faults import THREE, NotInjected, begin, came_of, fault, random_moment
-from tests.torture.world import World
+from tests.torture.world import MIGRATING, World
 
 
 @fault("leader-killed", THREE)
@@ -18,14 +18,18 @@ def leader_killed(world: World) -> str:
     with world.ended(migrator):
         when = random_moment(world, migrator)
         old = world.ensemble.leader()
+        is_migrating = world.record().get("state") in MIGRATING
         begun = time.monotonic()
         old.kill()
+        is_migrating &= migrator.is_alive
         world.ensemble.wait_ready()
         seconds = time.monotonic() - begun
         new = world.ensemble.leader()
         migrator.wait()
         old.start()
         world.ensemble.wait_ready()
+    if not is_migrating:
+        raise NotInjected(f"no migration was under way: {when}")
     names = {id(member): number for number, member in enumerate(world.members)}
     moved = f"leader {names[id(old)]} -> {names[id(new)]} within {seconds:.1f} s"
     return f"in {when}: {moved}; {came_of(migrator)}; then {world.settle(planned)}"

@@ -13,30 +13,69 @@ from contextlib import suppress
 
 from kazoo.exceptions import KazooException, NoNodeError
 
-from tests.torture.faults import NotInjected, came_of, fault
-from tests.torture.world import HOME, World
+from tests.torture.faults import NotInjected, Unexpected, came_of, fault
+from tests.torture.processes import Migrator
+from tests.torture.world import HOME, MIGRATING, POLL_S, Planned, World
 
 
 @fault("reader-stopped-in-an-action")
 def reader_stopped_in_an_action(world: World) -> str:
-    """SIGSTOP between two effects; the drain waits for the lease's whole time. Then the reader wakes."""
+    """The action begins just before the record says PREPARING; SIGSTOP between two effects. Nobody can release it.
+
+    The drain waits for the lease's whole time; or it gives up before; or somebody takes over, who has to wait in turn.
+    """
     if not world.readers:
         raise NotInjected("no reader")
     reader, planned = world.readers[0], world.plan()
-    if not reader.act(0.6):
-        raise NotInjected("not admitted")
-    time.sleep(world.rng.uniform(0.0, 0.3))
-    reader.stop()
-    try:
+    way = world.rng.choice(("waits", "waits", "gives up", "is killed"))
+    seconds, drain = (20.0, 0.5) if way == "gives up" else (5.0, 20.0)
+    single_shot, pause = world.rng.choice(("auto", "never")), world.rng.uniform(0.0, 0.3)
+    stop = {"kind": "to-PREPARING", "number": 0}
+    migrator = world.apply(planned, throttle=None, single_shot=single_shot, drain_timeout_s=drain, stop=stop)
+    with world.ended(migrator):
+        if not migrator.wait_standing():
+            raise NotInjected(came_of(migrator))
         begun = time.monotonic()
-        migrator = world.apply(planned, throttle=None, single_shot=world.rng.choice(("auto", "never")))
-        with world.ended(migrator):
+        if not reader.act(seconds):
+            raise NotInjected("not admitted")
+        time.sleep(pause)
+        reader.stop()
+        try:
+            if reader.hear(0.0):
+                raise NotInjected("the action was over too soon")
+            migrator.go_on()
+            _await_begun(world, planned, migrator)
+            if time.monotonic() - begun > seconds:
+                raise NotInjected("the lease was over when the record said PREPARING")
+            if way == "is killed":
+                migrator.kill()
+                world.settle(planned)
             migrator.wait()
-        seconds = time.monotonic() - begun
-    finally:
-        reader.go_on()
+            took = time.monotonic() - begun
+        finally:
+            reader.go_on()
+            reader.tell("end")
     said = reader.hear(20.0)
-    return f"{came_of(migrator)} after {seconds:.1f} s; the reader then: {said}; {world.settle(planned)}"
+    if not said:
+        raise Unexpected("the reader does not end its action")
+    return f"{way}: {came_of(migrator)} after {took:.1f} s; the reader then: {said}; {world.settle(planned)}"
+
+
+def _await_begun(world: World, planned: Planned, migrator: Migrator) -> None:
+    """Until the record says that the plan's epoch is under way, or over."""
+    while migrator.is_alive:
+        record = world.record()
+        if record["state"] in MIGRATING or record["epoch"] == planned.epoch:
+            return
+        time.sleep(POLL_S)
+    migrator.wait()
+    if not _gave_up(migrator) and world.record()["epoch"] != planned.epoch:
+        raise NotInjected(came_of(migrator))
+
+
+def _gave_up(migrator: Migrator) -> bool:
+    """Whether what it told is that its drain took too long."""
+    return isinstance(migrator.report, dict) and migrator.report.get("error") == "DrainTimeout"
 
 
 def register(world: World, unit: str) -> bool:
@@ -78,11 +117,12 @@ def guard_killed(world: World) -> str:
     if not register(world, unit):
         raise NotInjected("the scope was not STABLE")
     try:
-        migrator = world.apply_by_program(planned, "--single-shot", "never", "--drain-timeout", "0.5")
+        migrator = world.apply(planned, drain_timeout_s=0.5)
         with world.ended(migrator):
             migrator.wait()
-        state = world.record()["state"]
-        came = f"{came_of(migrator)}, {state}"
+        if not _gave_up(migrator) and "drain" not in world.off:
+            raise Unexpected(f"a guard that nobody has heard of again is not waited for: {came_of(migrator)}")
+        came = came_of(migrator)
         if world.rng.random() < 0.5:
             other = world.apply_by_program(planned, "--evict", f"guards/{unit}", "--single-shot", "never")
             came += "; evicted"

@@ -3,9 +3,10 @@
     python -m tests.torture.migrator_process JSON
 
 JSON: command (apply, resume, rollback, prune), at, scope, plan, epoch, session_timeout_s, steal, throttle,
-single_shot, and stop: null or {"kind": "batch" | "undo" | "acl" | "journal" | "delete", "number": N}: before the Nth
-write of that kind, from 0, the process says `standing` and stops itself; what it sends once it is continued is what a
-process sends that was paused there. One JSON line on standard output says what came of it.
+single_shot, drain_timeout_s, off: mechanisms to do without, of OFF, for negative controls; and stop: null or
+{"kind": "batch" | "undo" | "acl" | "journal" | "delete" | "to-STATE", "number": N}: before the Nth write of that kind,
+from 0, the process says `standing` and stops itself; what it sends once it is continued is what a process sends that
+was paused there. One JSON line on standard output says what came of it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import zkmig
 from zkmig.api import access
+from zkmig.apply.drain import Drain
 from zkmig.errors import ZkmigError
 from zkmig.wire.client import Client
 from zkmig.wire.replies import Reply
@@ -28,23 +30,26 @@ STANDING = "standing"
 SECRET = "me:hunter2"
 
 
-def kind_of(request: Read | Write) -> str:
-    """What a request is to a migration: batch, undo, acl, journal, delete (of its own nodes), or "" for any other."""
+def kinds_of(request: Read | Write) -> set[str]:
+    """What a request is to a migration: batch, undo, acl, journal, delete (of its own nodes), to-STATE."""
     if isinstance(request, SetAcl):
-        return "acl"
+        return {"acl"}
     if not isinstance(request, Multi):
-        return ""
+        return set()
+    found: set[str] = set()
     for op in request.operations:
         match op:
             case SetData(path=path) if path.endswith("/cursor"):
-                return "batch"
+                found.add("batch")
             case SetData(path=path) if path.endswith("/rcursor"):
-                return "undo"
+                found.add("undo")
+            case SetData(path=path, data=bytes(data)) if path.endswith("/epoch"):
+                found.add(f"to-{json.loads(data)['state']}")
             case Create(path=path) if "/epochs/" in path:
-                return "journal"
+                found.add("journal")
             case Delete(path=path) if "/epochs/" in path:
-                return "delete"
-    return ""
+                found.add("delete")
+    return found
 
 
 class Standing:
@@ -55,7 +60,7 @@ class Standing:
         self._seen = 0
 
     def before(self, request: Read | Write) -> None:
-        if self._stop is None or kind_of(request) != self._stop["kind"]:
+        if self._stop is None or self._stop["kind"] not in kinds_of(request):
             return
         self._seen += 1
         if self._seen == self._stop["number"] + 1:
@@ -82,6 +87,14 @@ def watched(before: Callable[[Read | Write], None]) -> type[Client]:
             return super().pipeline(asked(), depth)
 
     return WatchedClient
+
+
+def _wait_for_nothing(drain: Drain) -> None:
+    """Whatever is admitted or runs."""
+    del drain
+
+
+OFF: dict[str, Callable[[], None]] = {"drain": lambda: setattr(Drain, "wait", _wait_for_nothing)}
 
 
 def run(order: dict[str, Any]) -> Any:
@@ -116,6 +129,8 @@ def run(order: dict[str, Any]) -> Any:
 def main() -> int:
     """See the module. The exit code is the program's own for the same failure."""
     order = json.loads(sys.argv[1])
+    for mechanism in order.get("off", ()):
+        OFF[mechanism]()
     access.Client = watched(Standing(order.get("stop")).before)  # type: ignore[attr-defined]  # only in this process
     try:
         result = run(order)

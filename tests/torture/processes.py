@@ -21,6 +21,9 @@ from tests.torture.reader_process import ADMITTED
 REPOSITORY: Final = Path(__file__).parent.parent.parent
 END_TIMEOUT_S: Final = 30.0
 MIGRATOR_TIMEOUT_S: Final = 90.0
+EXIT_INTERNAL: Final = 70
+TIMED_OUT: Final = -99
+TRACEBACK: Final = "Traceback (most recent call last)"
 
 
 class Child:
@@ -35,6 +38,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env=Program.environment(),
+            bufsize=0,  # a line that was read ahead is one that select() does not see
         )
 
     @property
@@ -51,7 +55,6 @@ class Child:
     def tell(self, line: str) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(f"{line}\n".encode())
-        self.process.stdin.flush()
 
     def hear(self, timeout_s: float) -> str:
         """The next line that it says; "" if there is none within the time."""
@@ -133,6 +136,18 @@ class Migrator:
         return self.process.poll() is None
 
     @property
+    def broken(self) -> str:
+        """How it ended as no migrator may, whatever befalls it; "" if it did not."""
+        if not self._has_ended:
+            return ""
+        which = f"migrator {self.number} ({self.shown['command']}): "
+        if self.exit == TIMED_OUT:
+            return f"{which}was still at work after {MIGRATOR_TIMEOUT_S:.0f} s"
+        if self.exit == EXIT_INTERNAL or TRACEBACK in self.said:
+            return f"{which}exit {self.exit}: {self.said.strip()[-600:]}"
+        return ""
+
+    @property
     def said(self) -> str:
         """What it has printed for people so far."""
         return self._errors_path.read_text(errors="replace")
@@ -181,7 +196,7 @@ class Migrator:
         except subprocess.TimeoutExpired:
             self.process.kill()
             output, _ = self.process.communicate()
-            self.exit = -99
+            self.exit = TIMED_OUT
         self._has_ended = True
         self._errors.close()
         lines = output.decode(errors="replace").splitlines()

@@ -10,7 +10,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,8 @@ AT_REST: Final = ("STABLE", "EMPTY")
 POLL_S: Final = 0.02
 SETTLE_TRIES_MAX: Final = 12
 CONFLICT: Final = 4
+STALE: Final = "since the plan was made"  # how the program says that a plan fits no more
+MIGRATING: Final = ("PREPARING", "OPEN", "ROLLING_BACK")
 
 
 def is_migrators(frame: bytes) -> bool:
@@ -115,13 +117,16 @@ class Planned:
 class World:
     """Servers, tree, scope, and all processes around them, which end with it.
 
-    hosts: the servers themselves; proxied: behind one proxy each, for migrators.
+    hosts: the servers themselves; proxied: behind one proxy each, for migrators. rng: chances of the fault at hand.
+    migrators: all that were started. off: what those of `order` do without, for negative controls.
     """
 
-    def __init__(self, kind: Kind, seed: int, folder: Path, **server_options: Any) -> None:
+    def __init__(self, kind: Kind, seed: int, folder: Path, off: Sequence[str] = (), **server_options: Any) -> None:
         self.kind: Kind = kind
         self.folder = folder
         self.rng = random.Random(f"{seed}/{kind}")
+        self.migrators: list[Migrator] = []
+        self.off = list(off)
         self._options = server_options
         self._stack = ExitStack()
         self._numbers = 0
@@ -129,6 +134,10 @@ class World:
         self.trees = make_trees(self.rng)
         self.notes: dict[str, Any] = {}  # what faults have found out about this world
         self._seed = seed
+
+    def begin_fault(self, name: str, number: int, tries: int) -> None:
+        """Chances of its own for each fault, so that what came before does not decide them."""
+        self.rng = random.Random(f"{self._seed}/{self.kind}/{name}/{number}/{tries}")
 
     # -- its life -----------------------------------------------------------------------------------------------------
 
@@ -223,13 +232,15 @@ class World:
     def program(self, *arguments: object) -> Migrator:
         """Start the real program."""
         self._numbers += 1
-        return Migrator.of_program(self.log, self._numbers, list(arguments), self.folder)
+        self.migrators.append(Migrator.of_program(self.log, self._numbers, list(arguments), self.folder))
+        return self.migrators[-1]
 
     def order(self, **order: Any) -> Migrator:
         """Start a migrator that can stand still; see its module."""
         self._numbers += 1
-        order = {"at": self.location(self.proxied), "scope": SCOPE, **order}
-        return Migrator.of_order(self.log, self._numbers, order, self.folder)
+        order = {"at": self.location(self.proxied), "scope": SCOPE, "off": self.off, **order}
+        self.migrators.append(Migrator.of_order(self.log, self._numbers, order, self.folder))
+        return self.migrators[-1]
 
     @contextmanager
     def ended(self, *migrators: Migrator) -> Iterator[None]:
@@ -358,7 +369,7 @@ class World:
     def settle(self, planned: Planned | None, way: str = "") -> str:
         """Bring the scope to rest: resume or rollback until it is. Returns how it ended: epoch and outcome."""
         way = way or self.any_way()
-        for tries in range(SETTLE_TRIES_MAX):
+        for _ in range(SETTLE_TRIES_MAX):
             record = self.record()
             if record["state"] in AT_REST and not record.get("pending"):
                 break
@@ -372,8 +383,8 @@ class World:
                 *("--at", self.location(), "--scope", SCOPE, "--yes", "--steal"),
             )
             code = migrator.wait()
-            if code == CONFLICT or tries >= 4:
-                way = "rollback"
+            if code == CONFLICT or STALE in migrator.said:
+                way = "rollback"  # else what has failed has to go better the next time
         else:
             raise NoWayOn(f"after {SETTLE_TRIES_MAX} tries the record says {self.record()}")
         last = record.get("last") or {}
