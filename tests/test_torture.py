@@ -7,18 +7,21 @@ control: with readers that show live nodes, the same checker finds torn views.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.torture.__main__ import EACH_MIN, FAULTS_MIN, FULL, chapters_of
-from tests.torture.chapter import NO_FAULT, run_chapter, schedule
+from tests.torture.__main__ import EACH_MIN, FAULTS_MIN, FLOORS, FULL, chapters_of, shortfalls
+from tests.torture.chapter import NO_FAULT, Result, run_chapter, schedule
 from tests.torture.faults import FAULTS
+from tests.torture.figures import DISTINCT_AMID, GUARDS, LEASES, OPEN_VIEWS, REFUSED, VIEWS
 
 SEED = 7
 SHORT = (
     *("plain-epoch", "migrator-killed", "zombie-in-batches", "zombie-in-rollback", "zombie-in-set-acl", "late-frame"),
     *("old-value-put-back", "child-under-a-created-node", "control-plane-recreated", "mid-frame-reset"),
+    *("reader-stopped-in-an-action", "guard-killed", "replaced-at-the-same-version"),
 )
 REQUIRED_BY_PROTOCOL = 21
 
@@ -30,8 +33,12 @@ def test_no_rule_is_broken_whatever_befalls_a_migration(tmp_path: Path) -> None:
     assert result.problems == []
     assert result.violations == []
     assert len(result.faults) >= len(SHORT) - 2  # the moment for one or another may not come on a slow machine
-    assert result.figures["views"] > 100
-    assert result.figures["views of an open epoch"] > 30
+    assert result.figures[VIEWS] > 100
+    assert result.figures[OPEN_VIEWS] > 30
+    assert result.figures[DISTINCT_AMID] > 5
+    assert result.figures[LEASES] > 0
+    assert result.figures[GUARDS] > 0
+    assert result.figures[REFUSED] > 0
     assert result.figures["commits"] >= 2
     assert result.figures["rollbacks"] >= 1
 
@@ -45,8 +52,33 @@ def test_without_the_overlay_torn_views_are_found(tmp_path: Path) -> None:
     assert all(violation.startswith("torn-view") for violation in result.violations)
 
 
+@pytest.mark.parametrize(
+    ("fault", "rule"), [("reader-stopped-in-an-action", "lease-alive"), ("guard-killed", "guard-running")]
+)
+def test_without_the_drain_writes_amid_actions_are_found(tmp_path: Path, fault: str, rule: str) -> None:
+    """Goal: what a drain waits for is there to be waited for. Method: migrators whose drain returns at once."""
+    result = run_chapter("one", SEED, [fault], tmp_path, readers=(1, 0), reader_options=("--idle",), off=("drain",))
+    assert result.problems == []
+    assert rule in {violation.split()[0] for violation in result.violations}
+
+
+def test_a_run_in_which_too_little_happened_fails() -> None:
+    """Goal: nothing passes for not having happened. Method: results that lack a fault, views, or everything."""
+    whole = Result("one:1", 1, figures=dict(FLOORS), faults=dict.fromkeys(set(FAULTS) - {NO_FAULT}, 30))
+    assert shortfalls([whole], is_full=True) == []
+    assert shortfalls([], is_full=True)
+    assert shortfalls([], is_full=False)
+    assert shortfalls([], is_full=False, only="small-heap")
+    for name in whole.faults:
+        assert shortfalls([replace(whole, faults={**whole.faults, name: 19})], is_full=True) == [f"{name}: 19 of 20"]
+    for what in FLOORS:
+        assert shortfalls([replace(whole, figures={**whole.figures, what: 0})], is_full=True)
+    missed = replace(whole, faults={**whole.faults, "rivals": 0}, missed={"rivals": 1})
+    assert shortfalls([missed], is_full=False) == ["rivals: 0 of 1"]
+
+
 def test_every_fault_comes_as_often_as_asked() -> None:
-    """Goal: a full run leaves none out. Method: what the chapters of one hold, without the epochs that nothing befalls."""
+    """Goal: a full run leaves none out. Method: what the chapters of one hold, epochs without a fault aside."""
     planned = Counter[str]()
     for chapter in chapters_of(FULL, SEED):
         planned.update(schedule(chapter.kind, chapter.seed, chapter.each, "", chapter.members_each))

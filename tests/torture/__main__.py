@@ -15,13 +15,23 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
-from tests.torture.chapter import Result, run_chapter, schedule
+from tests.torture.chapter import NO_FAULT, Result, run_chapter, schedule
 from tests.torture.faults import FAULTS
+from tests.torture.figures import (
+    AMID_VIEWS,
+    DISTINCT_AMID,
+    DISTINCT_VIEWS,
+    GUARDS,
+    LEASES,
+    OPEN_VIEWS,
+    REFUSED,
+    VIEWS,
+)
 from tests.torture.world import Kind
 
 CHAPTER_TIMEOUT_S: Final = 1800.0
@@ -48,6 +58,22 @@ _ONE: Final = ("one", 1, 3, 0)
 _LIMITS: Final = (("frames", 1, 22, 0), ("heap", 1, 22, 0))
 EACH_MIN: Final = 20
 FAULTS_MIN: Final = 500
+FLOORS: Final = {
+    VIEWS: 100_000,
+    OPEN_VIEWS: 15_000,
+    AMID_VIEWS: 10_000,
+    DISTINCT_VIEWS: 3_000,
+    DISTINCT_AMID: 1_500,
+    LEASES: 300,
+    GUARDS: 40,
+    REFUSED: 100,
+    "commits": 200,
+    "rollbacks": 100,
+    "actions admitted": 4_000,
+}
+"""What a full run must have come to, so that it does not pass because nothing happened."""
+FLOORS_QUICK: Final = {VIEWS: 100, "commits": 1}
+
 # Of two chapters at a time, one has an ensemble.
 FULL: Final = Size((_THREE, _ONE, _THREE, _ONE, _THREE, _ONE, _THREE, _ONE, _ONE, *_LIMITS))
 
@@ -60,6 +86,11 @@ def chapters_of(size: Size, seed: int) -> list[Chapter]:
         for kind, count, each, members_each in size.chapters
         for _ in range(count)
     ]
+
+
+def _of_fault(chapters: list[Chapter], kinds: tuple[Kind, ...], seed: int) -> list[Chapter]:
+    """Those in whose worlds it can come; else one of its own."""
+    return [chapter for chapter in chapters if chapter.kind in kinds] or [Chapter(kinds[0], seed, 1, 1)]
 
 
 def run_apart(chapter: Chapter, options: argparse.Namespace, folder: Path) -> Result:
@@ -96,8 +127,7 @@ def run_all(options: argparse.Namespace) -> int:
     size = FULL if options.full else QUICK
     chapters = chapters_of(size, options.seed)
     if options.only:
-        kinds = FAULTS[options.only].kinds
-        chapters = [chapter for chapter in chapters if chapter.kind in kinds]
+        chapters = _of_fault(chapters, FAULTS[options.only].kinds, options.seed)
     base = Path(options.folder or tempfile.mkdtemp(prefix="zkmig-torture-"))
     print_lines([f"seed {options.seed}: {len(chapters)} chapters, in {base}"])
     results: list[Result] = []
@@ -111,13 +141,15 @@ def run_all(options: argparse.Namespace) -> int:
             if not result.violations and not result.problems and not options.keep:
                 shutil.rmtree(place, ignore_errors=True)
     print_lines(summary(results, time.monotonic() - begun))
-    is_bad = any(result.violations or result.problems for result in results)
+    lacking = shortfalls(results, is_full=options.full, only=options.only)
+    print_lines(f"TOO LITTLE: {each}" for each in lacking)
+    is_bad = bool(lacking) or any(result.violations or result.problems for result in results)
     if not is_bad and not options.keep and not options.folder:
         shutil.rmtree(base, ignore_errors=True)
     if is_bad:
-        print_lines(
-            [f"FAILED: python -m tests.torture --seed {options.seed} {'--full' if options.full else '--quick'}"]
-        )
+        size_option = "--full" if options.full else "--quick"
+        only = f" --only {options.only}" if options.only else ""
+        print_lines([f"FAILED: python -m tests.torture --seed {options.seed} {size_option}{only}"])
     return 1 if is_bad else 0
 
 
@@ -135,19 +167,40 @@ def _told(result: Result, chapter: Chapter, options: argparse.Namespace, place: 
     return lines
 
 
+def shortfalls(results: Sequence[Result], *, is_full: bool, only: str = "") -> list[str]:
+    """What has come too seldom for the run to prove anything."""
+    figures, faults, missed = Counter[str](), Counter[str](), Counter[str]()
+    for result in results:
+        figures.update(result.figures)
+        faults.update(result.faults)
+        missed.update(result.missed)
+    del faults[NO_FAULT], missed[NO_FAULT]
+    each = EACH_MIN if is_full and not only else 1
+    wanted = [only] if only and only != NO_FAULT else set(FAULTS) - {NO_FAULT} if is_full else {*faults, *missed}
+    lacking = [f"{name}: {faults[name]} of {each}" for name in sorted(wanted) if faults[name] < each]
+    if only:
+        return lacking
+    if is_full and faults.total() < FAULTS_MIN:
+        lacking.append(f"faults: {faults.total()} of {FAULTS_MIN}")
+    floors = FLOORS if is_full else FLOORS_QUICK
+    return lacking + [f"{what}: {figures[what]} of {floor}" for what, floor in floors.items() if figures[what] < floor]
+
+
 def summary(results: Iterable[Result], seconds: float) -> list[str]:
     """Figures of the whole run."""
-    figures, faults, residues = Counter[str](), Counter[str](), Counter[str]()
+    figures, faults, missed, residues = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     violations = problems = 0
     for result in results:
         figures.update(result.figures)
         faults.update(result.faults)
+        missed.update(result.missed)
         residues.update(result.residues)
         violations += len(result.violations)
         problems += len(result.problems)
     lines = ["", "checked"]
     lines += [f"{number:>9}  {what}" for what, number in sorted(figures.items())]
-    lines += ["", f"faults injected: {sum(faults.values())}"]
+    plain = faults.pop(NO_FAULT, 0)
+    lines += ["", f"faults injected: {faults.total()}; epochs without one: {plain}; missed: {missed.total()}"]
     lines += [f"{number:>9}  {what}" for what, number in sorted(faults.items())]
     if residues:
         lines += ["", "residues (docs/reliability.md)"]
