@@ -215,7 +215,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=None, help="repeats the choices of an earlier run")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="one server, each fault once (the default)")
-    size.add_argument("--full", action="store_true", help="everything, in about half an hour")
+    size.add_argument("--full", action="store_true", help="everything, each fault at least 20 times")
     parser.add_argument("--only", default="", choices=["", *FAULTS], metavar="FAULT", help="this fault alone")
     parser.add_argument("--jobs", type=int, default=2, help="chapters at a time")
     parser.add_argument("--folder", default="", help="where histories go; else a temporary one, kept on failure")

@@ -24,6 +24,7 @@ GUARDS: Final = "running guards at PREPARING"
 REFUSED: Final = "late writes of the robbed that were refused"
 TRANSACTIONS: Final = "transactions replayed"
 DIGESTS: Final = "digests of the whole tree compared"
+UNPROVEN: Final = "transactions without a digest"
 
 
 class Figures:
@@ -40,6 +41,7 @@ class Figures:
         self._count_refused()
         self._count_views()
         self._count(TRANSACTIONS, sum(1 for _ in self._replay.writes()))
+        self._count(UNPROVEN, sum(entry.digest is None for entry in self._replay.writes()))
         self._count(DIGESTS, self._replay.tree.digests_checked)
 
     def _count_held_up(self, attempt: Attempt) -> None:
