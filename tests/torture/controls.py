@@ -108,7 +108,7 @@ class Arena:
 class Control:
     """mechanism: what is switched off. rule: what then must be found broken, by the check inside the scenario.
 
-    tested_in: modules of the usual tests that hold the same control already.
+    tested_in: the usual test that switches the same off already, as module:function.
     """
 
     mechanism: str
@@ -280,16 +280,30 @@ def _batch_without_an_answer(arena: Arena) -> None:
 
 
 def _undo_without_an_answer(arena: Arena) -> None:
-    """The same on the way back: what was undone once is not met again as somebody else's work."""
+    """The same on the way back: each batch is undone once, and is not met again as somebody else's work."""
     _leave_open(arena, len(arena.sealed.plan.batch_ends))
-    with _losing(arena, arena.site.path("/g0")) as client:
+    record = arena.site.record()
+    assert record.attempt is not None
+    cursor = arena.site.names.attempt(1, record.attempt).rcursor
+    undo = rollback._Undo._undo
+    batches = 0
+
+    def counted(self: Any, attempt: Any, asked: Sequence[Any], pacing: Any) -> None:
+        nonlocal batches
+        batches = len(asked)
+        undo(self, attempt, asked, pacing)
+
+    failure, done = "", None
+    with _losing(arena, arena.site.path("/g0")) as client, patch.object(rollback._Undo, "_undo", counted):
         try:
             done = take_back(arena.site, client)
         except Conflict as error:
-            arena.expect(False, f"a rollback that nobody disturbs comes to its end: {error.what}")
-        else:
-            assert isinstance(done, RolledBack)
-            arena.expect(done.deviations == (), f"nobody else has written: {done.deviations}")
+            failure = error.what
+    undone = arena.site.kazoo.get(cursor)[1].version
+    arena.expect(undone == batches, f"each batch undone exactly once: {undone} of {batches}")
+    arena.expect(not failure, f"a rollback that nobody disturbs comes to its end: {failure}")
+    assert isinstance(done, RolledBack)
+    arena.expect(done.deviations == (), f"nobody else has written: {done.deviations}")
     judge(arena.site, OLD)
 
 
@@ -510,21 +524,21 @@ CONTROLS = (
         "no torn view",
         _views_through_an_epoch,
         lambda: patch.object(Reader, "_shows_undo", False),
-        "test_reader, test_torn_views",
+        "test_reader:test_without_the_overlay_such_a_view_is_torn",
     ),
     Control(
         "second read of the record",
         "no torn view",
         _commit_amid_a_view,
         lambda: patch.object(Reader, "_confirms_record", False),
-        "test_reader",
+        "test_reader:test_without_the_second_record_read_another_image_would_be_shown",
     ),
     Control(
         "attempt in the key of undo",
         "no torn view",
         _two_attempts_of_one_number,
         lambda: patch.object(Reader, "_overlay", _by_number),
-        "test_reader",
+        "test_reader:test_undo_is_known_by_its_attempt_not_by_its_number",
     ),
     Control(
         "owner check",
@@ -537,16 +551,22 @@ CONTROLS = (
         "no write under a dead incarnation",
         _write_after_a_new_beginning,
         _unguarded(lambda migrator: migrator.names.incarnation(migrator.record.incarnation)),
-        "test_owner",
+        "test_owner:test_without_the_incarnation_check_a_write_survives_it",
     ),
-    Control("cursor", "each batch exactly once", _batch_without_an_answer, _blind_cursor, "test_lost_connection"),
+    Control(
+        "cursor",
+        "each batch exactly once",
+        _batch_without_an_answer,
+        _blind_cursor,
+        "test_lost_connection:test_without_the_cursors_compare_and_set_a_batch_applies_twice",
+    ),
     Control("undo cursor", "each batch undone exactly once", _undo_without_an_answer, _blind_undo_cursor),
     Control(
         "drain",
         "no lease alive at the first write",
         _lease_alive,
         lambda: patch.object(Drain, "wait", _nothing),
-        "test_acting",
+        "test_acting:test_no_migration_writes_while_an_action_runs",
     ),
     Control(
         "check of the record in an admission", "no action on a stale view", _action_on_a_stale_view, _no_record_check
@@ -557,7 +577,13 @@ CONTROLS = (
         _admission_lost_and_late,
         lambda: patch.object(admissions.Admission, "_release_node", lambda *_: True),
     ),
-    Control("fence of setACL", "no setACL of the dead", _late_tightening, _no_fence, "test_owner"),
+    Control(
+        "fence of setACL",
+        "no setACL of the dead",
+        _late_tightening,
+        _no_fence,
+        "test_owner:test_without_the_touch_of_every_acl_it_lands",
+    ),
     Control("aversion of setACL", "no foreign ACL overwritten", _foreign_acl, _unconditional),
     Control("comparison of czxids", "no foreign write lost silently", _replaced_before_its_batch, _without_czxids),
     Control(
