@@ -69,7 +69,7 @@ def run_chapter(
     folder: Path,
     *,
     readers: tuple[int, int] = (2, 1),
-    pause_s: float = 0.03,
+    pause_s: float = 0.02,
     seconds_max: float = 3600.0,
     reader_options: tuple[str, ...] = (),
     off: tuple[str, ...] = (),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from tests.proxy import Fate
 from tests.torture.processes import MIGRATOR_TIMEOUT_S, Migrator
-from tests.torture.world import HOME, Kind, Planned, World
+from tests.torture.world import HOME, MIGRATING, Kind, Planned, World
 
 BOTH: tuple[Kind, ...] = ("one", "three")
 THREE: tuple[Kind, ...] = ("three",)
@@ -81,6 +81,17 @@ def random_moment(world: World, migrator: Migrator) -> str:
         return str(world.record().get("state"))
     applied = world.await_batches(world.rng.randrange(14), migrator)
     return f"{world.record().get('state')}, {applied} batches applied"
+
+
+def moment_amid(world: World, migrator: Migrator) -> str:
+    """Wait for some moment at which the record says that the migration is under way; NotInjected if none comes."""
+    count = world.rng.randrange(12)
+    world.await_state(*MIGRATING, migrator=migrator)
+    applied = world.await_batches(count, migrator)
+    state = str(world.record().get("state"))
+    if state not in MIGRATING or not migrator.is_alive:
+        raise NotInjected(f"the migration was over: {state}")
+    return f"{state}, {applied} batches applied"
 
 
 # -- killed, and not alone --------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from kazoo.exceptions import KazooException
 
-from tests.torture.faults import NotInjected, Unexpected, begin, came_of, fault, random_moment
+from tests.torture.faults import NotInjected, Unexpected, begin, came_of, fault, moment_amid
 from tests.torture.world import GROUPS, MIGRATING, ROOT, World
 
 
@@ -119,7 +119,7 @@ def foreign_writes(world: World) -> str:
     planned, migrator = begin(world)
     done = amid = 0
     with world.ended(migrator):
-        when = random_moment(world, migrator)
+        when = moment_amid(world, migrator)
         for _ in range(world.rng.randrange(1, 6)):
             path = world.rng.choice(planned.paths)
             is_migrating = world.record().get("state") in MIGRATING

@@ -6,7 +6,7 @@ import threading
 import time
 
 from tests.proxy import Fate
-from tests.torture.faults import THREE, NotInjected, begin, came_of, fault, random_moment
+from tests.torture.faults import THREE, NotInjected, begin, came_of, fault, moment_amid
 from tests.torture.world import MIGRATING, World
 
 
@@ -16,7 +16,7 @@ def leader_killed(world: World) -> str:
     assert world.ensemble is not None
     planned, migrator = begin(world)
     with world.ended(migrator):
-        when = random_moment(world, migrator)
+        when = moment_amid(world, migrator)
         old = world.ensemble.leader()
         is_migrating = world.record().get("state") in MIGRATING
         begun = time.monotonic()
