@@ -70,6 +70,12 @@ FLOORS: Final = {
     "commits": 200,
     "rollbacks": 100,
     "actions admitted": 4_000,
+    "guards": 4_000,
+    "paths undone": 2_000,
+    "znodes judged at a commit": 20_000,
+    "changed ACLs judged after a commit": 200,
+    "changed ACLs judged at batches": 4_000,
+    "setACLs judged": 400,
 }
 """What a full run must have come to, so that it does not pass because nothing happened."""
 FLOORS_QUICK: Final = {VIEWS: 100, "commits": 1}

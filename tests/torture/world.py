@@ -32,13 +32,14 @@ from tests.torture.txnlog import CONTAINER_OWNER, TTL_MASK, AclRow
 from tests.torture.wanted_rules import Wanted
 from tests.trees import Node, Tree, snapshot_of
 from zkmig.dev import Ensemble, Server
-from zkmig.model.acl import OPEN_ACL
+from zkmig.model.acl import OPEN_ACL, READ, Acl
 from zkmig.model.znode import Kind as NodeKind
 from zkmig.plan.operations import CreateNode, RaiseCounter, WriteData
 from zkmig.wire.requests import OP_SET_ACL
 
 Kind = Literal["one", "three", "frames", "heap"]  # the last two: of one server with limits
 
+MINE_BUT_ONE_MAY_READ: Final = (*MINE, Acl(READ, "ip", "10.9.8.7"))
 ROOT: Final = "/app"
 GROUPS: Final = 6
 SCOPE: Final = "app"
@@ -84,6 +85,8 @@ def make_trees(rng: random.Random) -> tuple[Tree, Tree]:
         tree["/tight"] = Node(b"", MINE_BUT_READABLE if which else OPEN_ACL)
         tree["/loose"] = Node(b"", OPEN_ACL if which else MINE_BUT_READABLE)
         tree["/turned"] = Node(b"%d" % which, MINE if which else MINE_BUT_READABLE)
+        tree["/swapped"] = Node(b"", MINE_BUT_READABLE if which else MINE_BUT_ONE_MAY_READ)  # narrowed, then widened
+        tree[f"/g0/only-{which}-1"] = Node(b"born narrow", MINE)
     return settled(trees[0]), settled(trees[1])
 
 
