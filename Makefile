@@ -21,7 +21,7 @@ help:
 	@echo "make torture      faults, crash points, kills, controls, small heaps, the model (docs/reliability.md)"
 	@echo "make lint         ruff: rules and format"
 	@echo "make types        mypy, strict"
-	@echo "make model        the model of the protocol, checked by Spin in some minutes (docs/protocol.md)"
+	@echo "make model        the model of the protocol, checked by Spin in 5 to 25 minutes (docs/protocol.md)"
 	@echo "make fuzz         the decoders on spoiled input, for FUZZ_SECONDS=60 (docs/testing.md)"
 	@echo "make sanitize     the compiled modules under address and undefined-behaviour sanitizers (docs/testing.md)"
 	@echo "make bench-small  the benchmarks at small sizes"

@@ -210,10 +210,10 @@ def test_a_foreign_write_is_a_conflict(program: Program, client: KazooClient, at
     assert f"{pools(at)}/{LAST}" in ran.stderr
     take_back, go_on = ran.stderr.splitlines()[-2:]
     assert take_back == "  take back:     zkmig rollback p.zkplan --yes"
-    assert "undone by hand" in go_on
+    assert "removed by hand" in go_on
     assert go_on.endswith("zkmig resume p.zkplan --yes")
     found = status(program, at)
-    assert str(found["advice"]).startswith("roll back; resume only once")
+    assert str(found["advice"]).startswith("roll back; or resume, once")
     assert found["conflict"] is not None
     next_commands = found["next"]
     assert isinstance(next_commands, list)

@@ -254,3 +254,11 @@ def test_a_place_that_takes_no_file_is_bad_input(tmp_path: Path, name: str) -> N
     with pytest.raises(BadInput):
         planfile.read(str(tmp_path / name))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["nothing.zkplan", "."])
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, name: str) -> None:
+    """In the midst of an epoch "plan again" would be the wrong advice for a name that was mistyped."""
+    with pytest.raises(BadInput, match="cannot be read") as caught:
+        planfile.read(str(tmp_path / name))
+    assert not isinstance(caught.value, DamagedFile)

@@ -24,7 +24,7 @@ from tests.test_history import NEXT
 from tests.test_prune import live_a_while
 from zkmig.apply.entries import Entry
 from zkmig.apply.evictions import Eviction
-from zkmig.apply.following import advice, next_commands
+from zkmig.apply.following import advice, next_commands, plan_elsewhere
 from zkmig.apply.options import Options
 from zkmig.apply.status import Status, read_status
 from zkmig.cli.applying import ways_on
@@ -111,7 +111,7 @@ def test_the_worst_case_fits_one_screen(state: State, text: str, alive: bool) ->
     following = [f"{command}{control}" for command in next_commands(found, HERE, has_file=lambda _: True)]
     lines = screen(found, following, 1_700_000_003.0)
     assert lines_on_screen(lines) <= LINES
-    assert all(_width(line) <= COLUMNS for line in lines if not line.startswith("next"))
+    assert all(_width(line) <= COLUMNS for line in lines if not line.startswith(("next", "plan ")))
     assert [line.removeprefix("next").strip() for line in lines if line.startswith("next")] == following
     titles = {line.split(" ")[0] for line in lines}
     assert {"scope", "state", "epoch", "held", "blocking"} <= titles
@@ -147,8 +147,10 @@ def test_the_commands_say_what_it_takes() -> None:
     ]
     assert "PLAN.zkplan" in next_commands(gone, HERE, has_file=lambda _: False)[0]
     elsewhere = made_up(State.OPEN, "other-host", alive=False)
-    assert "PLAN.zkplan" in next_commands(elsewhere, HERE, has_file=lambda _: True)[1]
-    assert any("other-host" in sentence and "/home/op/p.zkplan" in sentence for sentence in advice(elsewhere))
+    elsewhere = dataclasses.replace(elsewhere, record=dataclasses.replace(elsewhere.record, conflict=None))
+    assert "PLAN.zkplan" in next_commands(elsewhere, HERE, has_file=lambda _: True)[0]
+    assert plan_elsewhere(elsewhere) == "other-host:/home/op/p.zkplan"
+    assert any("resume needs its plan" in sentence for sentence in advice(elsewhere))
     alive = made_up(State.OPEN, "", alive=True)
     assert next_commands(alive, HERE)[0].endswith("--scope prod --steal --yes")
     for command in next_commands(alive, HERE, "/with space/zk"):
@@ -158,8 +160,10 @@ def test_the_commands_say_what_it_takes() -> None:
 def test_ways_on_name_the_control_root() -> None:
     """Of an error that leaves something under way; the commands can be run as they stand."""
     way = ways_on("my plan", "zk://here", "prod", "/ops/zk")
+    error = Conflict("changed", "/a", outcome=Outcome.PARTLY_WRITTEN)
+    error.may_go_on = True
     with click.Context(click.Command("apply")), pytest.raises(Conflict) as caught, way:
-        raise Conflict("changed", "/a", outcome=Outcome.PARTLY_WRITTEN)
+        raise error
     lines = [line.partition(":  ")[2].strip() for line in caught.value.__notes__]
     assert lines == [
         "zkmig rollback 'my plan' --at zk://here --scope prod --control /ops/zk --yes",
@@ -238,3 +242,39 @@ def test_a_migrator_that_puts_up_its_journal_is_told_of(site: Site) -> None:
     assert found.owner.alive
     assert [command.split()[1] for command in next_commands(found, "zk://here")] == ["plan", "apply"]
     assert advice(found) == ["a migrator is at work, perhaps putting up a journal: wait for it"]
+
+
+def test_what_blocks_is_named_as_evict_takes_it() -> None:
+    """Goal: nobody has to look elsewhere for the name. Method: names as Readers make them."""
+    found = made_up(State.PREPARING, "web1")
+    entries = tuple(
+        dataclasses.replace(entry, path=f"/zkmig/scopes/s/acting/vm-19186-{number:016x}")
+        for number, entry in enumerate(found.blocking[:3])
+    )
+    lines = screen(dataclasses.replace(found, blocking=entries), [], 0.0)
+    (at,) = [number for number, line in enumerate(lines) if line.startswith("blocking")]
+    assert "--json names all" in lines[at]
+    assert [line.strip() for line in lines[at + 1 : at + 3]] == [entry.name for entry in entries[:2]]
+
+
+def test_a_plan_that_lies_elsewhere_is_named_whole() -> None:
+    path = "/home/operator/migrations/2016-08-11/split-pools/revert-prod-17.zkplan"
+    found = made_up(State.OPEN, "", alive=False)
+    owner = Owner(7, "zk-admin-1.example", 4711, 1.0, path)
+    record = dataclasses.replace(found.record, owner=owner, conflict=None)
+    found = dataclasses.replace(found, record=record, owner=dataclasses.replace(found.owner, owner=owner))
+    assert any(line.endswith(f"zk-admin-1.example:{path}") for line in screen(found, [], 0.0))
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "may"),
+    [((None, None), (0, 5), True), ((3, 5), (3, 5), True), ((3, 5), (4, 5), False), ((3, 5), (3, 9), False)],
+)
+def test_resume_is_proposed_only_where_it_can_pass(
+    expected: tuple[int | None, int | None], found: tuple[int, int], may: bool
+) -> None:
+    """A node or child too many can be removed; a version that has moved stays, whatever is written there again."""
+    status = made_up(State.OPEN, "")
+    conflict = ConflictNote("/app/a", "write", "written by somebody else", 3, expected[0], expected[1], None, *found)
+    status = dataclasses.replace(status, record=dataclasses.replace(status.record, conflict=conflict))
+    assert any(command.startswith("zkmig resume") for command in next_commands(status, HERE)) == may

@@ -34,10 +34,18 @@ def _while_migrating(status: Status) -> Iterator[str]:
     if record.state is State.PREPARING and status.blocking:
         yield "it waits for what blocks: --evict NAME does without"
     if record.state is State.OPEN and record.conflict is not None:
-        yield "roll back; resume only once the foreign change is undone by hand"
+        way = "roll back"
+        yield f"{way}; or resume, once what stands there is removed by hand" if record.conflict.may_go_on else way
+    if plan_elsewhere(status) is not None:
+        yield "resume needs its plan, which is not here"
+
+
+def plan_elsewhere(status: Status) -> str | None:
+    """Host and path of the plan that `resume` needs, as in "zk1:/home/op/p.zkplan"; None where it lies here."""
     owner = _planner(status)
-    if record.state is not State.ROLLING_BACK and owner is not None and not _is_here(owner, os.path.isfile):
-        yield f"its plan is {owner.plan_path} on {owner.host}: resume needs that file"
+    if status.record.state not in (State.PREPARING, State.OPEN) or owner is None or _is_here(owner, os.path.isfile):
+        return None
+    return f"{owner.host}:{owner.plan_path}"
 
 
 def next_commands(
@@ -58,7 +66,7 @@ def next_commands(
         case State.PREPARING | State.OPEN if record.conflict is None:
             return [resume, rollback]
         case State.OPEN:
-            return [rollback, resume]
+            return [rollback, resume] if record.conflict is not None and record.conflict.may_go_on else [rollback]
         case State.ROLLING_BACK:
             return [f"zkmig resume {where} --yes"] if status.owner.alive else [rollback]
         case State.STABLE | State.EMPTY if record.pending:

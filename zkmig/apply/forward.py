@@ -239,12 +239,15 @@ class Forward:
         conflict, put_back = self._examined(deviation, operation, batch)
         record = self.migrator.record.updated(conflict=conflict)
         self._must(record, conflict=conflict, put_back=put_back)
-        raise Conflict(
-            f"{conflict.reason}; the migration stopped before batch {batch + 1}",
+        where = "its commit" if operation in ("verify", "commit") else f"batch {batch + 1}"
+        error = Conflict(
+            f"{conflict.reason}; the migration stopped before {where}",
             deviation.path,
             "roll back with zkmig rollback, then plan again",
             Outcome.PARTLY_WRITTEN,
         )
+        error.may_go_on = conflict.may_go_on
+        raise error
 
     def _examined(self, deviation: Deviation, operation: str, batch: int) -> tuple[ConflictNote, tuple[PutBack, ...]]:
         entry = next((one for one in self.journal.entries if one.path == deviation.path and one.before), None)

@@ -223,7 +223,8 @@ def ways_on(plan_file: str | None, at: str | None, scope: str | None, control: s
             resume, rollback = (f"zkmig {name}{plan}{where}{how} --yes" for name in ("resume", "rollback"))
             if isinstance(error, Conflict):  # to go on would meet the same foreign change again
                 error.add_note(f"  take back:     {rollback}")
-                error.add_note(f"  or go on, once the foreign change is undone by hand:  {resume}")
+                if error.may_go_on:
+                    error.add_note(f"  or go on, once what stands in the way is removed by hand:  {resume}")
             else:
                 error.add_note(f"  go on with:    {resume}")
                 error.add_note(f"  or take back:  {rollback}")

@@ -14,7 +14,7 @@ import click
 from zkmig.api import status as scopes
 from zkmig.api.access import address, ensemble
 from zkmig.apply.entries import some
-from zkmig.apply.following import advice, next_commands
+from zkmig.apply.following import advice, next_commands, plan_elsewhere
 from zkmig.apply.status import Status
 from zkmig.cli.run import BAD_INPUT, STOPPED, UNREACHABLE, Run, command_options, exit_codes, required_at, scope_options
 from zkmig.cli.sessions import session_words
@@ -77,6 +77,7 @@ def _document(found: Status, following: list[str], control: str) -> dict[str, An
         "incarnation": record.incarnation,
         "control": control,
         "advice": "; ".join(advice(found)) or None,
+        "plan": plan_elsewhere(found),
         "next": following,
     }
 
@@ -86,19 +87,26 @@ def _document(found: Status, following: list[str], control: str) -> dict[str, An
 COLUMNS, LINES = 80, 24
 TITLE = 11
 _LEAST = ("readers", "evicted", "kept", "guards", "last")  # what is left out first where it would be more
+_WHOLE = "plan"  # never cut: it is to be found by that
+_NAMED = 2  # of those that block, by their whole names, as --evict takes them
 
 
 def screen(found: Status, following: Sequence[str], now: float) -> list[str]:
-    """The whole status in at most LINES lines of COLUMNS; only command lines are longer, and wrap."""
-    rows = [(title, _cut(text)) for title, text in _rows(found, now)]
+    """The whole status in at most LINES lines of COLUMNS; only commands and the plan's path are longer, and wrap."""
+    rows = [(title, escape(text) if title == _WHOLE else _cut(text)) for title, text in _rows(found, now)]
     commands = [f"{'next':<{TITLE}}{escape(command)}" for command in following]
     left_out = iter(_LEAST)
-    while len(rows) + sum(-(-_width(line) // COLUMNS) for line in commands) > LINES:
+    while sum(-(-(TITLE + _width(text)) // COLUMNS) for _, text in rows) + _lines(commands) > LINES:
         least = next(left_out, None)
         if least is None:
+            rows = [(title, _cut(text)) for title, text in rows]  # also where the plan lies: --json has it
             break
         rows = [row for row in rows if row[0] != least]
     return [*(f"{title:<{TITLE}}{text}" for title, text in rows), *commands]
+
+
+def _lines(commands: Sequence[str]) -> int:
+    return sum(-(-_width(line) // COLUMNS) for line in commands)
 
 
 def _rows(found: Status, now: float) -> Iterator[tuple[str, str]]:
@@ -130,12 +138,13 @@ def _rows(found: Status, now: float) -> Iterator[tuple[str, str]]:
         for title, names in (("readers", found.readers), ("guards", found.guards))
         if names
     )
-    if found.blocking:
-        yield "blocking", _blocking(found)
+    yield from _blocking(found)
     if found.evicted:
         yield "evicted", some(found.evicted)
     if kept := _kept(found):
         yield "kept", kept
+    if (plan := plan_elsewhere(found)) is not None:
+        yield _WHOLE, plan
     yield from (("advice", sentence) for sentence in advice(found))
 
 
@@ -171,13 +180,20 @@ def _versions(conflict: ConflictNote) -> str:
     if conflict.found_version == conflict.expected_version:
         return ""  # its ACL, or another node of the same version, as the reason says
     shown = ["nothing" if v is None else f"version {v}" for v in (conflict.found_version, conflict.expected_version)]
+    if "(version" in conflict.reason:  # what was found is in it
+        return f", expected {shown[1]}"
     return f": found {shown[0]}, expected {shown[1]}"
 
 
-def _blocking(found: Status) -> str:
+def _blocking(found: Status) -> Iterator[tuple[str, str]]:
+    if not found.blocking:
+        return
     limit = found.blocks_at_most_s
+    count = len(found.blocking)
     until = "until they end" if limit is None else f"for {limit:.0f} s more at most"
-    return f"{len(found.blocking)}, {until}: {some([f'{entry.name} ({entry.what})' for entry in found.blocking])}"
+    more = "" if count <= _NAMED else f"; --json names all, {_NAMED} are"
+    yield "blocking", f"{count}, {until}{more}"
+    yield from (("", entry.name) for entry in found.blocking[:_NAMED])
 
 
 def _kept(found: Status) -> str:

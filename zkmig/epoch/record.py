@@ -73,6 +73,17 @@ class ConflictNote:
     put_back: int = 0
     attempts: int = 0
 
+    @property
+    def may_go_on(self) -> bool:
+        """Whether `resume` can pass once somebody has removed what stands in the way: a node, or a child, too many.
+
+        A node that was written is not such: its version has moved, and nothing brings it back.
+        """
+        if self.operation != "write" or self.found_version is None:
+            return False
+        found = (self.found_version, self.found_czxid)
+        return self.expected_version is None or found == (self.expected_version, self.expected_czxid)
+
 
 def data_hash(data: bytes | None) -> str:
     """The hash by which data is named, BLAKE2b-128 in hex; "null" for null."""

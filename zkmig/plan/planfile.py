@@ -72,7 +72,11 @@ def read(path: str) -> tuple[Plan, str]:
         plan = _build(header, sections)
     except DamagedFile:
         raise
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, BadInput) as error:
+    except BadInput as error:
+        if not header:  # nothing of it was looked at yet: it could not be read at all
+            raise
+        raise DamagedFile(f"a block is no part of a plan ({error})", path, block.offset, "plan again") from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise DamagedFile(f"a block is no part of a plan ({error})", path, block.offset, "plan again") from error
     return plan, _seal_of(path)
 
