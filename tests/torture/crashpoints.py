@@ -29,7 +29,6 @@ from tests.scopes import (
 )
 from tests.torture.crashpoints_client import Died, Fate, MortalClient
 from tests.torture.crashpoints_scenarios import (
-    OLD,
     SCENARIOS,
     STEAL,
     Place,
@@ -37,7 +36,6 @@ from tests.torture.crashpoints_scenarios import (
     Violation,
     apply,
     mortal,
-    next_of,
     plan_to,
     resume,
     roll_back,
@@ -48,9 +46,9 @@ from zkmig.apply.engine import SealedPlan
 from zkmig.dev import Server
 from zkmig.epoch.control import Roles, init_scope
 from zkmig.epoch.owner import Migrator
-from zkmig.epoch.transitions import MIGRATING, State
+from zkmig.epoch.transitions import MIGRATING
 from zkmig.errors import Conflict, Refused, StalePlan, ZkmigError
-from zkmig.model.acl import WORLD
+from zkmig.model.acl import WORLD, AclList
 from zkmig.reader import Reader
 from zkmig.source.location import parse_hosts
 from zkmig.stop import StopRequest
@@ -109,7 +107,8 @@ class Visit(NamedTuple):
 
 @dataclass
 class Figures:
-    """What was visited. askers: who in the engine wrote, of all scenarios; lengths: writes of each when unharmed.
+    """What was visited. askers: who in the engine wrote, as "command: asker"; lengths: writes of each scenario when
+    unharmed. tightened: batches in the log before which every ACL that its plan tightens was looked at.
 
     states: of the record as processes died. late: frames that arrived late, by what came of them.
     seconds: that they took. writes_in_log: of the unharmed runs. kinds_compared: nodes.
@@ -124,6 +123,7 @@ class Figures:
     violations: list[str] = field(default_factory=list)
     writes_in_log: int = 0
     kinds_compared: int = 0
+    tightened: int = 0
     seconds: float = 0.0
 
     def plain(self) -> dict[str, Any]:
@@ -147,6 +147,7 @@ class Enumeration:
         self._trees: dict[str, Tree] = {}  # by root, as it was left
         self._known: set[int] = set()  # sessions that may write
         self._measured: dict[int, int] = {}  # writes by session
+        self._plans: dict[str, dict[str, AclList]] = {}  # what each tightens, by its hash
         self._zxid_before = 0
 
     def __enter__(self) -> Self:
@@ -169,38 +170,40 @@ class Enumeration:
         root = f"/{self._label}-{next(self._numbers)}"
         with Place(self.server, root, self._eyes) as site:
             site._looker = self._home
-            site.grow(OLD)
+            site.grow(scenario.old)
             init_scope(self._home, site.names, root, Roles((MY_IDENTITY,), (WORLD,)))
             site.replan = lambda: plan_to(site, scenario.new, client=self._home)
             sealed = site.replan()
             with Reader(self._eyes, site.names.scope, control=site.names.control) as reader:
-                watcher = Watcher(reader, site, trees_of(scenario))
+                watcher = Watcher(reader, site, scenario.trees)
                 watcher.look()
-                scenario.lay(site, sealed)
+                laid = scenario.lay(site, sealed)
+                watcher.look()
                 try:
-                    yield site, sealed, watcher
+                    yield site, laid if isinstance(laid, SealedPlan) else sealed, watcher
                 finally:
                     self.figures.views += watcher.states
                     self._known |= site.sessions
+                    self._plans |= {name: _tightens(plan) for name, plan in site.plans.items()}
 
     def measure(self, scenario: Scenario) -> int:
         """Run it unharmed; the number of its writes."""
         with self._place(scenario) as (site, sealed, watcher), mortal(site) as client:
             client.watch = lambda _: watcher.look() if len(client.writes) % self._every == 0 else None
             scenario.work(site, client, sealed)
+            scenario.revive(site)
             watcher.look()
-            if site.record().state is not scenario.rest:
-                raise Violation(f"{scenario.name}: it ended in {site.record().state}")
-            if scenario.rest is State.STABLE:
+            if (site.record().state, site.record().epoch) != (scenario.rest, scenario.epoch):
+                raise Violation(f"{scenario.name}: it ended in {site.record().state}, epoch {site.record().epoch}")
+            if scenario.rest not in MIGRATING:
+                scenario.afterwards(site)
                 self._judge(site, scenario)
-                if bool(site.record().epoch) is not scenario.is_new_in_the_end:
-                    raise Violation(f"{scenario.name}: it ended at epoch {site.record().epoch}")
-            self.figures.askers.update(client.askers)
+            self.figures.askers.update(f"{scenario.command}: {asker}" for asker in client.askers)
             self.figures.lengths[scenario.name] = self._measured[client.session_id] = len(client.writes)
             return len(client.writes)
 
     def _judge(self, site: Place, scenario: Scenario) -> None:
-        tree = trees_of(scenario)[site.record().epoch]
+        tree = scenario.trees[site.record().epoch]
         judge(site, tree)
         self._trees[site.root] = tree
 
@@ -230,19 +233,21 @@ class Enumeration:
             late = Late(first, visit.moment)
             if not late.is_waiting:
                 first.vanish()
+            scenario.revive(site)
             self._died(site, watcher)
             scenario.clear(site)
             if visit.second is not None:
                 second.condemn(*visit.second)
             second.watch = lambda _: self._between(late, second, watcher)
             with suppress(Died):
-                self._lead_out(site, second, sealed, visit.way)
+                self._lead_out(site, second, sealed, visit.way, scenario)
             if visit.second is not None:
                 second.vanish()
+                scenario.revive(site)
                 self._died(site, watcher)
                 with mortal(site) as third:
                     third.watch = lambda _: self._between(late, third, watcher)
-                    self._lead_out(site, third, sealed, visit.last)
+                    self._lead_out(site, third, sealed, visit.last, scenario)
             if second.writes:  # else nobody has taken the scope, and the first one may still write
                 late.at(Moment.ENDED)
             self._conclude(site, scenario, watcher, late)
@@ -261,13 +266,15 @@ class Enumeration:
         if len(client.writes) % self._every == 0:
             watcher.look()
 
-    def _lead_out(self, site: Place, client: MortalClient, sealed: SealedPlan, way: Way) -> None:
+    def _lead_out(self, site: Place, client: MortalClient, sealed: SealedPlan, way: Way, scenario: Scenario) -> None:
         """As an operator does who sees the state."""
         record = site.record()
         if way is Way.ROLLBACK and record.state in MIGRATING:
             roll_back(site, client)
         elif record.state in MIGRATING or record.pending is not None:
             self._go_on(site, client, sealed)
+        elif scenario.again is not None and way is Way.RESUME:
+            scenario.again(site, client)
         else:
             for act in (roll_back,) if record.epoch else (roll_back, resume):
                 with suppress(Refused):
@@ -296,7 +303,7 @@ class Enumeration:
     def _go_further(self, site: Place, scenario: Scenario, watcher: Watcher, late: Late) -> None:
         """The same epoch once more, if it was taken back; else the next."""
         with mortal(site, ME, ALICE) as client:  # the new tree holds nodes that are hers
-            sealed = plan_to(site, trees_of(scenario)[site.record().epoch + 1], client=client)
+            sealed = plan_to(site, scenario.trees[site.record().epoch + 1], client=client)
             site.foreign.clear()
             site.foreign_acls.clear()
 
@@ -318,6 +325,7 @@ class Enumeration:
 
             def sleep(_: Write) -> None:
                 if len(first.writes) == visit.first.number and not left:
+                    scenario.revive(site)
                     self._died(site, watcher)
                     self._others(site, scenario, sealed, visit.way)
                     left.extend((site.look(), site.record()))
@@ -325,6 +333,7 @@ class Enumeration:
             first.watch = sleep
             with suppress(ZkmigError):
                 scenario.work(site, first, sealed)
+            scenario.revive(site)
             watcher.look()
             if [site.look(), site.record()] != left:
                 raise Violation("one that woke up has changed something")
@@ -334,7 +343,7 @@ class Enumeration:
     def _others(self, site: Place, scenario: Scenario, sealed: SealedPlan, way: Way) -> None:
         scenario.clear(site)
         with mortal(site) as client:
-            self._lead_out(site, client, sealed, way)
+            self._lead_out(site, client, sealed, way, scenario)
             if client.writes:
                 return
             if site.record().epoch == 0 and way is Way.RESUME and not (site.foreign or site.foreign_acls):
@@ -355,6 +364,8 @@ class Enumeration:
         if strangers:
             self.figures.violations.append(f"writes of sessions that nobody knows: {strangers}")
         self.figures.violations += log.wrong_kinds(self._trees)
+        self.figures.tightened, untightened = log.untightened_batches(self._plans)
+        self.figures.violations += untightened
         self.figures.kinds_compared = sum(map(len, self._trees.values()))
 
 
@@ -425,9 +436,9 @@ def sample(visits: Iterator[Visit], every: int, start: int = 0) -> Iterator[Visi
     return itertools.islice(visits, start, None, every)
 
 
-def trees_of(scenario: Scenario) -> tuple[Tree, Tree, Tree]:
-    """By epoch."""
-    return OLD, scenario.new, next_of(scenario.new)
+def _tightens(sealed: SealedPlan) -> dict[str, AclList]:
+    """By path, the ACL that has to be in force before any data is written."""
+    return {step.path: step.tighten for step in sealed.plan.acl_steps if step.tighten is not None and step.pin}
 
 
 def enumerate_all(

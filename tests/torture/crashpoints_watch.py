@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +13,14 @@ from tests.torture import txnlog
 from tests.torture.crashpoints_scenarios import Place, Violation
 from tests.trees import Node, Tree
 from zkmig.epoch.transitions import State
+from zkmig.errors import NotReady
+from zkmig.model.acl import AclList
 from zkmig.model.quota import limits_path
 from zkmig.model.znode import Kind
 from zkmig.reader import Reader
 from zkmig.reader.view import View
+
+CURSOR = re.compile(r"(?P<home>/.+)/epochs/\d+-(?P<attempt>[^/]+)/cursor")
 
 # -- one scope, and those who look at it ------------------------------------------------------------------------------
 
@@ -38,8 +44,17 @@ class Watcher:
 
     def look(self) -> None:
         """One more view, checked."""
-        view = self.reader.view(fresh=self.views % 4 != 3)
         self.views += 1
+        try:
+            view = self.reader.view(fresh=self.views % 4 != 0)
+        except NotReady:
+            if not self._site.kazoo.exists(self._site.names.home):
+                return  # it was removed
+            if self._trees[0] or self._site.record().epoch:
+                raise
+            return  # no epoch has made a tree yet
+        if not self._trees[view.epoch]:
+            raise Violation(f"a view of a tree that nobody has made, in {view.state}")
         self.states[view.state] += 1
         if (view.epoch, view.zxid) < self._last:
             raise Violation(f"a view of epoch {view.epoch} at {view.zxid:#x} after one at {self._last}")
@@ -87,7 +102,8 @@ def judge(site: Place, tree: Tree) -> None:
     low = [path for path, seen in image.items() if seen.counter < tree[path].counter]
     if low:
         raise Violation(f"counters went down: {low}")
-    if (record.state, record.attempt, record.pending, record.conflict) != (State.STABLE, None, None, None):
+    rest = State.STABLE if tree else State.EMPTY
+    if (record.state, record.attempt, record.pending, record.conflict) != (rest, None, None, None):
         raise Violation(f"left behind: {record}")
     is_new = record.epoch > 0
     if is_new != bool(site.kazoo.exists(limits_path(site.root))):
@@ -100,6 +116,7 @@ class Log:
     def __init__(self, data_dir: Path, zxid_before: int = 0) -> None:
         self.writes: Counter[int] = Counter()
         self._owners: dict[str, int] = {}  # by path: what the log keeps of a node's kind
+        self._entries = [entry for entry in txnlog.read_logs(data_dir) if not entry.failed]
         for entry in txnlog.read_logs(data_dir):
             if entry.zxid > zxid_before and entry.type not in (txnlog.CREATE_SESSION, txnlog.CLOSE_SESSION):
                 self.writes[entry.session] += 1
@@ -109,6 +126,28 @@ class Log:
                         self._owners[operation.path] = operation.owner
                     case txnlog.Delete():
                         self._owners.pop(operation.path, None)
+
+    def untightened_batches(self, plans: Mapping[str, Mapping[str, AclList]]) -> tuple[int, list[str]]:
+        """How many batches of plans that tighten ACLs were applied, and those that were before all of them were.
+
+        plans: what each has to tighten, by its hash.
+        """
+        acls: dict[str, tuple[object, ...]] = {}
+        plan_of: dict[str, str] = {}  # by attempt
+        batches, wrong = 0, []
+        for entry in self._entries:
+            for operation in entry.operations:
+                match operation:
+                    case txnlog.Create() | txnlog.SetAcl():
+                        acls[operation.path] = operation.acl
+                    case txnlog.SetData() if operation.path.endswith("/epoch"):
+                        plan_of |= _attempt_in(operation.data)
+                    case txnlog.SetData() if (cursor := CURSOR.fullmatch(operation.path)) and operation.version > 0:
+                        tightens = plans.get(plan_of.get(cursor["attempt"], ""), {})
+                        batches += bool(tightens)
+                        late = [path for path, acl in tightens.items() if acls.get(path) != tuple(map(tuple, acl))]
+                        wrong += [f"batch {operation.version - 1} before {late} was tightened"] if late else []
+        return batches, wrong
 
     def wrong_kinds(self, trees: Mapping[str, Tree]) -> list[str]:
         """Where the nodes below each root, "/" and one name, are not those of its tree, each of its kind."""
@@ -123,6 +162,12 @@ class Log:
             for root in trees
             if found[root] != expected[root]
         ]
+
+
+def _attempt_in(data: bytes | None) -> dict[str, str]:
+    """The hash of the plan by the attempt that a record names."""
+    fields = json.loads(data or b"{}")
+    return {fields["attempt"]: fields["plan_hash"]} if fields.get("attempt") else {}
 
 
 def _owner(node: Node) -> int:
