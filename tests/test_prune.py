@@ -9,9 +9,11 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+import zkmig
 from tests.interruptions import Interrupted, at, interrupt, when_said
 from tests.scopes import ALICE, BEFORE, ME, Site, WatchedClient, assert_went_back
 from tests.test_drain import guard
@@ -21,6 +23,7 @@ from zkmig.apply import remove as removing
 from zkmig.apply.options import Options
 from zkmig.apply.prune import Pruned
 from zkmig.apply.remove import Removed
+from zkmig.apply.status import read_status
 from zkmig.dev import Server
 from zkmig.epoch import record as records
 from zkmig.epoch.attempts import Attempt, Fate, read_attempts
@@ -130,6 +133,55 @@ def test_only_the_undo_of_the_last_committed_ones_stays(site: Site, keep: int) -
         assert len(site.kazoo.get_children(home(site, one) + "/undo")) == one.note.chunks
     assert site.look() == image
     assert prune(site, keep).pruned == ()
+
+
+def test_what_a_revert_reads_beside_the_undo_stays_as_long_as_that(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt at 2 that was rolled back has moved the versions that epoch 1 has left: its journal tells so. It
+    stays until another epoch is committed, or the undo of epoch 1 goes itself."""
+    monkeypatch.chdir(tmp_path)  # where revert saves its plan
+    site.init(BEFORE)
+    before = site.look()
+    site.leave_open(site.plan(NEXT), 5)
+    site.rollback()
+    site.apply(site.plan(NEXT))
+    for _ in range(2):
+        sealed = site.plan(BEFORE)
+        site.leave_open(sealed, len(sealed.plan.batch_ends), epoch=2)
+        site.rollback()
+    foreseen = read_status(site.client(), site.names)
+    result = prune(site, 1)
+    earlier, committed, *since = attempts(site)
+    assert [one.note.attempt for one in foreseen.prunable] == [earlier.note.attempt]
+    assert foreseen.revertible is not None
+    assert [one.note.attempt for one in result.pruned] == [earlier.note.attempt]
+    assert [one.note.attempt for one in result.kept] == [one.note.attempt for one in (committed, *since)]
+    zkmig.revert(f"zk://{site.server.hosts}", 1, site.names.scope, auth=[ME])
+    assert_went_back(before, site.look())
+    assert site.record().epoch == 2
+    assert len(prune(site, 1).pruned) == 3
+    assert [one.is_kept for one in attempts(site)] == [False] * 4 + [True]
+
+
+def test_without_the_undo_they_go_too(site: Site) -> None:
+    site.init(BEFORE)
+    site.apply(site.plan(NEXT))
+    site.leave_open(site.plan(BEFORE), 3, epoch=2)
+    site.rollback()
+    assert len(prune(site, 0).pruned) == 2
+
+
+def test_what_was_pruned_is_told_as_it_is_since(site: Site) -> None:
+    """Whereas a dry run tells of what is still there; the bytes of undo are the same."""
+    live_a_while(site)
+    foreseen = prune(site, dry_run=True)
+    result = prune(site)
+    assert any(one.is_kept for one in foreseen.pruned)
+    assert all(one.note.pruned is None for one in foreseen.pruned)
+    assert [one.is_kept for one in result.pruned] == [False] * 5
+    assert all(one.note.pruned is not None for one in result.pruned)
+    assert result.journal_bytes == foreseen.journal_bytes > 1_000
 
 
 def home(site: Site, attempt: Attempt) -> str:

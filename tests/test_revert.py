@@ -334,13 +334,15 @@ def test_nor_does_it_hide_a_foreign_write(site: Site) -> None:
     assert {path for path, _ in caught.value.paths} == {site.path("/change/01"), site.path("/change/02")}
 
 
-def test_once_that_attempt_is_pruned_it_counts_as_others(site: Site) -> None:
+def test_once_that_attempts_journal_is_gone_it_counts_as_others(site: Site) -> None:
+    """No prune takes it while the epoch's own is kept, but an operator may."""
     site.init(BEFORE)
     site.apply(site.plan(NEXT))
     site.leave_open(site.plan(BEFORE), 3, epoch=2)
     site.rollback()
-    prune(site, 1)
-    with pytest.raises(WrittenSince, match="rolled back since, and pruned"):
+    place = site.names.attempt(2, attempts(site)[-1].note.attempt)
+    site.kazoo.delete(f"{place.home}/manifest")
+    with pytest.raises(WrittenSince, match="rolled back since counts as others here"):
         revert(site)
 
 

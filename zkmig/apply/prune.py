@@ -1,6 +1,8 @@
 """Prune: journals that nobody will need again are taken away, the notes of their attempts stay.
 
-Kept are the undo of the last committed epochs, for revert, and the journal in which pending ACLs and quotas are listed.
+Kept are the undo of the last committed epochs, for revert; with that of the last one, the journals of attempts rolled
+back since, by which revert tells what they have made of its paths from what others have; and the journal in which
+pending ACLs and quotas are listed.
 A journal goes in this order: in one multi the note says that it is pruned and the manifest goes; then all that lies
 below the home, deepest first, in multis of bounded size. So whoever stops in between has left a journal that is known
 to be no journal, and the next prune goes on with it. Every one of these multis is guarded.
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from zkmig.apply.engine import owning
 from zkmig.apply.entries import ACTING, list_entries, read_entries
 from zkmig.apply.options import Options, Progress
-from zkmig.epoch.attempts import Attempt, Fate, home_of, read_attempts
+from zkmig.epoch.attempts import Attempt, Fate, home_of, read_attempts, revertible, rolled_back_since
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.leases import Lease
 from zkmig.epoch.owner import HEAD_LENGTH, Migrator, TakeOver, read_owner
@@ -38,8 +40,9 @@ LIST_DEPTH = 32
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What came of it. pruned: attempts whose journals were taken away, or on a dry run would be. kept: those whose
-    journals are still there. nodes: znodes removed below their homes; leases: released ones removed."""
+    """What came of it. pruned: attempts whose journals were taken away, as they are since; on a dry run those that
+    would be, as they are. kept: those whose journals stay. nodes: znodes removed below their homes; leases: released
+    ones removed. journal_bytes: of undo, in what of it was whole."""
 
     record: Record
     pruned: tuple[Attempt, ...]
@@ -47,11 +50,7 @@ class Pruned:
     nodes: int
     leases: int = 0
     is_dry_run: bool = False
-
-    @property
-    def journal_bytes(self) -> int:
-        """Bytes of undo in what was pruned and was whole."""
-        return sum(attempt.note.journal_bytes for attempt in self.pruned if attempt.is_kept)
+    journal_bytes: int = 0
 
 
 def prune(
@@ -64,7 +63,7 @@ def prune(
     stop: StopRequest,
     dry_run: bool = False,
 ) -> Pruned:
-    """Take away all journals but those of the last `keep` committed epochs.
+    """Take away all journals but those that reverting the last `keep` committed epochs works from.
 
     Refused while an epoch is under way, whose journal is what leads out of it, and while another migrator is alive: it
     may be putting up the journal of the next.
@@ -78,7 +77,7 @@ def prune(
         attempts = read_attempts(client, names, record, is_owner=True)
         chosen, kept = choose(attempts, record, keep)
         nodes = sum(len(below(client, home_of(names, attempt.note).home)) for attempt in chosen)
-        return Pruned(record, tuple(chosen), tuple(kept), nodes, is_dry_run=True)
+        return Pruned(record, tuple(chosen), tuple(kept), nodes, is_dry_run=True, journal_bytes=_undo_bytes(chosen))
     migrator = Migrator.take(
         client, names, take_over, stop, options.say, lambda record: check_at_rest(record, names, "prune")
     )
@@ -88,7 +87,14 @@ def prune(
         chosen, kept = choose(attempts, migrator.record, keep)
         nodes = prune_attempts(migrator, chosen, options)
         leases = _remove_released(migrator)
-    return Pruned(migrator.record, tuple(chosen), tuple(kept), nodes, leases)
+        names_chosen = {attempt.note.attempt for attempt in chosen}
+        after = read_attempts(client, names, migrator.record, is_owner=True) if chosen else []
+    pruned = tuple(attempt for attempt in after if attempt.note.attempt in names_chosen)
+    return Pruned(migrator.record, pruned, tuple(kept), nodes, leases, journal_bytes=_undo_bytes(chosen))
+
+
+def _undo_bytes(attempts: Iterable[Attempt]) -> int:
+    return sum(attempt.note.journal_bytes for attempt in attempts if attempt.is_kept)
 
 
 def _remove_released(migrator: Migrator) -> int:
@@ -127,6 +133,9 @@ def choose(attempts: Sequence[Attempt], record: Record, keep: int) -> tuple[list
     needed = {a.note.attempt for a in (committed[-keep:] if keep > 0 else [])}
     if record.pending is not None:
         needed.add(record.pending.attempt)
+    last = revertible(attempts, record)
+    if last is not None and last.note.attempt in needed:
+        needed |= {a.note.attempt for a in rolled_back_since(attempts, last)}
     chosen = [a for a in attempts if a.children and a.note.attempt not in needed]
     return chosen, [a for a in attempts if a.is_kept and a.note.attempt in needed]
 

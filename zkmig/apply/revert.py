@@ -15,7 +15,7 @@ from typing import NamedTuple
 from zkmig.apply.engine import WAIT_FOR_HOLD
 from zkmig.apply.prune import check_at_rest
 from zkmig.apply.rollback import read_deviations
-from zkmig.epoch.attempts import Attempt, Fate, home_of, read_attempts
+from zkmig.epoch.attempts import Attempt, Fate, home_of, read_attempts, rolled_back_since
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.journal import NO_BATCH, AclEntry, Action, Entry, Journal, JournalMissing, load
 from zkmig.epoch.record import Record
@@ -72,11 +72,11 @@ def images(client: Client, names: ControlPaths, epoch: int, location: str) -> Im
     except JournalMissing as error:
         raise _pruned(epoch, place.home) from error
     later = [one for one in attempts if one.czxid > attempt.mzxid]
-    left = _left(client, names, attempt, journal, later)
+    left = _left(client, names, attempt, journal, rolled_back_since(attempts, attempt))
     live = _read(client, left)
     hint = "look at them; the way back is then a plan from a snapshot"
     if any(one.fate is Fate.ROLLED_BACK and not one.is_kept for one in later):
-        hint += "; an attempt that was rolled back since, and pruned, counts as others here"
+        hint += "; an attempt that was rolled back since counts as others here, as its journal is gone"
     _refuse_foreign(epoch, left, journal, live, hint)
     top = _top(record, epoch, journal)
     live |= _connecting(client, left, top, live)
@@ -158,12 +158,11 @@ class Left(NamedTuple):
 def _left(
     client: Client, names: ControlPaths, attempt: Attempt, journal: Journal, later: Sequence[Attempt]
 ) -> dict[str, Left]:
-    """Of each path in the journal; later: attempts begun since, which all were given up or rolled back."""
+    """Of each path in the journal; later: attempts rolled back since, whose journals are kept."""
     steps = {step.path: step for step in journal.acls}
     left = {path: _left_of(entry, steps.get(path), attempt) for path, entry in journal.by_path().items()}
     for one in later:
-        if one.fate is Fate.ROLLED_BACK and one.is_kept and one.note.manifest_hash:
-            _carry_on(client, names, one, left)
+        _carry_on(client, names, one, left)
     return left
 
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from zkmig.apply.entries import ACTING, Entry, blocking_entries
 from zkmig.apply.evictions import Eviction, read_evictions
-from zkmig.epoch.attempts import Attempt, Fate, read_attempts
+from zkmig.epoch.attempts import Attempt, Fate, read_attempts, revertible, rolled_back_since
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.owner import OwnerView, read_owner
 from zkmig.epoch.record import Record
-from zkmig.epoch.transitions import State
 from zkmig.source.bulk import NodeRead, read_nodes
 from zkmig.wire.client import Client
 from zkmig.wire.replies import ChildrenResult
@@ -45,18 +44,15 @@ class Status:
     @property
     def revertible(self) -> Attempt | None:
         """The last committed attempt, if its undo is kept, and known to be whole."""
-        committed = (one for one in self.attempts if one.note.attempt == self.record.committed_attempt)
-        pinned = (one for one in committed if one.is_kept and one.note.manifest_hash)
-        return next((one for one in pinned if one.note.base != State.EMPTY.value), None)
+        return revertible(self.attempts, self.record)
 
     @property
     def prunable(self) -> tuple[Attempt, ...]:
         """Attempts whose journals nobody needs any more, but for those of committed epochs, which are a choice."""
-        return tuple(
-            one
-            for one in self.attempts
-            if one.children and one.fate in (Fate.ROLLED_BACK, Fate.ABORTED, Fate.ABANDONED, Fate.UNKNOWN)
-        )
+        last = self.revertible
+        needed = [] if last is None else rolled_back_since(self.attempts, last)
+        over = (Fate.ROLLED_BACK, Fate.ABORTED, Fate.ABANDONED, Fate.UNKNOWN)
+        return tuple(one for one in self.attempts if one.children and one.fate in over and one not in needed)
 
     @property
     def acting(self) -> tuple[str, ...]:

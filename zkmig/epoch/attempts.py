@@ -19,7 +19,7 @@ from zkmig.epoch.control import AttemptPaths, ControlPaths
 from zkmig.epoch.owner import HEAD_LENGTH, Migrator
 from zkmig.epoch.record import ConflictNote, Owner, Record, nested
 from zkmig.epoch.sending import SENDS_MAX
-from zkmig.epoch.transitions import MIGRATING
+from zkmig.epoch.transitions import MIGRATING, State
 from zkmig.errors import NotPermitted
 from zkmig.model.stat import Stat
 from zkmig.source.bulk import NodeRead, read_nodes
@@ -282,6 +282,27 @@ def _fate(note: AttemptNote, record: Record, is_owner: bool) -> Fate:
 
 
 _OUTCOMES = {Fate.COMMITTED.value, Fate.ROLLED_BACK.value, Fate.ABORTED.value}
+
+
+# -- what a revert works from -----------------------------------------------------------------------------------------
+
+
+def revertible(attempts: Iterable[Attempt], record: Record) -> Attempt | None:
+    """The last committed attempt, if its undo is kept, pinned, and leads to a tree."""
+    for one in attempts:
+        if one.fate is Fate.COMMITTED and one.note.epoch == record.epoch:
+            is_pinned = one.is_kept and one.note.fate is Fate.COMMITTED and bool(one.note.manifest_hash)
+            return one if is_pinned and one.note.base != State.EMPTY.value else None
+    return None
+
+
+def rolled_back_since(attempts: Iterable[Attempt], committed: Attempt) -> list[Attempt]:
+    """Attempts begun after that commit whose journals tell what they, and not others, have made of its paths."""
+    return [
+        one
+        for one in attempts
+        if one.czxid > committed.mzxid and one.fate is Fate.ROLLED_BACK and one.is_kept and one.note.manifest_hash
+    ]
 
 
 # -- the attempt under way --------------------------------------------------------------------------------------------
