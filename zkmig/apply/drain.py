@@ -109,7 +109,7 @@ class Drain:
                 raise DrainTimeout(
                     f"still at work after {self.timeout_s:.0f} s: {some(self._blocking.values())}",
                     self.migrator.names.home,
-                    "let them finish and apply again; or give more time: --drain-timeout; or do without: --evict NAME",
+                    "let them finish and run it again; or give more time: --drain-timeout; or do without: --evict NAME",
                 )
             self._through_losses(self._look_again)
             # At most half of the time is spent on looking, however much there is.
