@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.interruptions import Interrupted, at, interrupt, when_said
-from tests.scopes import AFTER, BEFORE, Site, settled
+from tests.program import Program, location
+from tests.scopes import AFTER, BEFORE, ME, Site, settled
 from zkmig.apply.options import Applied, Options
 from zkmig.epoch.attempts import NOTE_BYTES_MAX, Attempt, AttemptNote, Fate, PutBack, read_attempts
 from zkmig.epoch.owner import TakeOver
@@ -71,6 +72,32 @@ def test_a_rollback_and_its_number_tried_again(site: Site) -> None:
     assert first.note.deviations == 2
     assert first.note.applied is not None
     assert 12 <= first.note.applied <= first.note.batches
+
+
+def test_what_a_rollback_has_left_is_named_to_admins(site: Site, program: Program) -> None:
+    """By the program, with the reason, until it is pruned. Others are told how many there are."""
+    site.init(BEFORE)
+    site.leave_open(site.plan(NEXT), 12)
+    site.kazoo.set(site.path("/new/05"), b"foreign")
+    left = site.rollback().deviations
+    where = ("--at", location(site.server.hosts), "--scope", site.names.scope)
+    auth = {"ZKMIG_AUTH": f"digest:{ME.secret.decode()}"}
+
+    def shown(**env: str) -> tuple[int, list[str] | None, str]:
+        (attempt,) = program("history", *where, "--json", env=env).succeeded().document["attempts"]
+        named = attempt["left_as_found"]
+        text = program("history", *where, env=env).succeeded().stdout
+        return attempt["deviations"], named and sorted(one["path"] for one in named), text
+
+    count, named, text = shown(**auth)
+    assert (count, named) == (2, sorted(one.path for one in left))
+    assert f"left as found: {site.path('/new')}" in text
+    told_to_others = shown()
+    program("prune", *where, env=auth).succeeded()
+    for count, named, text in (told_to_others, shown(**auth)):
+        assert (count, named) == (2, None)
+        assert "2 paths left as found" in text
+        assert "/new" not in text
 
 
 def test_an_abort_says_why(site: Site) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Unpack
 
 from zkmig.api.access import Access, SessionOptions, ensemble, scope_at
@@ -13,12 +13,15 @@ from zkmig.apply import remove as removing
 from zkmig.apply.options import DRAIN_TIMEOUT_S, Options, Progress
 from zkmig.apply.prune import Pruned
 from zkmig.apply.remove import Removed
-from zkmig.epoch.attempts import Attempt, read_attempts
-from zkmig.epoch.control import read_record
+from zkmig.apply.rollback import read_deviations
+from zkmig.apply.verify import Deviation
+from zkmig.epoch.attempts import Attempt, home_of, read_attempts
+from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.owner import TakeOver, read_owner
 from zkmig.epoch.record import Record
-from zkmig.errors import BadInput
+from zkmig.errors import BadInput, NotPermitted
 from zkmig.model.path import CONTROL_ROOT
+from zkmig.wire.client import Client
 
 Say = Callable[[str], None]
 Report = Callable[[Progress], None]
@@ -32,11 +35,16 @@ def _quiet(_: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Every attempt of a scope, oldest first, as its note and the record tell; iterating gives the attempts."""
+    """Every attempt of a scope, oldest first, as its note and the record tell; iterating gives the attempts.
+
+    left_as_found: what a rollback has left with somebody else's value, by the attempt's name, where this identity may
+    read it and it was not pruned.
+    """
 
     scope: str
     record: Record
     attempts: tuple[Attempt, ...]
+    left_as_found: Mapping[str, tuple[Deviation, ...]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Attempt]:
         return iter(self.attempts)
@@ -62,7 +70,23 @@ def history(
         names = scope_at(client, place.path, scope, control)
         record, _ = read_record(client, names)
         is_idle = not read_owner(client, names).alive
-        return History(names.scope, record, tuple(read_attempts(client, names, record, is_owner=is_idle)))
+        attempts = tuple(read_attempts(client, names, record, is_owner=is_idle))
+        return History(names.scope, record, attempts, _left_as_found(client, names, attempts))
+
+
+def _left_as_found(
+    client: Client, names: ControlPaths, attempts: Iterable[Attempt]
+) -> dict[str, tuple[Deviation, ...]]:
+    found: dict[str, tuple[Deviation, ...]] = {}
+    for attempt in attempts:
+        if attempt.note.deviations and attempt.children:
+            try:
+                deviations = tuple(read_deviations(client, home_of(names, attempt.note)))
+            except NotPermitted:
+                continue  # the paths are for admins: some lie below what others may not look into
+            if deviations:
+                found[attempt.note.attempt] = deviations
+    return found
 
 
 def prune(
@@ -78,7 +102,9 @@ def prune(
     say: Say = _quiet,
     **session: Unpack[SessionOptions],
 ) -> Pruned:
-    """Take away the journals of all attempts but those of the last `keep` committed epochs, which `revert` works from.
+    """Take away the journals of all attempts but those that reverting the last `keep` committed epochs works from.
+
+    Of the last one of these that is also the journals of attempts that were rolled back since.
 
     The notes that make up the history stay. Refused while an epoch is under way, NotOwner while another migrator is
     alive (wait and steal as for `apply`). Stopped or cut off in between, it has taken away a part: prune again.

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from zkmig.api import keeping
-from zkmig.api.keeping import KEEP_DEFAULT
+from zkmig.api.keeping import KEEP_DEFAULT, History
 from zkmig.apply.entries import some
 from zkmig.apply.options import DRAIN_TIMEOUT_S
 from zkmig.apply.remove import Removed
@@ -55,15 +55,27 @@ def history(run: Run, at: str | None, scope: str | None, control: str) -> None:
             "scope": found.scope,
             "epoch": found.record.epoch,
             "state": found.record.state.value,
-            "attempts": [attempt_document(attempt) for attempt in found],
+            "attempts": [
+                {**attempt_document(attempt), "left_as_found": _left_document(found, attempt)} for attempt in found
+            ],
         }
     )
     for attempt in found:
         run.line(f"epoch {attempt.note.epoch:<4} {attempt.note.attempt}  {_when(attempt.note.began)}  {fate(attempt)}")
         for line in _details(attempt):
             run.line(f"    {line}")
+        if left := found.left_as_found.get(attempt.note.attempt):
+            run.line(f"    left as found: {some([f'{one.path} ({one.reason})' for one in left])}")
     if not len(found):
         run.line(f"scope {found.scope} has seen no attempt yet")
+
+
+def _left_document(found: History, attempt: Attempt) -> list[dict[str, Any]] | None:
+    """None: there are some, but they were pruned, or this identity may not read them."""
+    left = found.left_as_found.get(attempt.note.attempt)
+    if left is None:
+        return None if attempt.note.deviations else []
+    return [dataclasses.asdict(one) for one in left]
 
 
 def attempt_document(attempt: Attempt) -> dict[str, Any]:
@@ -181,8 +193,9 @@ def prune(
 ) -> None:
     """Take away the journals that nobody will need again: of all attempts but the last K committed ones.
 
-    What was rolled back, aborted or abandoned goes in any case. The history stays. Readers lose nothing. A journal in
-    which pending ACLs are listed is kept.
+    What was aborted or abandoned goes in any case. What was rolled back goes too, unless that was after the last
+    committed epoch and the undo of that is kept: to take it back, revert needs both. The history stays. Readers lose
+    nothing. A journal in which pending ACLs are listed is kept.
     """
     with run.gracefully(), run.progress() as progress:
         result = keeping.prune(
@@ -203,7 +216,10 @@ def prune(
     if not result.pruned:
         run.line("nothing to prune")
     for attempt in result.kept:
-        run.line(f"kept epoch {attempt.note.epoch} {attempt.note.attempt}: {attempt.note.journal_bytes} bytes of undo")
+        is_beside = attempt.fate is Fate.ROLLED_BACK
+        why = f", rolled back; to revert epoch {result.record.epoch} takes it too" if is_beside else ""
+        note = attempt.note
+        run.line(f"kept epoch {note.epoch} {note.attempt}: {note.journal_bytes} bytes of undo{why}")
     run.document(
         {
             "outcome": "dry run" if dry_run else "pruned" if result.pruned else "nothing to do",
