@@ -14,6 +14,7 @@ from kazoo.security import make_acl, make_digest_acl
 import zkmig
 from tests.conftest import KazooClientFactory
 from tests.program import Program, location
+from tests.scopes import AFTER, BEFORE, ME, Site
 from zkmig.dev import Server
 from zkmig.dev.ports import pick_ports
 
@@ -243,6 +244,20 @@ def test_a_stale_plan(
     client.delete(f"{tree_root}-target")
     client.create(f"{tree_root}-elsewhere", b"")
     program("apply", "--epoch", 1, "p.zkplan", "--yes").succeeded()
+
+
+def test_a_plan_that_will_be_stale_comes_without_a_command_to_apply_it(program: Program, site: Site) -> None:
+    """Made while an epoch is under way; one that is made at rest comes with it."""
+    source, there = (location(site.server.hosts, root) for root in (f"{site.root}-source", site.root))
+    site.kazoo.create(f"{site.root}-source", b"v1")
+    auth = {"ZKMIG_AUTH": f"digest:{ME.secret.decode()}"}
+    site.init(BEFORE)
+    ran = program("plan", "--from", source, "--to", there, "-o", "a.zkplan", env=auth).succeeded()
+    assert "apply it with: zkmig apply --epoch 1" in ran.stderr
+    site.leave_open(site.plan(AFTER), 3)
+    ran = program("plan", "--from", source, "--to", there, "-o", "b.zkplan", env=auth).succeeded()
+    assert "will be stale" in ran.stderr
+    assert "apply it with" not in ran.stderr
 
 
 def test_no_terminal_and_no_yes(program: Program, target: str) -> None:

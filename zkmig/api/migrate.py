@@ -55,6 +55,7 @@ AnyPlan = Plan | SealedPlan | str | os.PathLike[str]
 Say = Callable[[str], None]
 Report = Callable[[Progress], None]
 
+WILL_BE_STALE = "this plan will be stale"  # so says `make_plan` while an epoch is under way
 FRAME_BYTES_ANY = 1 << 30  # of a session that only sends what a plan was cut to
 
 
@@ -196,7 +197,7 @@ class _LiveTarget:
         record, _ = read_record(client, ControlPaths(found.scope, self._control))
         if record.state in MIGRATING:
             self._say(
-                f"scope {found.scope} is {record.state.value}: this plan will be stale; "
+                f"scope {found.scope} is {record.state.value}: {WILL_BE_STALE}; "
                 "resume or roll back first, then plan again"
             )
         return TargetScope(found.scope, self._control, record.incarnation, record.epoch)

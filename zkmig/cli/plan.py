@@ -128,7 +128,8 @@ def plan(
         remarks.append("others wrote the source while it was read: the plan leads to a mix of its states")
     for remark in remarks:
         run.say(f"note: {remark}")
-    if made.target.epoch is not None and not made.is_empty:
+    is_stale = any(migrate.WILL_BE_STALE in remark for remark in remarks)
+    if made.target.epoch is not None and not made.is_empty and not is_stale:
         run.say(f"apply it with: zkmig apply --epoch {made.target.epoch + 1} {shlex.quote(output)}")
 
 
