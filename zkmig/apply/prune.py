@@ -14,6 +14,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from zkmig.apply.engine import owning
 from zkmig.apply.entries import ACTING, list_entries, read_entries
@@ -150,7 +151,7 @@ def prune_attempts(migrator: Migrator, chosen: Sequence[Attempt], options: Optio
         options.report(Progress("prune", number, len(chosen)))
         home = home_of(migrator.names, attempt.note).home
         nodes += _mark(migrator, attempt, home)
-        nodes += sweep(migrator, lambda home=home: below(migrator.client, home), home)  # type: ignore[misc]
+        nodes += sweep(migrator, partial(below, migrator.client, home), home)
     options.report(Progress("prune", len(chosen), len(chosen)))
     return nodes
 
