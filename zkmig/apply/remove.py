@@ -110,12 +110,12 @@ def _remove(migrator: Migrator, options: Options, admit: Callable[[Record], None
     client, names = migrator.client, migrator.names
     record = migrator.record
     drain = Drain(migrator, options.drain_timeout_s, options.say, options.evict)
-    nodes = 0
+    nodes = len(below(client, names.home, may_hide=True))  # with our lock, which a dry run has not, for the home
     keep_control = ""
     for _ in range(TRIES_MAX):
         drain.wait()
-        nodes += _remove_what_others_left(migrator, drain)
-        nodes += _remove_history(migrator, options)
+        _remove_what_others_left(migrator, drain)
+        _remove_history(migrator, options)
         is_last, kept = _control_goes(client, names)
         is_last, kept = is_last and not keep_control, keep_control or kept
         try:
@@ -125,7 +125,7 @@ def _remove(migrator: Migrator, options: Options, admit: Callable[[Record], None
                 raise
             return Removed(record, nodes, is_last, kept)  # the same multi has landed before, its answer was lost
         if result.failed_index is None:
-            return Removed(record, nodes + len(operations) - 1, is_last, kept)
+            return Removed(record, nodes, is_last, kept)
         path = operations[result.failed_index - HEAD_LENGTH].path
         if path == names.control and result.code in (Code.NO_AUTH, Code.NOT_EMPTY):
             keep_control = f"{path} stays: {code_name(result.code)}"
