@@ -54,13 +54,13 @@ def test_who_does_not_wait_is_refused(site: Site) -> None:
     site.init(BEFORE)
     sealed = site.plan(NEXT)
     set_hold(site, HOLD)
-    zxid = site.kazoo.exists(site.names.owner).mzxid  # type: ignore[union-attr]
+    zxid = site.kazoo.get(site.names.owner)[1].mzxid
     for dry_run, how in ((False, TakeOver()), (True, TakeOver(wait=True))):
         with pytest.raises(Held, match="monday's shift") as caught:
             site.apply(sealed, how=how, dry_run=dry_run)
         assert caught.value.exit_code == 3
         assert "--wait" in caught.value.hint
-    assert site.kazoo.exists(site.names.owner).mzxid == zxid  # type: ignore[union-attr]
+    assert site.kazoo.get(site.names.owner)[1].mzxid == zxid
 
 
 def test_one_hold_after_the_other_is_waited_for(site: Site) -> None:
