@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypedDict
 
@@ -136,3 +137,13 @@ def scope_at(client: Client, path: str, scope: str | None, control: str = CONTRO
         raise Refused(f"scope {scope!r} covers {named[0].root}, not this path", path, "check --at and --scope")
     what = "there is no scope here" if scope is None else f"there is no scope {scope!r} here"
     raise no_scope(what, path, registrations)
+
+
+@contextmanager
+def open_scope(
+    access: Access, at: str, scope: str | None, control: str = CONTROL_ROOT
+) -> Iterator[tuple[Client, ControlPaths]]:
+    """A session with the ensemble of `at`, and the names of the scope that is meant there; see `scope_at`."""
+    place = ensemble(at)
+    with access.client(place) as client:
+        yield client, scope_at(client, place.path, scope, control)

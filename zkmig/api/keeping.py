@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Unpack
 
-from zkmig.api.access import Access, SessionOptions, ensemble, scope_at
+from zkmig.api.access import Access, SessionOptions, open_scope
 from zkmig.apply import prune as pruning
 from zkmig.apply import remove as removing
 from zkmig.apply.options import DRAIN_TIMEOUT_S, Options, Progress
@@ -64,10 +64,7 @@ def history(
 
     Nothing is written. Raises what `status` raises.
     """
-    access = Access.of(**session)
-    place = ensemble(at)
-    with access.client(place) as client:
-        names = scope_at(client, place.path, scope, control)
+    with open_scope(Access.of(**session), at, scope, control) as (client, names):
         record, _ = read_record(client, names)
         is_idle = not read_owner(client, names).alive
         attempts = tuple(read_attempts(client, names, record, is_owner=is_idle))
@@ -112,11 +109,10 @@ def prune(
     if keep < 0:
         raise BadInput("fewer than none cannot be kept", f"--keep {keep}", "give 0 or more")
     access = Access.of(**session)
-    place = ensemble(at)
-    with access.client(place) as client:
+    with open_scope(access, at, scope, control) as (client, names):
         return pruning.prune(
             client,
-            scope_at(client, place.path, scope, control),
+            names,
             keep,
             options=Options(report=report, say=say),
             take_over=TakeOver(wait, steal),
@@ -146,9 +142,7 @@ def remove(
     for `apply`. The scope goes in one transaction, after what is large in it.
     """
     access = Access.of(**session)
-    place = ensemble(at)
-    with access.client(place) as client:
-        names = scope_at(client, place.path, scope, control)
+    with open_scope(access, at, scope, control) as (client, names):
         options = dataclasses.replace(
             Options(report=report, say=say), drain_timeout_s=drain_timeout_s, evict=tuple(evict)
         )

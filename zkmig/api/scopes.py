@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Unpack
 
-from zkmig.api.access import Access, SessionOptions, ensemble, scope_at
+from zkmig.api.access import Access, SessionOptions, ensemble, open_scope
 from zkmig.epoch import control as planes
 from zkmig.epoch.control import ControlPaths, InitResult, Roles, default_roles, init_scope
 from zkmig.epoch.record import Record
@@ -135,9 +135,6 @@ def committed(
     **session: Unpack[SessionOptions],
 ) -> Committed:
     """The committed epoch, read from the record alone."""
-    access = Access.of(**session)
-    place = ensemble(at)
-    with access.client(place) as client:
-        names = scope_at(client, place.path, scope, control)
+    with open_scope(Access.of(**session), at, scope, control) as (client, names):
         record, _ = planes.read_record(client, names)
         return Committed(names.scope, record)

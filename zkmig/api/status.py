@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from zkmig.api.access import Access, SessionOptions, ensemble, scope_at
+from zkmig.api.access import Access, SessionOptions, open_scope
 from zkmig.apply.status import Status, read_status
 from zkmig.model.path import CONTROL_ROOT
 
@@ -17,7 +17,5 @@ def status(
     **session: Unpack[SessionOptions],
 ) -> Status:
     """What a scope is doing. scope may be left out where only one lies at the path of `at`."""
-    access = Access.of(**session)
-    place = ensemble(at)
-    with access.client(place) as client:
-        return read_status(client, scope_at(client, place.path, scope, control))
+    with open_scope(Access.of(**session), at, scope, control) as (client, names):
+        return read_status(client, names)

@@ -8,11 +8,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import click
-
 from zkmig.apply.batches import describe
 from zkmig.apply.engine import SealedPlan
-from zkmig.apply.options import DRAIN_TIMEOUT_S, Applied
+from zkmig.apply.options import Applied
 from zkmig.apply.tempo import TempoSeen
 from zkmig.apply.verify import Deviation
 from zkmig.cli.policy import say_left_out
@@ -30,50 +28,6 @@ WRITING = {
 }
 REFUSED = (
     "refused: stale plan, wrong epoch, held, another owner, other incarnation, a single shot required and not possible"
-)
-
-single_shot_option = click.option(
-    "--single-shot",
-    type=click.Choice(["auto", "never", "require"]),
-    default="auto",
-    show_default=True,
-    help="Whether all goes into the one transaction that moves the epoch, atomic for every reader there is.",
-)
-drain_option = click.option(
-    "--drain-timeout",
-    "drain_timeout_s",
-    type=click.FloatRange(min=0),
-    default=DRAIN_TIMEOUT_S,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for readers' actions and guarded processes to end.",
-)
-evict_option = click.option(
-    "--evict",
-    multiple=True,
-    metavar="NAME",
-    help="Do not wait for this lease or guard, acting/NAME or guards/NAME, exactly as status and errors name it, or "
-    "(by the word unreadable) for any that this session may not read. What it stands for may still be at work: end it "
-    "first. Put on record. May be given several times.",
-)
-throttle_option = click.option(
-    "--throttle",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="WRITES",
-    help="At most so many writes (creates, changes, deletes) a second. Without it, as many as other clients can stand: "
-    "their latency is measured all the while. A single shot is one transaction all the same.",
-)
-wait_option = click.option(
-    "--wait",
-    is_flag=True,
-    help="Wait for another migrator to end, and for a hold to be released, instead of exiting 3.",
-)
-steal_option = click.option("--steal", is_flag=True, help="Take over from another migrator without waiting for it.")
-dry_run_option = click.option("--dry-run", is_flag=True, help="Read and check everything, print it, write nothing.")
-ignore_quotas_option = click.option(
-    "--ignore-quotas",
-    is_flag=True,
-    help="Go on although hard quotas of the target would be passed: its servers do not enforce them.",
 )
 
 

@@ -12,8 +12,8 @@ import click
 from zkmig.api import keeping
 from zkmig.api.keeping import KEEP_DEFAULT, History
 from zkmig.apply.entries import some
-from zkmig.apply.options import DRAIN_TIMEOUT_S
 from zkmig.apply.remove import Removed
+from zkmig.cli.options import drain_option, dry_run_option, evict_option, steal_option, wait_for_owner_option
 from zkmig.cli.run import (
     BAD_INPUT,
     STOPPED,
@@ -31,9 +31,6 @@ from zkmig.epoch.record import Owner
 from zkmig.errors import BadInput
 
 _CUT_OFF = {"4": "others keep writing into the control plane", "5": "cut off in between: run it again"}
-_dry_run_option = click.option("--dry-run", is_flag=True, help="Read and check everything, print it, write nothing.")
-_wait_option = click.option("--wait", is_flag=True, help="Wait for another migrator to end instead of exiting 3.")
-_steal_option = click.option("--steal", is_flag=True, help="Take over from another migrator without waiting for it.")
 
 
 # -- history ----------------------------------------------------------------------------------------------------------
@@ -183,9 +180,9 @@ def _when(unix_s: float) -> str:
     metavar="K",
     help="Keep the undo of the last K committed epochs, which revert needs.",
 )
-@_dry_run_option
-@_wait_option
-@_steal_option
+@dry_run_option
+@wait_for_owner_option
+@steal_option
 @scope_options()
 @command_options
 def prune(
@@ -249,26 +246,11 @@ def prune(
     )
 )
 @yes_option
-@click.option(
-    "--drain-timeout",
-    "drain_timeout_s",
-    type=click.FloatRange(min=0),
-    default=DRAIN_TIMEOUT_S,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for readers' actions to end.",
-)
-@click.option(
-    "--evict",
-    multiple=True,
-    metavar="NAME",
-    help="Do without this lease or guard, acting/NAME or guards/NAME, exactly as status and errors name it, or (by the "
-    "word unreadable) any that this session may not read. What it stands for may still be at work: end it first. May "
-    "be given several times.",
-)
-@_dry_run_option
-@_wait_option
-@_steal_option
+@drain_option
+@evict_option
+@dry_run_option
+@wait_for_owner_option
+@steal_option
 @scope_options()
 @command_options
 def remove(

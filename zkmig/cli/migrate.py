@@ -14,21 +14,23 @@ from zkmig.apply.rollback import RolledBack
 from zkmig.cli.applying import (
     REFUSED,
     WRITING,
-    drain_option,
-    dry_run_option,
     ends_there,
-    evict_option,
-    ignore_quotas_option,
     plain,
     require_yes,
     say_deviations,
     show_applied,
     show_dry_run,
+    ways_on,
+)
+from zkmig.cli.options import (
+    drain_option,
+    dry_run_option,
+    evict_option,
     single_shot_option,
     steal_option,
     throttle_option,
-    wait_option,
-    ways_on,
+    wait_by_default_option,
+    writing_options,
 )
 from zkmig.cli.plan import counts_text
 from zkmig.cli.policy import say_left_out
@@ -64,14 +66,7 @@ from zkmig.cli.run import (
     help="The epoch that this creates: the committed one plus 1. Anything else is refused.",
 )
 @yes_option
-@dry_run_option
-@single_shot_option
-@drain_option
-@evict_option
-@throttle_option
-@ignore_quotas_option
-@wait_option
-@steal_option
+@writing_options
 @scope_options(at_help="Other servers than the plan names.")
 @command_options
 def apply(
@@ -185,7 +180,7 @@ def _say_intent(run: Run, sealed: SealedPlan, epoch: int, foreseen: Applied) -> 
 @drain_option
 @evict_option
 @throttle_option
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for another migrator to end.")
+@wait_by_default_option
 @steal_option
 @dry_run_option
 @scope_options(at_help="The ensemble; may be left out when PLAN is given.")
@@ -257,7 +252,7 @@ def resume(
 )
 @click.argument("plan_file", metavar="[PLAN]", required=False)
 @yes_option
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for another migrator to end.")
+@wait_by_default_option
 @throttle_option
 @steal_option
 @dry_run_option

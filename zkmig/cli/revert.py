@@ -13,19 +13,12 @@ from zkmig.apply.engine import SealedPlan
 from zkmig.apply.revert import NOTE
 from zkmig.cli.applying import (
     WRITING,
-    drain_option,
-    dry_run_option,
-    evict_option,
-    ignore_quotas_option,
     require_yes,
     show_applied,
     show_dry_run,
-    single_shot_option,
-    steal_option,
-    throttle_option,
-    wait_option,
     ways_on,
 )
+from zkmig.cli.options import writing_options
 from zkmig.cli.plan import counts_text
 from zkmig.cli.run import (
     STOPPED,
@@ -66,14 +59,7 @@ from zkmig.cli.run import (
 )
 @click.option("--force", is_flag=True, help="Overwrite the file of -o.")
 @yes_option
-@dry_run_option
-@single_shot_option
-@drain_option
-@evict_option
-@throttle_option
-@ignore_quotas_option
-@wait_option
-@steal_option
+@writing_options
 @scope_options()
 @command_options
 def revert(
