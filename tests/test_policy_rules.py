@@ -18,10 +18,10 @@ from tests.trees import EPHEMERAL, Node, Tree, names, snapshot_of, tree_of, tree
 from zkmig.errors import BadInput, PlanImpossible
 from zkmig.model import path as paths
 from zkmig.model.acl import ALL, CREATE, READ, WORLD, Acl, AclList, Identity, digest_id, grants
+from zkmig.model.patterns import Pattern
 from zkmig.model.znode import Kind
 from zkmig.policy.identities import AclRule, mapped_acl, with_identities
 from zkmig.policy.kinds import TTL_MS_MAX, KindRule, with_kinds
-from zkmig.policy.patterns import Pattern
 from zkmig.policy.relocation import PathRule, Relocation, relocated
 from zkmig.source.read import narrow
 
@@ -42,7 +42,10 @@ def test_a_pattern_matches_as_its_regular_expression_does(pattern: list[str], pa
         "(/[^/]+)*" if each == "**" else "/[^/]+" if each == "*" else "/" + re.escape(each) for each in pattern
     )
     wanted = re.fullmatch(expression, "".join(f"/{name}" for name in path)) is not None
-    assert Pattern(tuple(pattern)).matches("/" + "/".join(path)) == wanted
+    made, absolute = Pattern(tuple(pattern)), "/" + "/".join(path)
+    assert made.matches(absolute) == wanted
+    assert made.matcher()(absolute) == wanted
+    assert paths.contains(made.top, absolute) or not wanted
 
 
 def test_patterns_keep_to_whole_components() -> None:

@@ -14,11 +14,11 @@ from zkmig.diff import diff as compare
 from zkmig.errors import BadInput
 from zkmig.model import path as paths
 from zkmig.model.path import CONTROL_ROOT
+from zkmig.model.patterns import parse_path
 from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Snapshot
 from zkmig.policy.carry import Prepared, prepare, source_tops, target_tops
 from zkmig.policy.leftout import LeftOut, left_out
-from zkmig.policy.patterns import parse_path
 from zkmig.policy.policy import AnyPolicy, Policy, policy_of
 from zkmig.policy.selection import merged, only
 from zkmig.source import ensemble as live

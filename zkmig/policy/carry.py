@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 from zkmig.errors import BadInput
 from zkmig.model import path as paths
+from zkmig.model.patterns import parse_path
 from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Snapshot
 from zkmig.policy.identities import with_identities
 from zkmig.policy.kinds import RuleUse, with_kinds
-from zkmig.policy.patterns import parse_path
 from zkmig.policy.policy import Policy
 from zkmig.policy.relocation import Relocation, relocated
 from zkmig.policy.selection import common, merged, only, settled, waypoints

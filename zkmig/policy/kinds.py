@@ -9,9 +9,9 @@ from itertools import takewhile
 from zkmig.errors import BadInput
 from zkmig.model import path as paths
 from zkmig.model.columns import KIND_PERSISTENT
+from zkmig.model.patterns import MANY, ONE, Pattern
 from zkmig.model.snapshot import Snapshot
 from zkmig.model.znode import Kind
-from zkmig.policy.patterns import MANY, ONE, Pattern
 
 TTL_MS_MAX = 0x00FF_FFFF_FFFF  # EphemeralType.TTL: the five low bytes of ephemeralOwner
 _FORM = "write container:/app/locks/* or ttl=60000:/app/leases/**"

@@ -16,11 +16,11 @@ from zkmig.errors import BadInput
 from zkmig.model import path as paths
 from zkmig.model.acl import AclList
 from zkmig.model.columns import Columns
+from zkmig.model.patterns import parse_path
 from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Snapshot
 from zkmig.model.staging import SnapshotBuilder
 from zkmig.model.stat import Stat
-from zkmig.policy.patterns import parse_path
 
 _OPTION = "--map-path"
 

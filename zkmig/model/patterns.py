@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from zkmig.errors import BadInput
@@ -25,6 +27,25 @@ class Pattern:
 
     def __str__(self) -> str:
         return "/" + "/".join(self.components)
+
+    @property
+    def top(self) -> str:
+        """The path that all it can match lies on or below: its components up to the first wildcard."""
+        literal: list[str] = []
+        for component in self.components:
+            if component in (ONE, MANY):
+                break
+            literal.append(component)
+        return "/" + "/".join(literal)
+
+    def matcher(self) -> Callable[[str], bool]:
+        """`matches`, for many paths: compiled where that cannot backtrack without end."""
+        if self.components.count(MANY) > 1:
+            return self.matches
+        parts = {ONE: "/[^/]+", MANY: "(?:/[^/]+)*"}
+        expression = "".join(parts.get(component, "/" + re.escape(component)) for component in self.components)
+        fits = re.compile(expression).fullmatch
+        return lambda path: fits(path if path != "/" else "") is not None
 
     def matches(self, path: str) -> bool:
         """Whether the whole of an absolute path is described."""
