@@ -12,14 +12,26 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from zkmig.epoch import record as records
 from zkmig.epoch.control import ControlPaths, read_record
+from zkmig.epoch.guarded import (
+    ADOPTIONS_MAX,
+    HEAD_LENGTH,
+    HEAD_RECORD,
+    failed_at,
+    guard_failure,
+    is_record_moved,
+    is_same_but_for_hold,
+    multi_result,
+    record_in,
+)
 from zkmig.epoch.pace import Pace
 from zkmig.epoch.record import Owner, Record, nested
-from zkmig.epoch.sending import SENDS_MAX, Sending
+from zkmig.epoch.sending import Sending
+from zkmig.epoch.series import Series, SeriesFailure
 from zkmig.errors import (
     Conflict,
     NotOwner,
@@ -29,7 +41,6 @@ from zkmig.errors import (
     OutcomeUnknown,
     UnknownFormat,
     Unreachable,
-    ZkmigError,
 )
 from zkmig.model.acl import ALL, OPEN_ACL, AclList
 from zkmig.stop import StopRequest
@@ -37,7 +48,7 @@ from zkmig.wire.client import Client
 from zkmig.wire.codes import Code, code_name, error_for
 from zkmig.wire.faults import ConnectionLost
 from zkmig.wire.packed import PackedOperations
-from zkmig.wire.replies import DataResult, MultiResult, Reply
+from zkmig.wire.replies import DataResult, MultiResult
 from zkmig.wire.requests import (
     Check,
     Create,
@@ -52,13 +63,11 @@ from zkmig.wire.requests import (
     encode_parts,
 )
 
-# Positions in the head of a guarded multi.
-HEAD_INCARNATION = 0
-HEAD_RECORD = 1
-HEAD_OWNER = 2
-HEAD_LENGTH = 3
+# What a caller of `Migrator` needs to name is found here too.
+__all__ = ["HEAD_LENGTH", "Migrator", "OwnerView", "SeriesFailure", "TakeOver", "read_owner"]
 
 OWNER_POLL_S = 0.25
+BEAT_TRIES = 3  # where holds come and go
 BEAT_PART = 1 / 6  # of its session's time-out: so often at most the owner at work says that it gets on
 EPHEMERAL = 1  # create flag
 
@@ -112,59 +121,6 @@ class TakeOver:
     plan_path: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class SeriesFailure:
-    """Multi number `index` of a series failed in its own operations; it and all after it did not apply."""
-
-    index: int
-    result: MultiResult
-
-    @property
-    def operation(self) -> int:
-        """Index into the operations of that multi (the head not counted)."""
-        assert self.result.failed_index is not None
-        return self.result.failed_index - HEAD_LENGTH
-
-
-class _Series:
-    """The requests of a series, made when the connection can take the next one; ends on failure or stop request."""
-
-    def __init__(
-        self,
-        migrator: Migrator,
-        operations_of: Callable[[int], Sequence[WriteOp]],
-        start: int,
-        total: int,
-        pace: Pace,
-    ) -> None:
-        self._migrator = migrator
-        self._pace = pace
-        self._operations_of = operations_of
-        self._total = total
-        self.sent = start
-        self.failure: SeriesFailure | None = None
-
-    def __iter__(self) -> Iterator[Multi]:
-        while self.sent < self._total and self.failure is None:
-            operations = self._operations_of(self.sent)
-            self._pace.wait_for_turn(len(operations), self._migrator.beat)
-            if self._migrator.stop.requested:
-                return
-            self.sent += 1
-            yield self._migrator.guarded(operations)
-
-
-def _multi_result(reply: Reply) -> MultiResult:
-    if not isinstance(reply.result, MultiResult):
-        raise error_for(reply.error, "", "multi")
-    return reply.result
-
-
-def _failed_at(result: MultiResult, witness: int) -> bool:
-    """Whether it failed where only the same multi, landed before, can make it fail: version or name is taken."""
-    return result.failed_index == HEAD_LENGTH + witness and result.code in (Code.BAD_VERSION, Code.NODE_EXISTS)
-
-
 class Migrator:
     """The writer of one scope. record and record_version are what every write is conditional on."""
 
@@ -179,7 +135,8 @@ class Migrator:
         self.control_acl: AclList = OPEN_ACL
         self._lock_data = b""
         self._beat_at = 0.0
-        self._sending = Sending(client, stop)
+        self.sending = Sending(client, stop)
+        self.admit_hold: Callable[[Record], None] = lambda _: None  # called before a hold is adopted; may raise
 
     # -- taking the scope ---------------------------------------------------------------------------------------------
 
@@ -279,7 +236,7 @@ class Migrator:
             )
         )
         try:
-            reply, resent = self._sending.send(multi)
+            reply, resent = self.sending.send(multi)
             taken = reply.error == 0 or (resent and self._is_taken(data, token))
         except OutcomeUnknown:
             # A token that was taken for a session that is gone hurts nobody: the next owner bumps it again.
@@ -287,18 +244,18 @@ class Migrator:
         if taken:
             self.token, self.owner, self._lock_data = token, owner, data
             return True
-        if _multi_result(reply).code == Code.NO_AUTH:
+        if multi_result(reply).code == Code.NO_AUTH:
             raise NotPermitted("not permitted to write this scope", self.names.owner, "authenticate as its admin")
-        if _multi_result(reply).code == Code.BAD_VERSION:
+        if multi_result(reply).code == Code.BAD_VERSION:
             return False
-        if _multi_result(reply).code == Code.NO_NODE:
+        if multi_result(reply).code == Code.NO_NODE:
             raise OtherIncarnation("the scope was deleted and created again", self.names.home, "start over")
-        raise error_for(_multi_result(reply).code, self.names.owner, "take the owner's token")
+        raise error_for(multi_result(reply).code, self.names.owner, "take the owner's token")
 
     def _is_taken(self, data: bytes, token: int) -> bool:
         """Whether the owner node is what this very process has written, at some moment of its own, for this token."""
-        node = self._sending.read_back(self.names.owner)
-        return node.data == data and node.stat.version == token
+        node = self.sending.read_back(self.names.owner)
+        return node is not None and node.data == data and node.stat.version == token
 
     @property
     def private_acl(self) -> AclList:
@@ -328,15 +285,27 @@ class Migrator:
         if now - self._beat_at < self.client.session_timeout_ms / 1000 * BEAT_PART:
             return
         self._beat_at = now
-        # Version -1: who holds the token is the only one to write its lock, and each beat is as good as any other.
-        multi = self.guarded([SetData(self.names.lock(self.token), self._lock_data, -1)])
         try:
             with self.stop.patiently():
-                reply = self.client.call_reply(multi)
+                for _ in range(BEAT_TRIES):
+                    if not self._must_beat_again():
+                        return
         except (OutcomeUnknown, ConnectionLost):
             return  # whose pipeline this is will find out too, and knows what to do
-        if reply.error:
-            self.raise_if_head_failed(_multi_result(reply))  # a lock that is gone stops nothing: the token counts
+
+    def _must_beat_again(self) -> bool:
+        """Beat; whether it failed at a hold that came or went. Not by way of `sending`, which might connect anew."""
+        # Version -1: who holds the token is the only one to write its lock, and each beat is as good as any other.
+        reply = self.client.call_reply(self.guarded([SetData(self.names.lock(self.token), self._lock_data, -1)]))
+        if not reply.error:
+            return False
+        result = multi_result(reply)
+        if is_record_moved(result):
+            node = self.client.call_reply(GetData(self.names.record)).result
+            if isinstance(node, DataResult) and self._adopt(record_in(node, self.names.record)):
+                return True
+        self.raise_if_head_failed(result)  # a lock that is gone stops nothing: the token counts
+        return False
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -360,14 +329,18 @@ class Migrator:
 
         witness: index into `operations` of one that nobody else can have done (a compare-and-set or a create of a
         name that is ours). After a lost answer the same multi is sent again; if it then fails at the witness, the
-        first one has landed, and that counts as done.
+        first one has landed, and that counts as done; also where a hold came between the two.
         """
-        reply, resent = self._sending.send(self.guarded(operations))
-        if reply.error == 0:
-            return _multi_result(reply)
-        result = _multi_result(reply)
+        resent = False
+        for _ in range(ADOPTIONS_MAX):
+            reply, resent = self.sending.send(self.guarded(operations), resent)
+            result = multi_result(reply)
+            if reply.error == 0:
+                return result
+            if not self.adopt(result, resent):
+                break
         self.raise_if_head_failed(result, resent)
-        if resent and witness is not None and _failed_at(result, witness):
+        if resent and witness is not None and failed_at(result, witness):
             return MultiResult(())
         return result
 
@@ -387,25 +360,55 @@ class Migrator:
         what later writes are conditional on.
         """
         record = dataclasses.replace(record, owner=self.owner if record.attempt else None)
-        data = records.encode(record)
-        head = list(self.head())
-        head[HEAD_RECORD] = SetData(self.names.record, data, self.record_version)
-        multi = Multi((*head, *extra))
-        reply, resent = self._sending.send(multi)
-        landed = reply.error == 0
-        if not landed:
-            result = _multi_result(reply)
-            if resent and result.failed_index == HEAD_RECORD:
-                landed = self._is_mine(data)
-            if not landed:
-                self.raise_if_head_failed(result, resent)
+        resent = False
+        for _ in range(ADOPTIONS_MAX):
+            record = record.updated(held=self.record.held)  # which is not a migrator's to change
+            head = list(self.head())
+            head[HEAD_RECORD] = SetData(self.names.record, records.encode(record), self.record_version)
+            reply, resent = self.sending.send(Multi((*head, *extra)), resent)
+            result = multi_result(reply)
+            if reply.error == 0:
+                self.record, self.record_version = record, self.record_version + 1
                 return result
-        self.record, self.record_version = record, self.record_version + 1
-        return _multi_result(reply) if reply.error == 0 else MultiResult(())
+            if not is_record_moved(result):
+                break
+            found = self._find_record(resent)
+            tells = not is_same_but_for_hold(record, self.record)  # else it looks the same whether it landed or not
+            if resent and tells and found is not None and self._is_mine(record, found):
+                self.record, self.record_version = found
+                return MultiResult(())
+            if not self._adopt(found):
+                break
+            # The record is as it was, at a later version: what was sent before has not landed, and cannot any more.
+            resent = resent and not tells
+        self.raise_if_head_failed(result, resent)
+        return result
 
-    def _is_mine(self, data: bytes) -> bool:
-        node = self._sending.read_back(self.names.record)
-        return node.data == data and node.stat.version == self.record_version + 1
+    def _is_mine(self, record: Record, found: tuple[Record, int]) -> bool:
+        """Whether a record that was sent has landed: it is there, with another hold since, perhaps."""
+        return is_same_but_for_hold(record, found[0]) and found[1] > self.record_version
+
+    def adopt(self, result: MultiResult, in_doubt: bool = False) -> bool:
+        """Whether a multi failed at a hold that came or went, and at nothing else; then it can be sent again.
+
+        in_doubt: it was sent before, and may have landed then.
+        """
+        return is_record_moved(result) and self._adopt(self._find_record(in_doubt))
+
+    def _adopt(self, found: tuple[Record, int] | None) -> bool:
+        """Take over record and version if they are this migrator's own but for the hold, and later ones.
+
+        Whoever has taken the scope meanwhile may have done so under the same record: the owner's check tells, in all
+        that is sent from now on.
+        """
+        if found is None or found[1] <= self.record_version or not is_same_but_for_hold(found[0], self.record):
+            return False
+        self.admit_hold(found[0])
+        self.record, self.record_version = found
+        return True
+
+    def _find_record(self, in_doubt: bool) -> tuple[Record, int] | None:
+        return record_in(self.sending.read_back(self.names.record, in_doubt), self.names.record)
 
     def write_series(
         self,
@@ -428,74 +431,17 @@ class Migrator:
 
         Raises Stopped, between two multis, when asked to stop.
         """
-        done = start
-        may_have_landed = start  # multis below this number were sent on a connection that was lost
-        losses = 0
-
-        def depth_now() -> int:
-            return 1 if done < may_have_landed else pace.depth()  # what is sent again is judged one by one
-
-        while done < total:
-            series = _Series(self, operations_of, done, total, pace)
-            pace.restarted()
-            try:
-                with self.stop.patiently():
-                    for reply in self.client.pipeline(series, depth_now):
-                        pace.answered()
-                        if series.failure is not None:
-                            continue  # those behind a failure fail at the witness: drained, not judged
-                        result = self._judge(reply, witness, resent=done < may_have_landed)
-                        if result is not None:
-                            series.failure = SeriesFailure(done, result)
-                            continue
-                        if reply.error == 0:
-                            landed(done, reply.zxid)
-                        done += 1
-                        losses = 0
-                        progress(done)
-            except (OutcomeUnknown, ConnectionLost):
-                losses += 1
-                if losses == SENDS_MAX:
-                    raise
-                may_have_landed = max(may_have_landed, series.sent)
-                self._sending.take_up(losses, self.guarded(operations_of(done)))
-                continue
-            if series.failure is not None:
-                return series.failure
-            if done < total and self.stop.requested:
-                raise self.stop.error(Outcome.PARTLY_WRITTEN)
-        return None
-
-    def _judge(self, reply: Reply, witness: int, resent: bool) -> MultiResult | None:
-        """None when the multi has applied, else its result."""
-        if reply.error == 0:
-            return None
-        result = _multi_result(reply)
-        self.raise_if_head_failed(result, resent)
-        return None if resent and _failed_at(result, witness) else result
+        return Series(self, operations_of, start, total, witness, pace, progress, landed).run()
 
     def raise_if_head_failed(self, result: MultiResult, resent: bool = False) -> None:
         """Turn a failed guard into its error; return when the failure lies in the operations after it.
 
         resent: an earlier sending may have landed before the guard came to fail.
         """
-        try:
-            self._raise_if_head_failed(result)
-        except ZkmigError as error:
+        error = guard_failure(self.names, result)
+        if error is not None:
             error.outcome = Outcome.UNKNOWN if resent else error.outcome
-            raise
-
-    def _raise_if_head_failed(self, result: MultiResult) -> None:
-        if result.failed_index is None or result.failed_index >= HEAD_LENGTH:
-            return
-        where = (self.names.home, self.names.record, self.names.owner)[result.failed_index]
-        if result.code == Code.NO_AUTH:
-            raise NotPermitted("not permitted to use this scope", where, "authenticate as its admin: --auth-file")
-        if result.failed_index == HEAD_INCARNATION or result.code == Code.NO_NODE:
-            raise OtherIncarnation("the scope was deleted or created again", where, "run zkmig status")
-        if result.failed_index == HEAD_RECORD:
-            raise NotOwner("the epoch record was changed by somebody else", where, "run zkmig status")
-        raise NotOwner("another migrator has taken this scope over", where, "run zkmig status")
+            raise error
 
     def release(self) -> None:
         """Give the lock back; the session's end would do it too."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from zkmig.errors import Outcome, OutcomeUnknown, PlanImpossible, Unreachable, ZkmigError
 from zkmig.stop import StopRequest
 from zkmig.wire.client import Client, probe_frame_limit
+from zkmig.wire.codes import Code, error_for
 from zkmig.wire.faults import ConnectionLost
 from zkmig.wire.replies import DataResult, Reply
 from zkmig.wire.requests import GetData, Multi, frame_size
@@ -24,23 +25,26 @@ class Sending:
         self._client = client
         self._stop = stop
 
-    def send(self, multi: Multi) -> tuple[Reply, bool]:
-        """Send until an answer comes. The flag says whether an earlier sending may have landed."""
+    def send(self, multi: Multi, in_doubt: bool = False) -> tuple[Reply, bool]:
+        """Send until an answer comes. The flag says whether an earlier sending may have landed.
+
+        in_doubt: one may have before this call, of the same operations under the head of an older hold.
+        """
         lost = 0
         for _ in range(SENDS_MAX):
             try:
                 with self._stop.patiently():
-                    self.take_up(lost, multi)
-                    return self._client.call_reply(multi), lost > 0
+                    self.take_up(lost, multi, in_doubt)
+                    return self._client.call_reply(multi), in_doubt or lost > 0
             except OutcomeUnknown as error:
                 lost += 1
                 failure: Unreachable | OutcomeUnknown = error
             except ConnectionLost as error:  # nothing of this multi was sent
                 failure = error
-        raise _unknown(failure) if lost else failure
+        raise _unknown(failure) if lost or in_doubt else failure
 
-    def take_up(self, lost: int, multi: Multi) -> None:
-        """Have a connection before sending a multi, of which `lost` sendings were not answered."""
+    def take_up(self, lost: int, multi: Multi, in_doubt: bool = False) -> None:
+        """Have a connection before sending a multi, of which `lost` sendings were not answered; in_doubt as above."""
         try:
             if not self._client.is_connected:
                 self._client.reconnect()
@@ -53,25 +57,40 @@ class Sending:
                     "raise jute.maxbuffer on every server of the target, or roll back and plan smaller batches",
                 )
         except Unreachable as error:
-            raise _unknown(error) if lost else error from error
+            raise _unknown(error) if lost or in_doubt else error from error
 
-    def read_back(self, path: str) -> DataResult:
-        """What a node holds, to tell whether a multi that was sent again had landed before."""
-        failure: ZkmigError
+    def read_back(self, path: str, in_doubt: bool = True) -> DataResult | None:
+        """What a node holds, None if it is gone: to tell whether a multi that was sent again had landed before.
+
+        in_doubt False: nothing of it has landed, and it is to be told why.
+        """
+        try:
+            reply = self._ask(GetData(path))
+        except Unreachable as error:
+            raise _unknown(error) if in_doubt else error from error
+        except ZkmigError as error:
+            error.outcome = Outcome.UNKNOWN if in_doubt else error.outcome
+            raise
+        if isinstance(reply.result, DataResult):
+            return reply.result
+        if reply.error == Code.NO_NODE:
+            return None
+        refusal = error_for(reply.error, path, GetData.operation)
+        refusal.outcome = Outcome.UNKNOWN if in_doubt else refusal.outcome
+        raise refusal
+
+    def _ask(self, question: GetData) -> Reply:
+        """Ask until an answer comes: over as many connections as a multi is sent over."""
+        failure: ConnectionLost
         for _ in range(SENDS_MAX):
             try:
                 with self._stop.patiently():
                     if not self._client.is_connected:
                         self._client.reconnect()
-                    return self._client.call(GetData(path))
+                    return self._client.call_reply(question)
             except ConnectionLost as error:
                 failure = error
-            except Unreachable as error:
-                raise _unknown(error) from error
-            except ZkmigError as error:
-                error.outcome = Outcome.UNKNOWN
-                raise
-        raise _unknown(failure) from failure
+        raise failure
 
 
 def _unknown(error: ZkmigError) -> OutcomeUnknown:
