@@ -167,7 +167,7 @@ def test_readers_read_and_leave_nodes_of_their_own_and_touch_nothing_else(lone_s
     reader = site.open_kazoo(EVE)
     names = site.names
     assert reader.get(names.record)[0]
-    for directory in (names.acting, names.guards, names.readers):
+    for directory in (names.acting, names.guards, names.readers, names.budgets):
         reader.create(f"{directory}/eve", b"")
         with pytest.raises(NoAuthError):
             reader.delete(f"{directory}/eve")

@@ -49,7 +49,7 @@ def test_what_blocks_nobody_goes_along(site: Site, eve: KazooClient) -> None:
         eve.create(f"{names.guards}/malformed-{number}", bytes(20_000 if number else 3), acl=EVES_BUT_READABLE)
         eve.create(f"{names.guards}/stopped-{number}", guard(stopped=True))
         eve.create(f"{names.acting}/over-{number}", Lease("eve", 60_000, released=True).encode())
-        for above in (names.acting, names.guards, names.readers):
+        for above in (names.acting, names.guards, names.readers, names.budgets):
             eve.create(f"{above}/{number}{'x' * 10_000}", MINUTE.encode(), acl=acl)
             eve.create(f"{above}/parent-{number}/child/deep", b"", acl=OPEN_ACL_UNSAFE, makepath=True)
     foreseen = remove(site, dry_run=True)
@@ -80,7 +80,7 @@ def test_who_blocks_can_be_evicted(site: Site, eve: KazooClient) -> None:
     assert not site.kazoo.exists(names.home)
 
 
-@pytest.mark.parametrize("directory", ["acting", "guards", "readers"])
+@pytest.mark.parametrize("directory", ["acting", "guards", "readers", "budgets"])
 def test_what_the_servers_forbid_is_met_before_anything_of_worth_is_gone(
     site: Site, eve: KazooClient, directory: str
 ) -> None:
@@ -88,7 +88,7 @@ def test_what_the_servers_forbid_is_met_before_anything_of_worth_is_gone(
     path = f"{site.names.home}/{directory}/one"
     eve.create(path, Lease("eve", 1, released=True).encode(), acl=EVES)
     eve.create(path + "/child", b"", acl=EVES)
-    evict = () if directory == "readers" else ("unreadable",)
+    evict = () if directory in ("readers", "budgets") else ("unreadable",)
     with pytest.raises(NotPermitted, match=f"{path}.*super user"):
         remove(site, evict=evict)
     assert is_whole(site)

@@ -85,7 +85,7 @@ def places(site: Site) -> dict[str, set[str]]:
     if record.attempt is not None:
         attempt = names.attempt(1, record.attempt)
         rest |= {attempt.home, attempt.manifest, attempt.undo, attempt.cursor, attempt.rcursor}
-    joined = {names.acting, names.guards, names.readers}
+    joined = {names.acting, names.guards, names.readers, names.budgets}
     return {path: {"read"} for path in rest} | {path: {"read", "create"} for path in joined}
 
 

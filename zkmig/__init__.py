@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from zkmig.policy.leftout import LeftOut
     from zkmig.policy.policy import Policy
     from zkmig.policy.relocation import PathRule
-    from zkmig.reader import Reader, Token, View
+    from zkmig.reader import Budget, BudgetExceeded, Reader, Token, View
     from zkmig.stop import StopRequest
     from zkmig.wire.credential import Credential
     from zkmig.wire.tls import Tls
@@ -107,7 +107,7 @@ _HOMES = {
     "zkmig.policy.leftout": ("LeftOut",),
     "zkmig.policy.policy": ("Policy",),
     "zkmig.policy.relocation": ("PathRule",),
-    "zkmig.reader": ("Reader", "Token", "View"),
+    "zkmig.reader": ("Budget", "BudgetExceeded", "Reader", "Token", "View"),
     "zkmig.stop": ("StopRequest",),
     "zkmig.wire.credential": ("Credential",),
     "zkmig.wire.tls": ("Tls",),
@@ -122,6 +122,8 @@ __all__ = [
     "Applied",
     "Attempt",
     "BadInput",
+    "Budget",
+    "BudgetExceeded",
     "Committed",
     "ComparePolicy",
     "Conflict",

@@ -79,6 +79,7 @@ def remove_scope(
         _check(client, record, names, evicted, options.evict)
 
     migrator = Migrator.take(client, names, take_over, stop, options.say, admit)
+    migrator.admit_hold = _stop_at_hold
     with owning(migrator):
         admit(migrator.record)
         return _remove(migrator, options, admit)
@@ -88,7 +89,7 @@ def _check(client: Client, record: Record, names: ControlPaths, evicted: Set[str
     """evicted: paths of entries that are not waited for. evict: as the operator has named them."""
     check_at_rest(record, names, "removing the scope")
     if record.held is not None:
-        raise Held(f"the scope is held by {record.held.holder}: {record.held.reason}", names.record, "release it first")
+        raise Held(f"the scope is {record.held.told()}", names.record, "release it first")
     if record.pending is not None:
         raise Refused(f"{record.pending} are pending", names.record, "run resume first")
     guards = [
@@ -99,6 +100,13 @@ def _check(client: Client, record: Record, names: ControlPaths, evicted: Set[str
     if guards:
         hint = "stop them first; those whose processes are gone: --evict NAME"
         raise Refused(f"guards are registered: {some(guards)}", names.guards, hint)
+
+
+def _stop_at_hold(record: Record) -> None:
+    """Whoever has just been told that the scope is held is not to find it gone."""
+    if record.held is not None:
+        what = f"the scope is {record.held.told()}"
+        raise Held(what, "", "run it again once that is released; the scope is there", Outcome.PARTLY_WRITTEN)
 
 
 def _children(client: Client, path: str) -> list[str]:
@@ -159,8 +167,9 @@ def _remove_what_others_left(migrator: Migrator, drain: Drain) -> int:
         above = directory(names, kind)
         others = {f"{above}/{name}" for name in _children(client, above)}.difference(listed)
         deletes += [Delete(path, -1) for path in sorted(others)]  # -1: of no form that anybody could judge
-    readers = (Delete(f"{names.readers}/{name}", -1) for name in _children(client, names.readers))
-    return _delete_all(migrator, [*deletes, *readers])  # -1: they inform, and decide nothing
+    # -1: readers inform, and decide nothing; a budget moves only with an action that is admitted, and its scope goes.
+    informed = (f"{above}/{name}" for above in (names.readers, names.budgets) for name in _children(client, above))
+    return _delete_all(migrator, [*deletes, *(Delete(path, -1) for path in informed)])
 
 
 def _delete_all(migrator: Migrator, deletes: Sequence[Delete]) -> int:

@@ -7,7 +7,7 @@ Layout, below the control root (default /zkmig, absolute: never below a client's
                    inc-<incarnation>    every write of a migrator checks this node: nothing survives delete + init
                    owner                the writer's token is this node's dataVersion
                    lock-<token>         ephemeral, liveness only
-                   acting/ guards/ readers/    what readers and guards leave here themselves
+                   acting/ guards/ readers/ budgets/    what readers and guards leave here themselves
                    epochs/<n>-<attempt>/       manifest, undo chunks, cursor, rcursor
 """
 
@@ -49,6 +49,7 @@ INCARNATION_CHARS = 16
 ATTEMPT_CHARS = 8
 EPOCH_DIGITS_MAX = 10
 REGISTRY_FORMAT = 1
+_SEEN = "@seen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,23 @@ class ControlPaths:
     @property
     def readers(self) -> str:
         return f"{self.home}/readers"
+
+    @property
+    def budgets(self) -> str:
+        return f"{self.home}/budgets"
+
+    def budget(self, reader: str) -> str:
+        """What everybody may know of a reader's budget. No reader's name has an "@" in it."""
+        return f"{self.budgets}/{reader}"
+
+    def seen(self, reader: str) -> str:
+        """What a reader has last acted on. Beside its budget, not below, so that an admin may delete it."""
+        return f"{self.budgets}/{reader}{_SEEN}"
+
+    @staticmethod
+    def is_seen(name: str) -> bool:
+        """Whether a child of budgets is one of these, by its name."""
+        return name.endswith(_SEEN)
 
     @property
     def epochs(self) -> str:
@@ -159,7 +177,7 @@ class Roles:
 
     @property
     def join_acl(self) -> AclList:
-        """For acting, guards and readers: a reader creates its own node there and touches nothing else."""
+        """For acting, guards, readers and budgets: a reader creates its own node there and touches nothing else."""
         return self._acl(READ | CREATE)
 
     def _acl(self, reader_perms: int) -> AclList:
@@ -295,8 +313,8 @@ def init_scope(
     """Create the scope's record over `root`: STABLE at epoch 0, or EMPTY when the root is absent or childless.
 
     Missing ancestors of an absent root are created too (never the root itself), with the ACL of the nearest one that
-    exists, because the first epoch writes only inside the root. Refused for another root of the same name, or a root
-    that overlaps another scope's.
+    exists, because the first epoch writes only inside the root. Over a scope that is there already, what an older zkmig
+    has not made yet is added. Refused for another root of the same name, or a root that overlaps another scope's.
     """
     valid_scope_name(names.scope)
     paths.validate(root)
@@ -309,6 +327,8 @@ def init_scope(
     if existing:
         if existing.root != root:
             raise Refused(f"scope {names.scope!r} covers {existing.root} already", root, "choose another name")
+        if not dry_run:
+            _add_budgets(client, names)
         return InitResult(read_record(client, names)[0], created=False)
     for other in registrations:
         if paths.overlap(other.root, root):
@@ -321,6 +341,14 @@ def init_scope(
         _create_control_root(client, names, roles, version)
         _create_scope(client, names, roles, registrations, max(version, 0), record)
     return InitResult(record, created=True, ancestors=missing)
+
+
+def _add_budgets(client: Client, names: ControlPaths) -> None:
+    """The directory that a scope made by an older zkmig lacks. Who may not create it is told by those who need it."""
+    if not _exists(client, names.budgets):
+        record, _ = read_record(client, names)
+        create = Create(names.budgets, b"", read_roles(client, names).join_acl)
+        client.call_reply(Multi((Check(names.incarnation(record.incarnation), -1), create)))
 
 
 def _first_state(client: Client, root: str, allow_empty: bool) -> tuple[State, tuple[str, ...]]:
@@ -399,6 +427,7 @@ def _create_scope(
                 Create(names.acting, b"", roles.join_acl),
                 Create(names.guards, b"", roles.join_acl),
                 Create(names.readers, b"", roles.join_acl),
+                Create(names.budgets, b"", roles.join_acl),
                 Create(names.epochs, b"", roles.read_acl),
                 Create(names.record, records.encode(record), roles.read_acl),
             )

@@ -7,6 +7,8 @@ that says how long it may last; its holder counts that time from before it sent,
 
 An admission whose answer did not come is not admitted. Its lease is then released under the same name, made if need be:
 whatever the lost transaction still does, it fails at that node. No action is admitted before that is done.
+
+Where there are budgets (`zkmig.reader.ledger`), the same transaction checks or moves what was last acted on.
 """
 
 from __future__ import annotations
@@ -38,7 +40,10 @@ from zkmig.epoch.leases import LEASE_MAX_MS, Lease
 from zkmig.epoch.transitions import State
 from zkmig.errors import ActingRefused, BadInput, Forbidden, Unavailable, ZkmigError
 from zkmig.model.acl import Acl, AclList, Identity
+from zkmig.reader.baseline import Decision, Keeping, Operation
+from zkmig.reader.budget import Budget
 from zkmig.reader.kazoo_acl import kazoo_acl, lease_acl
+from zkmig.reader.ledger import Ledger, put_into
 from zkmig.reader.view import View
 from zkmig.wire.requests import FRAME_BYTES_MAX_DEFAULT, MULTI_OVERHEAD, Check, operation_size
 
@@ -50,6 +55,9 @@ RELEASE_TIMEOUT_S: Final = 2.0
 
 LEASE_BYTES_MAX: Final = 8 * 1024
 """Of a multi's frame, set aside for the checks of the control plane and the lease."""
+
+ADMISSION_TRIES_MAX: Final = 8
+"""Times that an admission is sent where a drain has swept its lease away, or others of the reader's name have acted."""
 
 RELEASE_TRIES_MAX: Final = 4
 """An admission and a release may have landed unseen, and a drain may have swept their node away."""
@@ -110,9 +118,13 @@ class _LeaseNode:
 
 
 class Admission:
-    """Admits the actions of one reader. Lease nodes are used again, since only a migrator can delete them."""
+    """Admits the actions of one reader. Lease nodes are used again, since only a migrator can delete them.
 
-    def __init__(self, client: KazooClient, names: ControlPaths, name: str) -> None:
+    With budgets one is admitted at a time; they run side by side all the same.
+    """
+
+    def __init__(self, client: KazooClient, names: ControlPaths, name: str, budgets: Sequence[Budget] = ()) -> None:
+        self._ledger = Ledger(client, names, name, budgets, self._answer) if budgets else None
         self._client = client
         self._names = names
         self._name = name
@@ -125,42 +137,92 @@ class Admission:
 
     # -- admission ----------------------------------------------------------------------------------------------------
 
-    def admit(self, view: View, max_seconds: float, decisive: Sequence[str], identities: tuple[Identity, ...]) -> Token:
+    def admit(
+        self,
+        view: View,
+        max_seconds: float,
+        decisive: Sequence[str],
+        identities: tuple[Identity, ...],
+        override: str | None = None,
+    ) -> Token:
         """See `Reader.acting`."""
         max_ms = _milliseconds(max_seconds)
+        _check_override(override, self._ledger)
         self._refuse_by_view(view)
         checks = _decisive_checks(view, decisive)
         self._await_connection(min(max_seconds, ANSWER_TIMEOUT_S))
+        if self._ledger is None:
+            return self._admit(view, max_ms, checks, identities, None)
+        with self._ledger.turn:
+            return self._admit(view, max_ms, checks, identities, override)
+
+    def _admit(
+        self, view: View, max_ms: int, checks: list[Check], identities: tuple[Identity, ...], override: str | None
+    ) -> Token:
         self.settle()
         if self._doubtful:
             raise Unavailable("an earlier action is not released yet", self._doubtful[0].path, "try again")
-        acl = lease_acl(self._read_record_acl(view), identities)
+        record_acl = self._read_record_acl(view)
+        acl = lease_acl(record_acl, identities)
         with self._lock:
             node = self._free.pop() if self._free else _LeaseNode(self._new_path())
         node.acl = acl
-        try:
-            return self._send(view, node, checks, max_ms)
-        except _LeaseGone:
-            # A drain has swept it away, which is its right once a lease is released.
-            return self._send(view, _LeaseNode(self._new_path(), None, node.acl), checks, max_ms)
+        for _ in range(ADMISSION_TRIES_MAX):
+            try:
+                spending = self._decided(view, record_acl, identities, override, checks, max_ms)
+            except BaseException:
+                with self._lock:
+                    self._free.append(node)
+                raise
+            try:
+                return self._send(view, node, checks, max_ms, spending)
+            except _LeaseGone:
+                # A drain has swept it away, which is its right once a lease is released.
+                node = _LeaseNode(self._new_path(), None, acl)
+            except _BaselineMoved:
+                pass
+        with self._lock:
+            self._free.append(node)
+        raise Unavailable("others of this reader's name act all the while", self._names.budget(self._name), "try again")
 
-    def _send(self, view: View, node: _LeaseNode, checks: Sequence[Check], max_ms: int) -> Token:
+    def _decided(
+        self,
+        view: View,
+        record_acl: AclList,
+        identities: tuple[Identity, ...],
+        override: str | None,
+        checks: Sequence[Check],
+        max_ms: int,
+    ) -> Spending:
+        """The verdict on the budgets; None where there are none."""
+        if self._ledger is None:
+            return None
+        if not self._ledger.is_settled:
+            raise Unavailable("an earlier action is not settled yet", self._names.budget(self._name), "try again")
+        timeout_s = min(max_ms / 1000, ANSWER_TIMEOUT_S)
+        keeping, decision = self._ledger.decide(view, record_acl, identities, override, timeout_s)
+        taken = MULTI_OVERHEAD + LEASE_BYTES_MAX + sum(map(operation_size, checks))
+        self._ledger.check_size(decision.operations, FRAME_BYTES_MAX_DEFAULT - taken)
+        return keeping, decision
+
+    def _send(self, view: View, node: _LeaseNode, checks: Sequence[Check], max_ms: int, spending: Spending) -> Token:
+        kept = spending[1].operations if spending is not None else ()
         deadline = now_s() + max_ms / 1000
         transaction = self._client.transaction()
         transaction.check(self._names.incarnation(view.incarnation), -1)  # its name is its identity, not its version
         transaction.check(self._names.record, view.record_version)
-        for check in checks:
-            transaction.check(check.path, check.version)
+        put_into(transaction, (*checks, *kept))
         self._take_lease(transaction, node, max_ms)
         try:
             results = self._answer(transaction.commit_async(), min(max_ms / 1000, ANSWER_TIMEOUT_S))
         except BaseException:
             with self._lock:
                 self._doubtful.append(node)
+            self._not_begun(spending)  # after its lease, which is to be settled before
             raise
         failed = _first_failure(results)
         if failed is not None:
-            raise self._refusal(node, failed, results[failed], checks)
+            raise self._refusal(node, failed, results[failed], checks, kept)
         stat = results[-1]
         assert isinstance(stat, ZnodeStat)
         node.version = stat.version
@@ -168,9 +230,16 @@ class Admission:
         with self._lock:
             self._held[token] = node
         if token.remaining() == 0.0:
+            self._not_begun(spending)
             self.release(token)
             raise ActingRefused("admission took longer than the action may", node.path, "try again")
+        if self._ledger is not None and spending is not None:
+            self._ledger.admitted(spending[1])
         return token
+
+    def _not_begun(self, spending: Spending) -> None:
+        if self._ledger is not None and spending is not None:
+            self._ledger.not_begun(*spending)
 
     def _take_lease(self, transaction: TransactionRequest, node: _LeaseNode, max_ms: int) -> None:
         data = Lease(self._name, max_ms).encode()
@@ -180,8 +249,12 @@ class Admission:
             version = 0
         transaction.set_data(node.path, data, version)  # its Stat carries the zxid of the transaction
 
-    def _refusal(self, node: _LeaseNode, index: int, error: Exception, checks: Sequence[Check]) -> ZkmigError:
+    def _refusal(
+        self, node: _LeaseNode, index: int, error: Exception, checks: Sequence[Check], kept: Sequence[Operation]
+    ) -> ZkmigError:
         """What a failed transaction means. It has changed nothing, so its lease is as free as before."""
+        if self._ledger is not None and 0 <= index - 2 - len(checks) < len(kept):
+            return self._refusal_of_budget(node, kept[index - 2 - len(checks)], error)
         is_lease = index >= 2 + len(checks)
         if is_lease and isinstance(error, NoNodeError | BadVersionError) and node.version is not None:
             return _LeaseGone()
@@ -201,6 +274,16 @@ class Admission:
             return ActingRefused("a decisive znode has changed since the view", where, "take a new view")
         return Unavailable(f"the servers did not take the lease: {type(error).__name__}", where, "try again")
 
+    def _refusal_of_budget(self, node: _LeaseNode, operation: Operation, error: Exception) -> ZkmigError:
+        assert self._ledger is not None
+        self._ledger.moved()
+        refusal = self._ledger.refusal(operation, error)
+        if refusal is None:
+            return _BaselineMoved()  # the caller goes on with the lease that it has
+        with self._lock:
+            self._free.append(node)
+        return refusal
+
     # -- before it is sent --------------------------------------------------------------------------------------------
 
     def _refuse_by_view(self, view: View) -> None:
@@ -211,7 +294,7 @@ class Admission:
         if record.state is not State.STABLE:
             raise ActingRefused(f"the scope is {record.state.value}", where, "wait until it is STABLE")
         if record.held is not None:
-            raise ActingRefused(f"the scope is held: {record.held.reason}", where, "wait until it is released")
+            raise ActingRefused(f"the scope is {record.held.told()}", where, "wait until it is released")
 
     def _await_connection(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -257,6 +340,9 @@ class Admission:
             with self._settling:
                 if not self._settle_one():
                     return
+        # Not before: a lost admission can land until its lease is released.
+        if self._ledger is not None and not self._doubtful and self._client.connected:
+            self._ledger.settle()
 
     def _settle_one(self) -> bool:
         with self._lock:
@@ -323,6 +409,25 @@ class _LeaseGone(ZkmigError):
 
     def __init__(self) -> None:
         super().__init__("the lease node was removed")
+
+
+class _BaselineMoved(ZkmigError):
+    """Another reader of this name has acted since its baseline was read."""
+
+    def __init__(self) -> None:
+        super().__init__("the baseline has moved")
+
+
+Spending = tuple[Keeping, Decision] | None
+
+
+def _check_override(override: str | None, ledger: Ledger | None) -> None:
+    if override is None:
+        return
+    if ledger is None:
+        raise BadInput("an override, and this Reader has no budget", hint="give it one: Reader(..., budget=...)")
+    if not override.strip():
+        raise BadInput("an override that does not say why", hint='write override="why"')
 
 
 def _milliseconds(max_seconds: float) -> int:

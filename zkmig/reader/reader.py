@@ -31,8 +31,10 @@ from zkmig.errors import (
 from zkmig.model import path as paths
 from zkmig.model.acl import Identity
 from zkmig.model.path import CONTROL_ROOT
+from zkmig.model.patterns import Pattern
 from zkmig.model.znode import Znode
 from zkmig.reader.admission import Admission, Token
+from zkmig.reader.budget import Budget, checked
 from zkmig.reader.kazoo_client import Auth, client_of, credentials_of, tls_of
 from zkmig.reader.kept import KeptView
 from zkmig.reader.overlay import NO_OVERLAY, Overlay, overlay_of
@@ -77,6 +79,10 @@ class Reader:
     and takes leases; the default names host and process. timeout_s: how long `view` goes on trying, through
     transitions, lost connections and lagging members; it also has to suffice for reading: some 15 us for a znode, and
     50 us for each ACL that is new.
+
+    budget: how far a view may differ from the one last acted on, one Budget or several: `acting` raises BudgetExceeded
+    beyond. What was last acted on is kept in the control plane under `name`, which has to be given then, and be the
+    same whenever the service is started: readers of one name share it. (docs/budget.md)
     """
 
     # Tests switch these off, one at a time, to prove that they would notice. No application may.
@@ -94,6 +100,7 @@ class Reader:
         tls: Tls | None = None,
         name: str | None = None,
         timeout_s: float = TIMEOUT_S,
+        budget: Budget | Iterable[Budget] = (),
     ) -> None:
         self._owns_client = isinstance(client_or_hosts, str)
         self._kazoo = client_of(client_or_hosts, auth, tls)
@@ -113,7 +120,8 @@ class Reader:
         self._is_started = not self._owns_client
         shown = _valid_name(name or f"{platform.node() or 'host'}-{os.getpid()}")
         self._presence = Presence(self._kazoo, self._names, shown)
-        self._admission = Admission(self._kazoo, self._names, shown)
+        budgets = _valid_budgets(budget, name, self._wanted)
+        self._admission = Admission(self._kazoo, self._names, shown, budgets)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -301,19 +309,28 @@ class Reader:
     # -- acting -------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def acting(self, view: View, *, max_seconds: float = 30.0, decisive: Iterable[str] = ()) -> Iterator[Token]:
+    def acting(
+        self,
+        view: View,
+        *,
+        max_seconds: float = 30.0,
+        decisive: Iterable[str] = (),
+        override: str | None = None,
+    ) -> Iterator[Token]:
         """Leave to act on `view`: inside the block no migration writes its first node until max_seconds are over.
 
         max_seconds: how long the action can take effect at most, counted from now; ask the token before each effect
         (`Token.check`). decisive: paths of the view whose data the decision rests on: they are admitted only at the
-        versions that the view shows. (Absence, children and ACLs cannot be checked.)
+        versions that the view shows. (Absence, children and ACLs cannot be checked.) override: why to act beyond the
+        Reader's budget, this time; it is recorded and shown by `zkmig status`.
 
-        Raises ActingRefused (not STABLE, held, the epoch or a decisive znode has moved since the view, another
-        incarnation), Forbidden (an ACL), Unavailable (no connection, or no answer: nothing is admitted then, though a
-        lease may block migrations until it runs out), BadInput (what was asked for cannot be).
+        Raises BudgetExceeded (the view differs from the last one acted on by more than `budget` allows), ActingRefused
+        (not STABLE, held, the epoch or a decisive znode has moved since the view, another incarnation), Forbidden (an
+        ACL), Unavailable (no connection, or no answer: nothing is admitted then, though a lease may block migrations
+        until it runs out), BadInput (what was asked for cannot be).
         """
         self._start()
-        token = self._admission.admit(view, max_seconds, tuple(decisive), self._who())
+        token = self._admission.admit(view, max_seconds, tuple(decisive), self._who(), override)
         try:
             yield token
         finally:
@@ -356,6 +373,19 @@ def _valid_paths(wanted: Iterable[str]) -> tuple[str, ...]:
     if not found:
         raise BadInput("paths names no path", hint="leave it out to read all of the scope")
     return found
+
+
+def _valid_budgets(
+    budget: Budget | Iterable[Budget], name: str | None, wanted: tuple[str, ...] | None
+) -> tuple[Budget, ...]:
+    budgets = checked(budget)
+    if budgets and name is None:
+        raise BadInput("a budget without name=", hint="name the service as it is named whenever it is started")
+    for one in budgets:
+        top = Pattern.parse(one.pattern).top
+        if wanted is not None and not any(paths.overlap(top, path) for path in wanted):
+            raise BadInput("a budget for what this Reader does not read", one.pattern, "it is not in paths=")
+    return budgets
 
 
 def _valid_name(name: str) -> str:
