@@ -7,7 +7,9 @@ carries its own maximal time; its holder releases it by writing it again; only a
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 FORMAT = 1
 
@@ -20,6 +22,9 @@ LEASE_MAX_MS = 15 * 60 * 1000  # no lease blocks for longer, whatever it says
 ENTRY_BYTES_MAX = 8 * 1024
 NAME_BYTES_MAX = 1024
 """What has more data, or a longer name, is neither a lease nor a registration: many times what any takes."""
+
+TIME_MAX = 1e11
+"""Unix times beyond this are no times."""
 
 
 def _is_newer(version: object) -> bool:
@@ -65,11 +70,39 @@ def blocks_at_most_ms(max_ms: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Down:
+    """A guarded process that is to stay down although the scope is STABLE, until somebody says otherwise.
+
+    epoch: the committed one that it was not started under. since: unix time in s.
+    """
+
+    epoch: int
+    why: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
 class GuardEntry:
-    """A guarded process. stopped: the guard has ended it and keeps it down."""
+    """A guarded process. stopped: the guard has ended it and keeps it down; nothing but that decides for a drain.
+
+    instance, write: which guard wrote this, and its how manieth write it was, by which it knows its own again. since:
+    running or stopped since then, unix time in s. epoch: the committed one under which the process ran last; None: it
+    never ran. process: who the guard is, to judge after a crash whether it can still live. down: see there. What tells
+    and does not decide is taken as left out where it is not well-formed.
+    """
 
     unit: str
     stopped: bool
+    instance: str = ""
+    write: int = 0
+    since: float | None = None
+    why: str = ""
+    epoch: int | None = None
+    process: Mapping[str, Any] | None = None
+    down: Down | None = None
+
+    def encode(self) -> bytes:
+        return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True).encode()
 
     @classmethod
     def decode(cls, data: bytes | None) -> GuardEntry | None:
@@ -80,6 +113,32 @@ class GuardEntry:
                 return cls("of a newer zkmig", stopped=False)
             if fields["format"] != FORMAT:
                 return None
-            return cls(str(fields["unit"]), fields["stopped"] is True)
+            unit, stopped = str(fields["unit"]), fields["stopped"] is True
         except (ValueError, KeyError, TypeError, RecursionError):
             return None
+        process = fields.get("process")
+        return cls(
+            unit,
+            stopped,
+            str(fields.get("instance", "")),
+            _number(fields.get("write")) or 0,
+            _time(fields.get("since")),
+            str(fields.get("why", "")),
+            _number(fields.get("epoch")),
+            process if isinstance(process, dict) else None,
+            _down(fields.get("down")),
+        )
+
+
+def _number(value: object) -> int | None:
+    return value if type(value) is int and value >= 0 else None
+
+
+def _time(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and 0 < value < TIME_MAX else None
+
+
+def _down(fields: object) -> Down | None:
+    if not isinstance(fields, dict):
+        return None
+    return Down(_number(fields.get("epoch")) or 0, str(fields.get("why", "")), _time(fields.get("since")) or 0.0)

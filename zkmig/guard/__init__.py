@@ -1,0 +1,1 @@
+"""Guard: a process that knows nothing of epochs runs only while its scope is STABLE."""
