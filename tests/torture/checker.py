@@ -38,7 +38,11 @@ def check_folder(folder: Path) -> Findings:
 
 def main() -> int:
     """Print what was found; 1 if any rule was broken."""
-    findings = check_folder(Path(sys.argv[1]))
+    folder = Path(sys.argv[1])
+    if not any(folder.rglob("log.*")):
+        sys.stderr.write(f"{folder}: no transaction logs here; name the folder of one chapter, as its run prints it\n")
+        return 2
+    findings = check_folder(folder)
     lines = [f"{number:>9}  {what}" for what, number in sorted(findings.figures.items())]
     lines += [f"conceded: {residue}" for residue in findings.residues]
     lines += [f"VIOLATION: {violation}" for violation in findings.violations]

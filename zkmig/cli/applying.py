@@ -37,6 +37,13 @@ def require_yes(yes: bool) -> None:
         raise BadInput("there is no terminal to ask on", "", "give --yes to go ahead without a question")
 
 
+def how_written(single_shot: bool, batches: int) -> str:
+    """In how many pieces."""
+    if single_shot:
+        return "in one transaction"
+    return "in 1 batch" if batches == 1 else f"in {batches} batches"
+
+
 def ends_there(applied: Applied) -> bool:
     """Whether there is nothing to carry out."""
     return applied.already or applied.nothing_to_do
@@ -110,7 +117,7 @@ def show_applied(
     if outcome != "applied":
         run.line(f"{outcome}: epoch {applied.epoch} is committed")
         return
-    how = "in one transaction" if applied.single_shot else f"in {applied.batches} batches"
+    how = how_written(applied.single_shot, applied.batches)
     quotas = f"; {applied.quotas} quotas set" if applied.quotas else ""
     run.line(f"epoch {applied.epoch} is committed: {applied.writes} writes {how}{quotas}")
     _say_tempo(run, applied.tempo)

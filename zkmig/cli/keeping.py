@@ -13,6 +13,7 @@ from zkmig.api import keeping
 from zkmig.api.keeping import KEEP_DEFAULT, History
 from zkmig.apply.entries import some
 from zkmig.apply.remove import Removed
+from zkmig.cli.applying import how_written
 from zkmig.cli.options import drain_option, dry_run_option, evict_option, steal_option, wait_for_owner_option
 from zkmig.cli.run import (
     BAD_INPUT,
@@ -138,7 +139,7 @@ def _details(attempt: Attempt) -> Iterator[str]:
         yield f"not waited for: {some(note.evicted)}"
     if note.owners:
         yield f"by {', then '.join(_who(owner) for owner in note.owners)}"
-    how = "in one transaction" if note.single_shot else f"in {note.batches} batches"
+    how = how_written(note.single_shot, note.batches)
     plan = f"plan {note.plan_hash[:12]}{f' of {note.plan_path}' if note.plan_path else ''}: " if note.plan_hash else ""
     yield f"{plan}{note.writes} writes {how}; {_journal(attempt)}"
 

@@ -15,6 +15,7 @@ from zkmig.cli.applying import (
     REFUSED,
     WRITING,
     ends_there,
+    how_written,
     plain,
     require_yes,
     say_deviations,
@@ -151,7 +152,7 @@ def _is_from_environment(context: click.Context, option: str) -> bool:
 def _say_intent(run: Run, sealed: SealedPlan, epoch: int, foreseen: Applied) -> None:
     plan = sealed.plan
     where = ", ".join(f"{host}:{port}" for host, port in plan.target.hosts)
-    how = "in one transaction" if foreseen.single_shot else f"in {len(plan.batch_ends)} batches"
+    how = how_written(foreseen.single_shot, len(plan.batch_ends))
     run.say(f"epoch {epoch} of scope {plan.target.scope or '(the one covering it)'}: {plan.target.root} on {where}")
     run.say(f"{counts_text(plan)}; {plan.writes} writes {how}; {plan.journal_bytes} bytes of undo")
     for note in plan.notes:

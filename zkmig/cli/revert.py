@@ -13,6 +13,7 @@ from zkmig.apply.engine import SealedPlan
 from zkmig.apply.revert import NOTE
 from zkmig.cli.applying import (
     WRITING,
+    how_written,
     require_yes,
     show_applied,
     show_dry_run,
@@ -123,7 +124,7 @@ def revert(
         return
     if not yes:
         foreseen = carry_out(True)
-        how = "in one transaction" if foreseen.applied.single_shot else f"in {len(plan.batch_ends)} batches"
+        how = how_written(foreseen.applied.single_shot, len(plan.batch_ends))
         run.say(f"epoch {epoch + 1} would take back epoch {epoch} of scope {plan.target.scope}: {counts_text(plan)}")
         run.say(f"{plan.writes} writes {how}; {NOTE}")
         click.confirm("Take it back?", abort=True, err=True)
