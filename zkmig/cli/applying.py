@@ -37,7 +37,7 @@ def require_yes(yes: bool) -> None:
         raise BadInput("there is no terminal to ask on", "", "give --yes to go ahead without a question")
 
 
-def how_written(single_shot: bool, batches: int) -> str:
+def how_written(single_shot: bool | None, batches: int) -> str:
     """In how many pieces."""
     if single_shot:
         return "in one transaction"
