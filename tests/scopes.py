@@ -19,11 +19,12 @@ from tests.trees import Node, Tree, snapshot_of
 from zkmig.apply import engine
 from zkmig.apply.engine import SealedPlan
 from zkmig.apply.forward import Applied, Options
+from zkmig.apply.holding import hold_scope, release_scope
 from zkmig.apply.rollback import RolledBack
 from zkmig.dev import Server
 from zkmig.epoch.control import ControlPaths, Roles, init_scope, read_record
 from zkmig.epoch.owner import TakeOver
-from zkmig.epoch.record import Record
+from zkmig.epoch.record import Held, Record
 from zkmig.model import path as paths
 from zkmig.model.acl import ALL, OPEN_ACL, READ, WORLD, Acl, AclList, Identity, digest_id
 from zkmig.model.scope import Scope
@@ -162,6 +163,7 @@ class Site:
         self.names = ControlPaths(root.strip("/").replace("/", "-") or "all", control)
         self._stack = ExitStack()
         self._looker: Client | None = None
+        self._holder: Client | None = None
 
     def __enter__(self) -> Self:
         self.kazoo = self._eyes or self.open_kazoo(ME, ALICE)
@@ -257,6 +259,14 @@ class Site:
             self.grow(tree)
         roles = roles or Roles((MY_IDENTITY,), (WORLD,))
         return init_scope(self.client(), self.names, self.root, roles, allow_empty=allow_empty).record
+
+    def hold(self, held: Held | None) -> None:
+        """Put this hold into the record, or take off the one that is there, as an admin does beside any owner."""
+        self._holder = self._holder or self.client()
+        if held is not None:
+            hold_scope(self._holder, self.names, held, replace=True, stop=StopRequest())
+        elif (found := read_record(self._holder, self.names)[0].held) is not None:
+            release_scope(self._holder, self.names, found.holder, stop=StopRequest())
 
     def forget(self) -> None:
         """Delete the scope with all that belongs to it, as an operator would who wants to begin anew."""

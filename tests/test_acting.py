@@ -247,8 +247,7 @@ def roll_back(site: Site) -> None:
 
 
 def hold(site: Site) -> None:
-    with migrator_of(site) as migrator:
-        migrator.transition(migrator.record.updated(held=Held("disks are changed", "me", time.time())))
+    site.hold(Held("disks are changed", "me", time.time()))
 
 
 def commit(site: Site) -> None:

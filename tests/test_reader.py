@@ -31,7 +31,7 @@ from zkmig.apply.engine import SealedPlan
 from zkmig.apply.forward import Options, Progress
 from zkmig.dev import Ensemble, Server
 from zkmig.epoch.control import Roles
-from zkmig.epoch.owner import Migrator, TakeOver
+from zkmig.epoch.owner import TakeOver
 from zkmig.epoch.record import Held
 from zkmig.errors import BadInput, Forbidden, NotReady, Unavailable
 from zkmig.model import path as paths
@@ -46,7 +46,6 @@ from zkmig.reader.tree import read_tree
 from zkmig.reader.view import RecordSeen
 from zkmig.source.acl_cache import AclCache
 from zkmig.source.bulk import read_acls
-from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
 from zkmig.wire.credential import Credential
 from zkmig.wire.replies import AclResult
@@ -253,10 +252,8 @@ def commit(site: Site) -> None:
 
 
 def hold(site: Site) -> None:
-    """Set a maintenance hold, as the record's own migrator would."""
-    migrator = Migrator.take(site.client(), site.names, TakeOver(), StopRequest())
-    migrator.transition(migrator.record.updated(held=Held("disks are changed", "me", time.time())))
-    migrator.release()
+    """Set a maintenance hold."""
+    site.hold(Held("disks are changed", "me", time.time()))
 
 
 @pytest.mark.parametrize(("act", "epoch"), [(commit, 1), (leave_open, 0), (leave_preparing, 0), (hold, 0)])

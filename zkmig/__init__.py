@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zkmig.api.access import SessionOptions
+    from zkmig.api.holding import hold, release
     from zkmig.api.keeping import History, history, prune, remove
     from zkmig.api.migrate import apply, load_plan, make_plan, preflight, resume, rollback, save_plan
     from zkmig.api.revert import Reverted, plan_revert, revert
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from zkmig.api.status import status
     from zkmig.api.trees import Verification, diff, read, save_snapshot, verify
     from zkmig.apply.engine import SealedPlan
+    from zkmig.apply.holding import Holding, StillActing
     from zkmig.apply.options import Applied, Progress
     from zkmig.apply.prune import Pruned
     from zkmig.apply.remove import Removed
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
 # fmt: off
 _HOMES = {
     "zkmig.api.access": ("SessionOptions",),
+    "zkmig.api.holding": ("hold", "release"),
     "zkmig.api.keeping": ("History", "history", "prune", "remove"),
     "zkmig.api.migrate": ("apply", "load_plan", "make_plan", "preflight", "resume", "rollback", "save_plan"),
     "zkmig.api.revert": ("Reverted", "plan_revert", "revert"),
@@ -83,6 +86,7 @@ _HOMES = {
     "zkmig.api.status": ("status",),
     "zkmig.api.trees": ("Verification", "diff", "read", "save_snapshot", "verify"),
     "zkmig.apply.engine": ("SealedPlan",),
+    "zkmig.apply.holding": ("Holding", "StillActing"),
     "zkmig.apply.options": ("Applied", "Progress"),
     "zkmig.apply.prune": ("Pruned",),
     "zkmig.apply.remove": ("Removed",),
@@ -134,6 +138,7 @@ __all__ = [
     "Forbidden",
     "Held",
     "History",
+    "Holding",
     "Identity",
     "Kind",
     "KindRule",
@@ -165,6 +170,7 @@ __all__ = [
     "StalePlan",
     "Stat",
     "Status",
+    "StillActing",
     "StopRequest",
     "Stopped",
     "Tls",
@@ -182,6 +188,7 @@ __all__ = [
     "committed",
     "diff",
     "history",
+    "hold",
     "init",
     "load_plan",
     "make_plan",
@@ -189,6 +196,7 @@ __all__ = [
     "preflight",
     "prune",
     "read",
+    "release",
     "remove",
     "resume",
     "revert",

@@ -123,7 +123,7 @@ class Committed:
         if self.is_stable:
             return
         held = self.record.held
-        state = f"held: {held.reason}" if held is not None else f"{self.record.state.value}"
+        state = held.told() if held is not None else f"{self.record.state.value}"
         raise NotStable(f"the scope is {state}, the committed epoch is {self.epoch}", self.scope, "run zkmig status")
 
 

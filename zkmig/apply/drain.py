@@ -13,17 +13,16 @@ that came to nothing has to wait for it, or to be told again not to. It goes onc
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain
 
+from zkmig.apply.blocking import Blocker, judged, pause_s, say_waiting
 from zkmig.apply.entries import (
     ACTING,
     GUARDS,
-    NAMED_MAX,
     UNREADABLE,
     Entry,
     list_entries,
@@ -42,8 +41,6 @@ from zkmig.wire.client import Client
 from zkmig.wire.faults import ConnectionLost
 from zkmig.wire.requests import Delete, Exists
 
-POLL_S = 0.1
-POLL_MAX_S = 1.0
 REMOVED_MAX = 10_000
 REMOVED_AT_ONCE = 100
 REFUSALS_MAX = 20
@@ -54,22 +51,6 @@ SAID_MAX = 50  # evicted entries that are told one by one
 
 class DrainTimeout(Refused):
     """Leases or guards still block when the time given for the drain is over."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Blocker:
-    """An entry that blocks, as little of it as has to be kept of a million. born: czxid and, while admission goes on,
-    mzxid. over: when it ceases to block; None: not by itself. Both times are of our own clock."""
-
-    path: str
-    what: str
-    born: tuple[int, int]
-    first_seen: float
-    over: float | None
-
-    def __str__(self) -> str:
-        limit = "" if self.over is None else f", at most {max(0.0, self.over - time.monotonic()):.0f} s more"
-        return f"{self.path} ({self.what}{limit})"
 
 
 @dataclass
@@ -84,7 +65,7 @@ class Drain:
     say: Callable[[str], None]
     evict: Sequence[str] = ()
     _evicted: set[tuple[str, int]] = field(default_factory=set)  # path and czxid
-    _blocking: dict[str, _Blocker] = field(default_factory=dict)
+    _blocking: dict[str, Blocker] = field(default_factory=dict)
     _dead: list[Entry] = field(default_factory=list)
     _buried: int = 0
 
@@ -92,10 +73,7 @@ class Drain:
         """Return when nothing blocks any more; DrainTimeout names what still does."""
         deadline = time.monotonic() + self.timeout_s
         self._through_losses(self._look_at_all)
-        for blocker in islice(self._blocking.values(), NAMED_MAX):
-            self.say(f"waiting for {blocker}")
-        if len(self._blocking) > NAMED_MAX:
-            self.say(f"waiting for {len(self._blocking) - NAMED_MAX} more of them")
+        say_waiting(self.say, self._blocking)
         while True:
             self.migrator.stop.check()
             self._remove_dead()
@@ -112,8 +90,7 @@ class Drain:
                     "let them finish and run it again; or give more time: --drain-timeout; or do without: --evict NAME",
                 )
             self._through_losses(self._look_again)
-            # At most half of the time is spent on looking, however much there is.
-            time.sleep(min(max(POLL_S, time.monotonic() - begun), POLL_MAX_S))
+            time.sleep(pause_s(begun))
 
     def is_evicted(self, entry: Entry) -> bool:
         """Whether this very entry was evicted in the attempt, or by this drain."""
@@ -165,15 +142,11 @@ class Drain:
 
     def _judge(self, entry: Entry, first_seen: float | None = None) -> None:
         """Whether it blocks, as it is now."""
-        now = time.monotonic()
-        first_seen = now if first_seen is None else first_seen
-        blocks_ms = entry.blocks_ms
-        over = None if blocks_ms is None else first_seen + blocks_ms / 1000
-        if blocks_ms == 0 or (over is not None and now > over):
+        found = judged(entry, self._born(entry), first_seen)
+        if found is None:
             self._bury(entry)
         elif not self.is_evicted(entry):
-            what = sys.intern(entry.what)
-            self._blocking[entry.path] = _Blocker(entry.path, what, self._born(entry), first_seen, over)
+            self._blocking[entry.path] = found
 
     def _born(self, entry: Entry) -> tuple[int, int]:
         """What tells this lease from another of the same name. Once nothing is admitted, writing makes no other."""

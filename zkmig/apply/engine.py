@@ -97,7 +97,7 @@ def await_release(client: Client, names: ControlPaths, stop: StopRequest, say: C
             return
         if record.held != said:
             said = record.held
-            say(f"waiting for the hold of {said.holder} to be released: {said.reason}")
+            say(f"waiting for the hold of {said.holder} to be released: the scope is {said.told()}")
         time.sleep(HOLD_POLL_S)
 
 
@@ -268,7 +268,7 @@ def _check_admission(record: Record, names: ControlPaths, plan: Plan, epoch: int
     if record.state not in (State.STABLE, State.EMPTY):
         raise Refused(f"the scope is {record.state.value}", where, "run zkmig status")
     if record.held is not None:
-        raise Held(f"the scope is held by {record.held.holder}: {record.held.reason}", where, WAIT_FOR_HOLD)
+        raise Held(f"the scope is {record.held.told()}", where, WAIT_FOR_HOLD)
     if record.pending is not None:
         raise Refused(f"{record.pending} are pending", where, "run resume")
     if epoch != record.epoch + 1:

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterator
 
 from zkmig.apply.status import Status
-from zkmig.epoch.record import Owner
+from zkmig.epoch.record import Owner, Record
 from zkmig.epoch.transitions import MIGRATING, State
 from zkmig.model.path import CONTROL_ROOT
 
@@ -19,12 +19,21 @@ def advice(status: Status) -> list[str]:
     """What to know before one of the commands that can follow is run, in sentences."""
     record = status.record
     if record.state in MIGRATING:
-        return list(_while_migrating(status))
+        return [*_while_migrating(status), *_while_held(record)]
     if record.held is not None:
-        return ["nothing begins until the hold is released"]
+        return ["nothing begins until the hold is released", *_while_held(record)]
     if status.owner.alive:
         return ["a migrator is at work, perhaps putting up a journal: wait for it"]
     return []
+
+
+def _while_held(record: Record) -> Iterator[str]:
+    if record.held is None:
+        return
+    if record.state in MIGRATING:
+        yield "held: nothing acts after its end either, until the hold is released"
+    if record.held.is_expired():
+        yield "the hold has expired: release it, or extend it with zkmig hold --for"
 
 
 def _while_migrating(status: Status) -> Iterator[str]:
@@ -55,9 +64,18 @@ def next_commands(
 
     has_file: whether a path names a file on this host.
     """
-    record = status.record
     elsewhere = "" if control == CONTROL_ROOT else f" --control {shlex.quote(control)}"
     where = f"--at {at} --scope {status.scope}{elsewhere}"
+    return [*_of_state(status, at, elsewhere, where, has_file), *_to_release(status.record, where)]
+
+
+def _to_release(record: Record, where: str) -> Iterator[str]:
+    if record.held is not None:
+        yield f"zkmig release --holder {shlex.quote(record.held.holder)} {where}"
+
+
+def _of_state(status: Status, at: str, elsewhere: str, where: str, has_file: Callable[[str], bool]) -> list[str]:
+    record = status.record
     owner = _planner(status)
     plan = shlex.quote(owner.plan_path) if owner is not None and _is_here(owner, has_file) else PLACEHOLDER
     steal = " --steal" if status.owner.alive else ""

@@ -102,7 +102,7 @@ def _attempt_of(record: Record, names: ControlPaths, epoch: int, attempts: Seque
     check_at_rest(record, names, "revert")
     where = names.record
     if record.held is not None:
-        raise Held(f"the scope is held by {record.held.holder}: {record.held.reason}", where, WAIT_FOR_HOLD)
+        raise Held(f"the scope is {record.held.told()}", where, WAIT_FOR_HOLD)
     if record.pending is not None:
         raise Refused(f"{record.pending} are pending", where, "run resume first")
     if record.epoch == 0:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import click
 
 from zkmig.api import scopes
@@ -117,13 +115,16 @@ def init(
 def epoch(run: Run, require_stable: bool, at: str | None, scope: str | None, control: str) -> None:
     """Print the number of the committed epoch of a scope."""
     found = scopes.committed(required_at(at), scope, control=control, **run.session)
+    held = found.record.held
+    if held is not None and not require_stable:
+        run.say(f"the scope is {held.told()}")
     run.line(str(found.epoch))
     run.document(
         {
             "scope": found.scope,
             "epoch": found.epoch,
             "state": found.record.state.value,
-            "held": None if found.record.held is None else dataclasses.asdict(found.record.held),
+            "held": None if held is None else held.document(),
             "stable": found.is_stable,
         }
     )

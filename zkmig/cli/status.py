@@ -51,7 +51,7 @@ def _document(found: Status, following: list[str], control: str) -> dict[str, An
         "scope": found.scope,
         "root": record.root,
         "state": record.state.value,
-        "held": plain(record.held),
+        "held": None if record.held is None else record.held.document(),
         "epoch": record.epoch,
         "target_epoch": record.target_epoch,
         "attempt": record.attempt,
@@ -112,7 +112,8 @@ def _lines(commands: Sequence[str]) -> int:
 def _rows(found: Status, now: float) -> Iterator[tuple[str, str]]:
     record = found.record
     yield "scope", f"{found.scope} over {record.root}"
-    yield "state", record.state.value + (", held" if record.held is not None else "")
+    flag = "" if record.held is None else ", held (EXPIRED)" if record.held.is_expired(now) else ", held"
+    yield "state", record.state.value + flag
     yield "epoch", f"{record.epoch}"
     if record.target_epoch is not None:
         yield "under way", f"epoch {record.target_epoch}, attempt {record.attempt}{_done(found)}"
@@ -123,8 +124,8 @@ def _rows(found: Status, now: float) -> Iterator[tuple[str, str]]:
     if owner is not None and (found.owner.alive or record.target_epoch is not None):
         yield "owner", f"{owner.host} pid {owner.pid}, {_life(found, now)}, since {_when(owner.since)}"
     if record.held is not None:
-        until = f" until {_when(record.held.deadline)}" if record.held.deadline is not None else ""
-        yield "held", f"by {record.held.holder} since {_when(record.held.since)}{until}: {record.held.reason}"
+        yield "held", record.held.terms(now).removeprefix("held ")
+        yield "", record.held.reason
     if record.pending is not None:
         yield "pending", str(record.pending)
     yield from _conflict(record.conflict)

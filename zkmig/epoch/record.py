@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import time
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -28,12 +29,51 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A maintenance hold: it survives every transition and blocks admission until released."""
+    """A maintenance hold: it survives every transition and blocks admission until released.
+
+    deadline: by when its holder meant to release it. Past it the hold is in force as before, and told as expired: what
+    was forgotten is to be seen, not to be guessed at. since, deadline: Unix seconds by the holder's clock.
+    """
 
     reason: str
     holder: str
     since: float
     deadline: float | None = None
+
+    def is_expired(self, now: float | None = None) -> bool:
+        """Whether its deadline is over; now: Unix seconds, None: by this host's clock."""
+        return self.deadline is not None and (time.time() if now is None else now) > self.deadline
+
+    def terms(self, now: float | None = None) -> str:
+        """As in "held by ops@zk1 since 2016-08-11 15:00:00 until 2016-08-11 16:00:00", in local time."""
+        until = ""
+        if self.deadline is not None:
+            moment = shown_time(self.deadline)
+            until = f", EXPIRED since {moment} and not released" if self.is_expired(now) else f" until {moment}"
+        return f"held by {self.holder} since {shown_time(self.since)}{until}"
+
+    def told(self, now: float | None = None) -> str:
+        """Its terms, and why."""
+        return f"{self.terms(now)}: {self.reason}"
+
+    def document(self, now: float | None = None) -> dict[str, Any]:
+        """For --json."""
+        return {**dataclasses.asdict(self), "expired": self.is_expired(now)}
+
+    def is_sound(self) -> bool:
+        """Whether what came from JSON is of the right types."""
+        times = (self.since, 0 if self.deadline is None else self.deadline)
+        return all(isinstance(text, str) for text in (self.reason, self.holder)) and all(
+            isinstance(moment, int | float) for moment in times
+        )
+
+
+def shown_time(unix_s: float) -> str:
+    """In local time; of what is no time that a calendar has, the number."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_s))
+    except (OverflowError, ValueError, OSError):
+        return str(unix_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +207,13 @@ def encode(record: Record) -> bytes:
     return json.dumps({**record.unknown, **fields}, default=_jsonable, sort_keys=True).encode()
 
 
+def with_hold(data: bytes, held: Held | None) -> bytes:
+    """The record's own JSON with another hold, and all else as it is: also keys that a later version has added."""
+    fields = json.loads(data)
+    fields["held"] = None if held is None else dataclasses.asdict(held)
+    return json.dumps(fields, sort_keys=True).encode()
+
+
 def _jsonable(value: Any) -> Any:
     if isinstance(value, State):
         return value.value
@@ -223,6 +270,8 @@ def _build(fields: dict[str, Any]) -> Record:
         if values.get(name) is not None:
             values[name] = nested(kind, values[name])
     _check_types(values, {"epoch": int, "incarnation": str, "root": str, "batches_total": int})
+    if values.get("held") is not None and not values["held"].is_sound():
+        raise ValueError("held has fields of other types")
     if values["state"] in MIGRATING:
         # What whoever goes on or takes back will need; a reader needs it for undo.
         _check_types(values, {"target_epoch": int, "attempt": str, "plan_hash": str, "manifest_hash": str})
