@@ -38,6 +38,7 @@ _SECTIONS: dict[str, dict[str, _Lazy]] = {
         "revert": _Lazy("revert", "revert", "Take back the last committed epoch."),
     },
     "Keep": {
+        "guard": _Lazy("guard", "guard", "Run a command only while its scope is STABLE."),
         "hold": _Lazy("holding", "hold", "Hold a scope for maintenance: nothing acts, nothing begins."),
         "release": _Lazy("holding", "release", "Release the hold of a scope."),
         "prune": _Lazy("keeping", "prune", "Take away journals that nobody needs any more."),

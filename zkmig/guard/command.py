@@ -174,8 +174,8 @@ class Command:
         """The keeper's pid while there is one."""
         return None if self._keeper is None else self._keeper.pid
 
-    def start(self, argv: Sequence[str] | None = None) -> None:
-        """Start CMD, or `argv` in its place (a hook). Only when nothing runs."""
+    def start(self, argv: Sequence[str] | None = None, more: Mapping[str, str] | None = None) -> None:
+        """Start CMD, or `argv` in its place (a hook). Only when nothing runs. more: added to the environment."""
         if self._busy:
             raise RuntimeError("start while a command runs")
         if self._keeper is None:
@@ -183,7 +183,8 @@ class Command:
         self._run += 1
         self._busy = True
         arguments = [os.fsencode(argument) for argument in (self._argv if argv is None else argv)]
-        environment = {os.fsencode(key): os.fsencode(value) for key, value in self._environment.items()}
+        settings = {**self._environment, **(more or {})}
+        environment = {os.fsencode(key): os.fsencode(value) for key, value in settings.items()}
         if environment.get(b"LISTEN_PID") != b"%d" % os.getpid():
             environment.pop(b"LISTEN_PID", None)  # meant for somebody else: to CMD it would be nobody's
         environment.pop(b"LISTEN_PIDFDID", None)  # names the guard beyond doubt (systemd 258); it may be left out

@@ -166,7 +166,7 @@ class Decision:
                 self._entry = event
             return
         self._entry = event
-        if event.holder in (Holder.STOPPED, Holder.GONE):
+        if event.holder in (Holder.STOPPED, Holder.GONE, Holder.ANOTHER):
             self._down = event.down
             if event.epoch is not None and (self._ran is None or self._ran.epoch != event.epoch):
                 self._ran = _Ran(None, event.epoch)
@@ -321,7 +321,7 @@ class Decision:
         entry, scope = self._entry, self._scope
         if self._leaving is not None:
             if entry is not None and entry.holder in (Holder.OURS, Holder.GONE):
-                self._acknowledge("the guard is ending")
+                self._acknowledge(self._ended_for or "the guard is ending")
             else:
                 self._leave()
         elif self._silent and (entry is None or entry.holder is not Holder.OURS):

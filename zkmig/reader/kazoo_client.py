@@ -14,7 +14,16 @@ from zkmig.wire.tls import Tls
 Auth = Iterable[Credential | tuple[str, str]]
 
 
-def client_of(client_or_hosts: KazooClient | str, auth: Auth | None, tls: Tls | None) -> KazooClient:
+SESSION_TIMEOUT_S = 10.0
+"""As kazoo's own default."""
+
+
+def client_of(
+    client_or_hosts: KazooClient | str,
+    auth: Auth | None,
+    tls: Tls | None,
+    session_timeout_s: float = SESSION_TIMEOUT_S,
+) -> KazooClient:
     """The client that was handed in, or a new one of these hosts. BadInput where a Reader could not use it."""
     if not isinstance(client_or_hosts, str):
         if auth is not None:
@@ -29,6 +38,7 @@ def client_of(client_or_hosts: KazooClient | str, auth: Auth | None, tls: Tls | 
     credentials = [_credential(one) for one in auth or ()]
     return KazooClient(
         hosts=hosts,
+        timeout=session_timeout_s,
         auth_data=[(one.scheme, one.secret.decode()) for one in credentials],
         # kazoo's own default gives up reconnecting less and less often, up to once an hour.
         connection_retry={"max_tries": -1, "delay": 0.1, "max_delay": 5.0},

@@ -1,0 +1,200 @@
+"""`zkmig guard`: run a command that knows nothing of epochs only while its scope is STABLE."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zkmig.api.access import Access, address, ensemble
+from zkmig.cli.run import exit_codes, log_to_stderr, required_at, scope_options
+from zkmig.cli.sessions import session_options, take_session
+from zkmig.cli.terminal import escape
+from zkmig.epoch.control import ControlPaths, valid_scope_name
+from zkmig.errors import BadInput, ZkmigError
+from zkmig.guard import guard as guards
+from zkmig.guard.events import AfterCommit, Settings
+from zkmig.model.acl import Identity
+from zkmig.model.path import validate
+from zkmig.reader.kazoo_client import client_of
+from zkmig.source.location import EnsembleLocation
+
+GRACE_S = 10.0
+UNIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:+-]{0,199}")
+_COMMAND = "zkmig.guard.command"  # in click's context: what stands behind --
+_EXEC = AfterCommit.HOOK.value
+
+
+class GuardCommand(click.Command):
+    """Takes what stands behind -- as it is, and `--after-commit exec HOOK` as two words or one."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Only what stands before -- is ours."""
+        end = args.index("--") if "--" in args else len(args)
+        own, ctx.meta[_COMMAND] = args[:end], args[end + 1 :]
+        for at, word in enumerate(own[:-1]):
+            if (own[at - 1 : at], word) == (["--after-commit"], _EXEC) or word == f"--after-commit={_EXEC}":
+                own[at : at + 2] = [f"{word} {own[at + 1]}"]
+                break
+        return super().parse_args(ctx, own)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """With the command."""
+        return [*super().collect_usage_pieces(ctx), "--", "CMD [ARGUMENTS]"]
+
+
+@click.command(
+    cls=GuardCommand,
+    epilog=exit_codes(
+        {
+            "CMD's": "CMD has ended by itself, or by a signal that the guard was sent: its code, or 128 + signal",
+            "2": "usage or bad input",
+            "3": "another guard of this name lives on this machine",
+            "70": "internal error, or the keeper of the processes was killed; what ran was ended",
+            "75": "with --no-wait: the scope does not admit CMD, or is not known",
+            "126/127": "CMD cannot be run / is not there",
+            "128+n": "signal n ended the guard while CMD did not run",
+        }
+    ),
+)
+@scope_options("The ensemble.")
+@click.option(
+    "--name",
+    "unit",
+    metavar="NAME",
+    help="Name of the registration, and what --evict takes: one guard in the ensemble at a time. "
+    "Default: host name and CMD's, as in web1.autoscaler.",
+)
+@click.option(
+    "--grace",
+    "grace_s",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    default=GRACE_S,
+    show_default=True,
+    help="Between TERM and KILL, when CMD and all that it has started is ended. A drain waits as long.",
+)
+@click.option(
+    "--after-commit",
+    metavar="restart|stay-down|exec HOOK",
+    default=AfterCommit.RESTART.value,
+    show_default=True,
+    help="Once another epoch was committed: start CMD again; keep it down until the guard is sent SIGUSR1; or run the "
+    "program HOOK, which has ZKMIG_SCOPE, ZKMIG_EPOCH and ZKMIG_EPOCH_BEFORE in its environment, and start CMD if "
+    "that exits with 0, else keep it down.",
+)
+@click.option("--no-wait", is_flag=True, help="Exit with 75 instead of waiting for the scope to admit CMD.")
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Take the registration although it says that CMD runs on another machine. Only if you know that it does not.",
+)
+@click.option("--status-file", metavar="FILE", type=click.Path(path_type=Path), help="Keep phase, since and why here.")
+@click.option(
+    "--state-dir",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where names are held on this machine, the same for all guards of a name. "
+    "Default: RUNTIME_DIRECTORY, /run/zkmig for root, else one of the user's own.",
+)
+@click.option("--quiet", "-q", is_flag=True, help="No lines on stdout, which CMD writes to as well.")
+@session_options
+@click.option("-v", "--verbose", count=True, help="Log what happens on stderr; twice for more.")
+@click.pass_context
+def guard(
+    ctx: click.Context,
+    /,
+    at: str | None,
+    scope: str | None,
+    control: str,
+    unit: str | None,
+    grace_s: float,
+    after_commit: str,
+    no_wait: bool,
+    take_over: bool,
+    status_file: Path | None,
+    state_dir: Path | None,
+    quiet: bool,
+    verbose: int,
+    **session: Any,
+) -> int:
+    """Run CMD, which knows nothing of epochs, only while its scope is STABLE and not held.
+
+    When a migration begins, or somebody holds the scope, CMD and everything that it has started is ended, and only then
+    the migration writes. The guard stays, says why and since when, and starts CMD again when it may run. Signals go to
+    CMD. CMD goes on while the ZooKeeper servers are away.
+    """
+    log_to_stderr(verbose)
+    options = {"at": at, **session}
+    access = Access.of(**take_session(options))
+    place = ensemble(required_at(options["at"]))
+    if scope is None:
+        raise BadInput("no scope is given", "", "say --scope NAME, or set ZKMIG_SCOPE")
+    argv = ctx.meta[_COMMAND]
+    if not argv:
+        raise click.UsageError("no command: write it behind --, as in: zkmig guard --scope S -- CMD", ctx)
+    policy, hook = _after_commit(after_commit)
+    session_timeout_s = access.session_timeout_ms / 1000
+    left = guards.run(
+        guards.Options(
+            names=ControlPaths(valid_scope_name(scope), validate(control)),
+            unit=_unit(unit, argv),
+            argv=argv,
+            client=client_of(address(place), access.auth, access.tls_for(place), session_timeout_s),
+            who=_asker(access, place),
+            session_timeout_s=session_timeout_s,
+            grace_s=grace_s,
+            settings=Settings(policy, not no_wait, take_over, _ends_on()),
+            hook=hook,
+            folder=state_dir,
+            status_file=status_file,
+            out=None if quiet else 1,
+        ),
+        os.environ,
+    )
+    if left.error:
+        click.echo(f"zkmig: {escape(left.error)}", err=True)
+    return left.code
+
+
+def _ends_on() -> frozenset[int]:
+    """HUP ends who has a terminal that can go away; elsewhere it asks services to read their configuration again."""
+    ending = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+    return frozenset(ending | {signal.SIGHUP} if sys.stdin is not None and sys.stdin.isatty() else ending)
+
+
+def _after_commit(text: str) -> tuple[AfterCommit, str]:
+    word, _, hook = text.strip().partition(" ")
+    hook = hook.strip()
+    if word in {policy.value for policy in AfterCommit} and (word == _EXEC) == bool(hook):
+        return AfterCommit(word), hook
+    raise BadInput("not something to do after a commit", text, "say restart, stay-down, or exec HOOK")
+
+
+def _unit(given: str | None, argv: Sequence[str]) -> str:
+    if given is None:
+        name = f"{platform.node() or 'host'}.{Path(argv[0]).name}"
+        given = re.sub(r"[^A-Za-z0-9._@:+-]", "-", name)[:200]
+    if not UNIT.fullmatch(given):
+        raise BadInput("not a name for a guard", given, "use up to 200 letters, digits and . _ @ : + -, with --name")
+    return given
+
+
+def _asker(access: Access, place: EnsembleLocation) -> Callable[[], Sequence[Identity]]:
+    """Who this guard is, as the servers say; its credentials alone, if they do not."""
+
+    def ask() -> Sequence[Identity]:
+        try:
+            with access.client(place) as client:
+                return client.identities
+        except ZkmigError:
+            return [one.identity for one in access.auth if one.identity is not None]
+
+    return ask

@@ -1,0 +1,366 @@
+"""Guard: the loop between ZooKeeper, the processes and the signals. What to do is decided in `decision`.
+
+One thread waits for all three: signals by their wakeup descriptor, the keeper by its socket, what the registration's
+thread has found by a byte in the same pipe. It never waits for a server.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import selectors
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, assert_never
+
+from kazoo.client import KazooClient
+
+from zkmig.epoch.control import ControlPaths
+from zkmig.epoch.leases import GuardEntry
+from zkmig.errors import Stopped
+from zkmig.guard import command as commands
+from zkmig.guard import events
+from zkmig.guard.claim import Claim, Verdict, claim, judge
+from zkmig.guard.claim import Holder as Predecessor
+from zkmig.guard.command import Command
+from zkmig.guard.decision import SIGNAL_EXIT, Decision
+from zkmig.guard.leftovers import end_leftovers
+from zkmig.guard.machine import ProcessIdentity, this_process
+from zkmig.guard.notify import VARIABLES, Notifier
+from zkmig.guard.registration import Me, Registration
+from zkmig.guard.report import Report
+from zkmig.model.acl import Identity
+
+TICK_S: Final = 1.0
+"""So often at least the loop goes round: orphans are reaped, and a hold that expires is said to have."""
+
+LEFTOVERS_TIMEOUT_S: Final = 5.0
+"""Beyond the grace: so long at a stretch what a predecessor left is being ended, before that is said."""
+
+INSTANCE_BYTES: Final = 8
+
+_KEPT = {"SIGKILL", "SIGSTOP", "SIGCHLD", "SIGCONT", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGPIPE", "SIGXFSZ"}
+_FAULTS = {"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTRAP", "SIGSYS"}
+_NEWS = b"\0"  # in the wakeup pipe, where a signal leaves its number
+
+_logger = logging.getLogger("zkmig.guard")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a guard is to do. argv: of the command; it is told to nobody. hook: path of a program.
+
+    client: a kazoo client that is not started yet. who: the identities of its session, as ACLs name them; may ask the
+    servers. session_timeout_s: of the client. grace_s: between TERM and KILL. folder: where names are claimed.
+    """
+
+    names: ControlPaths
+    unit: str
+    argv: Sequence[str]
+    client: KazooClient
+    who: Callable[[], Sequence[Identity]]
+    session_timeout_s: float
+    grace_s: float
+    settings: events.Settings
+    hook: str = ""
+    folder: Path | None = None
+    status_file: Path | None = None
+    out: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """How a guard ended. error: what is to be told beside the code."""
+
+    code: int
+    error: str = ""
+
+
+def run(options: Options, environment: Mapping[str, str]) -> Left:
+    """Be a guard until it is over. To be called in the main thread. Refused: the name is taken on this machine."""
+    instance = secrets.token_hex(INSTANCE_BYTES)
+    notifier = Notifier(environment)
+    of_command = {name: value for name, value in environment.items() if name not in VARIABLES}
+    report = Report(
+        options.unit,
+        options.names.scope,
+        out=options.out,
+        status_file=options.status_file,
+        notifier=notifier,
+        pid=os.getpid(),
+    )
+    with _signals() as wakeup:
+        claimed = _claim(options, instance, wakeup)
+        command = Command(
+            options.argv, instance=instance, environment=of_command, hold=[claimed.fileno()], grace_s=options.grace_s
+        )
+        loop = _Loop(options, instance, claimed, command, report, notifier, wakeup)
+        try:
+            return loop.run()
+        finally:
+            command.close()  # were anything left, the keeper would end it
+            claimed.close()
+            notifier.close()
+
+
+class _Loop:
+    def __init__(
+        self,
+        options: Options,
+        instance: str,
+        claimed: Claim,
+        command: Command,
+        report: Report,
+        notifier: Notifier,
+        wakeup: _Wakeup,
+    ) -> None:
+        self._options = options
+        self._command = command
+        self._report = report
+        self._notifier = notifier
+        self._wakeup = wakeup
+        self._news: deque[events.Event] = deque()
+        self._decision = Decision(options.settings, time.time())
+        self._armed: float | None = None
+        self._left: Left | None = None
+        here = this_process()
+        self._registration = Registration(
+            options.client,
+            options.names,
+            Me(options.unit, instance, here.to_json()),
+            lambda: _clean(claimed.earlier, here, options.grace_s),
+            lambda entry: _judged(entry, here, claimed.earlier, options.grace_s),
+            options.who,
+            self._post,
+            poll_s=options.session_timeout_s / 2,
+        )
+
+    def run(self) -> Left:
+        """Until the decision is to leave."""
+        self._registration.start()
+        self._take(events.Tick())
+        alive_at = 0.0
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._command.fileno(), selectors.EVENT_READ)
+            selector.register(self._wakeup.fileno(), selectors.EVENT_READ)
+            while self._left is None:
+                selector.select(self._pause_s())
+                for number in self._wakeup.signals():
+                    self._take(events.Signalled(number))
+                for event in self._command.receive():
+                    for translated in self._translated(event):
+                        self._take(translated)
+                while self._news:
+                    self._take(self._news.popleft())
+                if self._armed is not None and time.monotonic() >= self._armed:
+                    self._armed = None
+                    self._take(events.TimeUp())
+                self._take(events.Tick())
+                if self._notifier.watchdog_s is not None and time.monotonic() >= alive_at:
+                    self._notifier.alive()
+                    alive_at = time.monotonic() + self._notifier.watchdog_s / 2
+        self._registration.close()
+        return self._left
+
+    def _pause_s(self) -> float:
+        until = [TICK_S]
+        if self._news:
+            until.append(0.0)
+        if self._armed is not None:
+            until.append(max(0.0, self._armed - time.monotonic()))
+        if self._notifier.watchdog_s is not None:
+            until.append(self._notifier.watchdog_s / 2)
+        return min(until)
+
+    def _post(self, event: events.Event) -> None:
+        """From other threads."""
+        self._news.append(event)
+        self._wakeup.news()
+
+    def _take(self, event: events.Event) -> None:
+        if self._left is not None:
+            return
+        now = time.time()
+        for order in self._decision.take(event, now):
+            self._carry_out(order)
+        self._report.tell(self._decision.situation, now, self._code())
+
+    def _code(self) -> int | None:
+        return None if self._left is None else self._left.code
+
+    def _carry_out(self, order: events.Order) -> None:
+        match order:
+            case events.Look():
+                self._registration.look()
+            case events.Register() | events.Acknowledge():
+                self._registration.carry_out(order)
+            case events.Start():
+                self._start(order)
+            case events.Stop():
+                self._command.stop(self._options.grace_s)
+            case events.Pass(number=number):
+                self._command.signal(number)
+            case events.Arm(seconds=seconds):
+                self._armed = time.monotonic() + seconds
+            case events.Leave(code=code, error=error):
+                self._left = Left(code, error)
+            case _:
+                assert_never(order)
+
+    def _start(self, order: events.Start) -> None:
+        argv, more = None, {}
+        if order.role is events.Role.HOOK:
+            argv = [self._options.hook]
+            more = {
+                "ZKMIG_SCOPE": self._options.names.scope,
+                "ZKMIG_EPOCH": str(order.epoch),
+                "ZKMIG_EPOCH_BEFORE": "" if order.epoch_before is None else str(order.epoch_before),
+            }
+        try:
+            self._command.start(argv, more)
+        except OSError as error:  # no process more to be had, or no memory
+            self._news.append(events.NotStarted(commands.EXIT_NOT_EXECUTABLE, f"cannot be started: {error.strerror}"))
+            self._news.append(events.Gone())
+
+    def _translated(self, event: commands.Event) -> Iterator[events.Event]:
+        match event:
+            case commands.Started(pid=pid):
+                yield events.Started(pid)
+            case commands.NotStarted(text=text):
+                yield events.NotStarted(event.exit_code, f"cannot be started: {text}")
+            case commands.Exited():
+                yield events.Exited(event.exit_code)
+            case commands.StillAlive(processes=processes):
+                which = ", ".join(f"{one.pid} ({one.name}, state {one.state})" for one in processes)
+                yield events.StillAlive(f"KILL has not ended {which or 'what is left'} yet")
+            case commands.KeeperDied(status=status, running=running):
+                if running:
+                    yield events.Broken(f"the keeper of the processes has died ({status}); what it kept was ended")
+                else:
+                    _logger.warning("the keeper of the processes has died (%d); the next start has another", status)
+            case commands.Gone():
+                yield events.Gone()
+            case _:
+                assert_never(event)
+
+
+# -- predecessors -----------------------------------------------------------------------------------------------------
+
+
+def _claim(options: Options, instance: str, wakeup: _Wakeup) -> Claim:
+    """The name; waits while a dead guard's keeper ends what it kept. Stopped: by a signal meanwhile."""
+
+    def check() -> None:
+        for number in wakeup.signals():
+            if number in options.settings.ends_on:
+                stopped = Stopped(f"stopped: {signal.Signals(number).name}")
+                stopped.exit_code = SIGNAL_EXIT + number
+                raise stopped
+
+    def say(holder: Predecessor) -> None:
+        _logger.warning("waiting for what the guard before, pid %d, has left to end", holder.process.pid)
+
+    return claim(options.unit, instance, folder=options.folder, on_wait=say, check=check)
+
+
+def _clean(earlier: Sequence[Predecessor], here: ProcessIdentity, grace_s: float) -> str:
+    """End what guards have left that held the name before and are dead with their keepers: "" when nothing is left."""
+    for one in earlier:
+        if (one.process.boot, one.process.namespace) == (here.boot, here.namespace):
+            left = _end_leftovers(one.instance, one.process, grace_s)
+            if left:
+                return left
+    return ""
+
+
+def _judged(
+    entry: GuardEntry, here: ProcessIdentity, earlier: Sequence[Predecessor], grace_s: float
+) -> tuple[events.Holder, str]:
+    try:
+        process = ProcessIdentity.from_json(entry.process)
+    except ValueError:
+        return events.Holder.ANOTHER, "whoever wrote it does not say who it is"
+    who = f"{process.host} pid {process.pid}"
+    match judge(entry.instance, process, here, earlier):
+        case Verdict.OVER:
+            return events.Holder.GONE, who
+        case Verdict.LEFTOVERS:
+            left = _end_leftovers(entry.instance, process, grace_s)
+            return (events.Holder.ANOTHER, left) if left else (events.Holder.GONE, who)
+        case Verdict.ALIVE:
+            return events.Holder.ANOTHER, f"{who}, which runs on this machine with another --state-dir"
+        case Verdict.UNKNOWN:
+            return events.Holder.ANOTHER, f"{who}, another machine or container; --take-over if it is over"
+        case never:
+            assert_never(never)
+
+
+def _end_leftovers(instance: str, process: ProcessIdentity, grace_s: float) -> str:
+    """ "" once nothing is left of that guard, else who is."""
+    timeout_s = grace_s + LEFTOVERS_TIMEOUT_S
+    swept = end_leftovers(instance, grace_s=grace_s, timeout_s=timeout_s, started_after=process.started)
+    if swept.ended:
+        _logger.warning("ended %d processes that the guard before, pid %d, had left", swept.ended, process.pid)
+    if not swept.left:
+        return ""
+    which = ", ".join(f"{one.pid} ({one.name})" for one in swept.left)
+    return f"what the guard before, pid {process.pid}, has left does not end: {which}"
+
+
+# -- signals ----------------------------------------------------------------------------------------------------------
+
+
+class _Wakeup:
+    """A pipe into which signals leave their numbers, and other threads that there is news."""
+
+    def __init__(self) -> None:
+        self._reading, self._writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def fileno(self) -> int:
+        return self._reading
+
+    @property
+    def writing(self) -> int:
+        return self._writing
+
+    def news(self) -> None:
+        with suppress(OSError):  # full: it will be read anyway; closed: the guard is over
+            os.write(self._writing, _NEWS)
+
+    def signals(self) -> Iterator[int]:
+        """Those that have come since the last time."""
+        with suppress(BlockingIOError):
+            while data := os.read(self._reading, 4096):
+                yield from (number for number in data if number != _NEWS[0])
+
+    def close(self) -> None:
+        os.close(self._reading)
+        os.close(self._writing)
+
+
+def known_signals() -> list[signal.Signals]:
+    """Those that a guard takes: all but what cannot be caught, stops a process for a while, or reports an error of it;
+    and but those that it was told to ignore, as by nohup."""
+    not_ours = {getattr(signal, name) for name in _KEPT | _FAULTS}
+    return [one for one in signal.valid_signals() - not_ours if signal.getsignal(one) is not signal.SIG_IGN]
+
+
+@contextmanager
+def _signals() -> Iterator[_Wakeup]:
+    """Inside, signals only leave their numbers in the pipe."""
+    wakeup = _Wakeup()
+    before = {number: signal.signal(number, lambda _number, _frame: None) for number in known_signals()}
+    fd_before = signal.set_wakeup_fd(wakeup.writing, warn_on_full_buffer=False)
+    try:
+        yield wakeup
+    finally:
+        signal.set_wakeup_fd(fd_before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        wakeup.close()

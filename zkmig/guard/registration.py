@@ -1,0 +1,406 @@
+"""Registration: the node under guards/ by which a drain knows of a guarded process, and the record beside it.
+
+One thread asks the servers, one thing at a time, so that signals and processes are answered while they are away; what
+it finds it posts as events. Three things are done:
+
+- look: record and registration are read, and watched. Watches may be lost, so it is done every half session as well.
+- register: one transaction checks the incarnation and the record at the version it was read, and writes "running" at
+  the version of the registration that was read. So it lands only under the very record that was STABLE and not held.
+- acknowledge: "stopped" is written at the version known, as often as it takes.
+
+A registration whose answer did not come may still land. It is conditional on the version of the node, or on there being
+none: once "stopped" was written on the same condition, it cannot any more; and where it came first, that is found out
+by reading back, since each write bears the guard's own name and a number.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from kazoo.client import KazooClient, KazooState
+from kazoo.exceptions import (
+    BadVersionError,
+    InvalidACLError,
+    KazooException,
+    NoAuthError,
+    NodeExistsError,
+    NoNodeError,
+    RolledBackError,
+    RuntimeInconsistency,
+)
+from kazoo.interfaces import IAsyncResult
+from kazoo.protocol.states import WatchedEvent, ZnodeStat
+
+from zkmig.epoch import record as records
+from zkmig.epoch.control import ControlPaths
+from zkmig.epoch.leases import ENTRY_BYTES_MAX, GuardEntry
+from zkmig.errors import UnknownFormat
+from zkmig.guard.events import (
+    Acknowledge,
+    Acknowledged,
+    Doubtful,
+    EntrySeen,
+    Event,
+    Holder,
+    NoRecord,
+    NotAcknowledged,
+    NotRegistered,
+    Register,
+    Registered,
+    Seen,
+    Silent,
+    moment,
+)
+from zkmig.model.acl import Acl, AclList, Identity
+from zkmig.reader.kazoo_acl import kazoo_acl, lease_acl
+
+ANSWER_TIMEOUT_S: Final = 10.0
+"""Longer than that an answer is not waited for: whatever was asked is in doubt then."""
+
+CONNECT_TIMEOUT_S: Final = 10.0
+"""So long after its start a guard says that the servers do not answer."""
+
+CLOSE_TIMEOUT_S: Final = 1.0
+RETRY_S: Final = 0.1
+
+T = TypeVar("T")
+_logger = logging.getLogger("zkmig.guard")
+
+Clean = Callable[[], str]
+"""Ends what earlier guards of the name have left: "" once all is gone, else what is not. May take its time."""
+
+Judge = Callable[[GuardEntry], tuple[Holder, str]]
+"""Whether a registration that says running, of another guard than this, is of one that is gone: GONE or ANOTHER, and
+whose it is. May take as long as ending what that one has left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Me:
+    """This guard. instance: no two have the same. process: see `machine`."""
+
+    unit: str
+    instance: str
+    process: dict[str, object]
+
+
+class _NoAnswerError(Exception):
+    """What was asked may have been done, or may yet be."""
+
+
+class Registration:
+    """The registration of one guard, and the record that it depends on. `post` is called from other threads.
+
+    who: identities of this guard, as ACLs name them; asked for when the registration is first made. poll_s: between two
+    looks of which nothing has told that they are needed.
+    """
+
+    def __init__(
+        self,
+        client: KazooClient,
+        names: ControlPaths,
+        me: Me,
+        clean: Clean,
+        judge: Judge,
+        who: Callable[[], Sequence[Identity]],
+        post: Callable[[Event], None],
+        *,
+        poll_s: float,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> None:
+        self._client = client
+        self._names = names
+        self._me = me
+        self._clean = clean
+        self._judge = judge
+        self._who = who
+        self._post = post
+        self._poll_s = poll_s
+        self._answer_timeout_s = answer_timeout_s
+        self.path = f"{names.guards}/{me.unit}"
+        # Of the thread alone:
+        self._entry: GuardEntry | None = None
+        self._version: int | None = None  # of the registration; None: there is none
+        self._writes = 0
+        self._known_gone = ""  # the instance that was last judged to be
+        # Of both:
+        self._wakeup = threading.Condition()
+        self._order: Register | Acknowledge | None = None
+        self._look_wanted = True
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run, name="zkmig guard", daemon=True)
+
+    # -- for the guard ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Connect, in the background, and look."""
+        self._client.add_listener(self._on_state)
+        self._client.start_async()
+        self._thread.start()
+
+    def look(self) -> None:
+        """Read both now; EntrySeen, and Seen or NoRecord, follow."""
+        with self._wakeup:
+            self._look_wanted = True
+            self._wakeup.notify()
+
+    def carry_out(self, order: Register | Acknowledge) -> None:
+        """One at a time: the next only once this one was answered."""
+        with self._wakeup:
+            self._order = order
+            self._wakeup.notify()
+
+    def close(self) -> None:
+        """End the session, if that takes no longer than a moment; nothing hangs on it."""
+        with self._wakeup:
+            self._is_closing = True
+            self._wakeup.notify()
+        closer = threading.Thread(target=self._close, name="zkmig guard, closing", daemon=True)
+        closer.start()
+        closer.join(CLOSE_TIMEOUT_S)
+
+    def _close(self) -> None:
+        self._client.stop()
+        self._client.close()
+
+    # -- the thread ---------------------------------------------------------------------------------------------------
+
+    def _on_state(self, state: str) -> None:
+        """Of the session; called by kazoo, and must not wait."""
+        if state == KazooState.CONNECTED:
+            self.look()
+        elif not self._is_closing:
+            self._post(_silence())
+
+    def _on_watch(self, _event: WatchedEvent) -> None:
+        self.look()
+
+    def _run(self) -> None:
+        while left := self._clean():  # before anything else: it may well act
+            self._post(Silent(left))
+            self._pause()
+            if self._is_closing:
+                return
+        if not self._await_connection(CONNECT_TIMEOUT_S):
+            self._post(_silence())
+        while self._await_connection(None):
+            order, is_look = self._next_task()
+            try:
+                if order is None:
+                    if is_look:
+                        self._look()
+                elif isinstance(order, Register):
+                    self._post(self._register(order))
+                else:
+                    self._acknowledge_until_answered(order)
+            except _NoAnswerError:
+                self._post(_silence())
+                self._pause()
+                self.look()
+
+    def _next_task(self) -> tuple[Register | Acknowledge | None, bool]:
+        """The order that was given, or whether to look; waits for either, and for the time of the next look."""
+        with self._wakeup:
+            if self._order is None and not self._look_wanted and not self._is_closing:
+                self._look_wanted = not self._wakeup.wait(self._poll_s)
+            order, self._order = self._order, None
+            if order is not None:
+                return order, False
+            is_look, self._look_wanted = self._look_wanted, False
+            return None, is_look
+
+    def _await_connection(self, timeout_s: float | None) -> bool:
+        """Whether there is one; False also when closing."""
+        with self._wakeup:
+            deadline = None if timeout_s is None else time.monotonic() + timeout_s
+            while not self._client.connected and not self._is_closing:
+                if deadline is not None and time.monotonic() > deadline:
+                    return False
+                self._wakeup.wait(RETRY_S)
+            return not self._is_closing
+
+    def _pause(self) -> None:
+        with self._wakeup:
+            if not self._is_closing:
+                self._wakeup.wait(RETRY_S)
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        self._answer(self._client.sync_async(self._names.record))
+        record = self._read_record()
+        self._post(self._read_entry())
+        self._post(record)
+
+    def _read_record(self) -> Seen | NoRecord:
+        path = self._names.record
+        try:
+            data, stat = self._answer(self._client.get_async(path, watch=self._on_watch))
+            record = records.decode(data, path)
+        except NoNodeError:
+            return NoRecord(f"there is no scope {self._names.scope!r} ({path})")
+        except NoAuthError:
+            return NoRecord(f"not permitted to read {path}; init the scope with this identity as --reader")
+        except UnknownFormat as error:
+            return NoRecord(str(error))
+        last = None if record.last is None else (record.last.epoch, record.last.attempt, record.last.outcome)
+        return Seen(
+            record.incarnation,
+            stat.version,
+            stat.mzxid,
+            record.state,
+            record.epoch,
+            record.held,
+            record.target_epoch,
+            last,
+        )
+
+    def _read_entry(self) -> EntrySeen:
+        """Remembers what was found, for the writes that follow."""
+        try:
+            data, stat = self._answer(self._client.get_async(self.path, watch=self._on_watch))
+        except NoNodeError:
+            self._entry, self._version = None, None
+            return EntrySeen(Holder.NOBODY)
+        except NoAuthError:
+            return EntrySeen(Holder.ANOTHER, who=f"{self.path} may not be read by this identity")
+        self._version = stat.version
+        self._entry = entry = GuardEntry.decode(data) if stat.dataLength <= ENTRY_BYTES_MAX else None
+        if entry is None:
+            return EntrySeen(Holder.STOPPED)  # what is no registration holds up nobody
+        if entry.stopped:
+            return EntrySeen(Holder.STOPPED, entry.epoch, entry.down)
+        if entry.instance == self._me.instance:
+            return EntrySeen(Holder.OURS, entry.epoch, entry.down)
+        if entry.instance and entry.instance == self._known_gone:
+            return EntrySeen(Holder.GONE, entry.epoch, entry.down)
+        holder, who = self._judge(entry)
+        if holder is Holder.GONE:
+            self._known_gone = entry.instance
+        return EntrySeen(holder, entry.epoch, entry.down, who)
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def _register(self, order: Register) -> Event:
+        entry = self._next_entry(stopped=False, why=order.why, epoch=order.epoch)
+        transaction = self._client.transaction()
+        transaction.check(self._names.incarnation(order.under.incarnation), -1)  # its name is its identity
+        transaction.check(self._names.record, order.under.version)
+        try:
+            if self._version is None:
+                transaction.create(self.path, entry.encode(), acl=kazoo_acl(self._acl()))
+            else:
+                transaction.set_data(self.path, entry.encode(), self._version)
+        except (NoNodeError, NoAuthError) as error:
+            return NotRegistered(self._refusal("read who is admin of", error), isinstance(error, NoAuthError))
+        except _NoAnswerError:
+            return NotRegistered("the servers do not answer")  # it was not sent
+        try:
+            results = self._answer(transaction.commit_async())
+        except _NoAnswerError:
+            return Doubtful()
+        failed = _first_failure(results)
+        if failed is not None:
+            return self._not_registered(failed, results[failed])
+        self._entry = entry
+        self._version = results[-1].version if isinstance(results[-1], ZnodeStat) else 0
+        return Registered()
+
+    def _not_registered(self, index: int, error: Exception) -> NotRegistered:
+        if isinstance(error, NoAuthError | InvalidACLError):
+            return NotRegistered(self._refusal("write", error), is_forbidden=True)
+        if index == 0:
+            return NotRegistered("the scope was deleted or created again")
+        if index == 1:
+            return NotRegistered("the record has moved")
+        if isinstance(error, BadVersionError | NodeExistsError | NoNodeError):
+            return NotRegistered("the registration was changed by somebody else")
+        return NotRegistered(f"the servers did not take the registration: {type(error).__name__}", is_forbidden=True)
+
+    def _acknowledge_until_answered(self, order: Acknowledge) -> None:
+        while True:
+            try:
+                self._post(self._acknowledge(order))
+                return
+            except _NoAnswerError:
+                self._post(_silence())
+            self._pause()
+            if not self._await_connection(None):
+                return
+
+    def _acknowledge(self, order: Acknowledge) -> Event:
+        """Write "stopped" over whatever is ours, be it there by now or not yet."""
+        ours = {self._me.instance} | ({self._entry.instance} if self._entry is not None else set())
+        entry = self._next_entry(stopped=True, why=order.why, epoch=order.epoch, down=order.down)
+        while not self._is_closing:
+            try:
+                self._write_stopped(entry)
+                return Acknowledged()
+            except (BadVersionError, NodeExistsError):
+                found = self._read_entry()
+                if self._entry is not None and self._entry.instance not in ours:
+                    return NotAcknowledged(f"the registration is another's by now: {found.who or self._entry.unit}")
+                if self._entry == entry:
+                    return Acknowledged()  # by a write of ours whose answer was lost
+            except NoNodeError as error:
+                if self._version is None:
+                    return NotAcknowledged(self._refusal("write", error))
+                self._version = self._entry = None
+                if order.down is None:
+                    return Acknowledged()  # evicted: nobody waits for it
+            except (NoAuthError, InvalidACLError) as error:
+                return NotAcknowledged(self._refusal("write", error), is_forbidden=True)
+        raise _NoAnswerError
+
+    def _write_stopped(self, entry: GuardEntry) -> None:
+        """Conditional, so that what is still under way fails, and this does not land on what comes later."""
+        if self._version is None:
+            self._answer(self._client.create_async(self.path, entry.encode(), acl=kazoo_acl(self._acl())))
+            self._version = 0
+        else:
+            self._version = self._answer(self._client.set_async(self.path, entry.encode(), self._version)).version
+        self._entry = entry
+
+    def _next_entry(self, *, stopped: bool, **fields: Any) -> GuardEntry:
+        self._writes += 1
+        me = self._me
+        return GuardEntry(me.unit, stopped, me.instance, self._writes, time.time(), process=me.process, **fields)
+
+    def _acl(self) -> AclList:
+        entries, _ = self._answer(self._client.get_acls_async(self._names.record))
+        record_acl = tuple(Acl(entry.perms, entry.id.scheme, entry.id.id) for entry in entries)
+        return lease_acl(record_acl, self._who())
+
+    def _refusal(self, what: str, error: Exception) -> str:
+        if isinstance(error, NoNodeError):
+            return f"there is no scope {self._names.scope!r} any more"
+        hint = "init the scope with this identity as --reader"
+        if self._version is not None:
+            hint = "it was made by another identity: use that one, or have an admin delete it"
+        return f"not permitted to {what} {self.path} ({type(error).__name__}); {hint}"
+
+    def _answer(self, result: IAsyncResult[T]) -> T:
+        """The result; the server's refusals as they are, anything else is no answer."""
+        try:
+            return result.get(timeout=self._answer_timeout_s)
+        except (NoNodeError, NoAuthError, NodeExistsError, BadVersionError, InvalidACLError):
+            raise
+        except (KazooException, self._client.handler.timeout_exception) as error:
+            _logger.info("no answer from the servers: %s", type(error).__name__)
+            raise _NoAnswerError from error
+
+
+def _silence() -> Silent:
+    return Silent(f"the servers do not answer, at {moment(time.time())}")
+
+
+def _first_failure(results: Sequence[Any]) -> int | None:
+    """Index of the operation that failed the transaction; those before it were rolled back, those after not tried."""
+    for index, result in enumerate(results):
+        if isinstance(result, Exception) and not isinstance(result, RolledBackError | RuntimeInconsistency):
+            return index
+    return 0 if any(isinstance(result, Exception) for result in results) else None

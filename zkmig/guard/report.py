@@ -1,0 +1,100 @@
+"""Report: what a guard is doing, why and since when, for people, for monitoring, for the service manager.
+
+Nothing of it may hold up the guard: who does not read what the command writes must not keep it from being ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from zkmig.guard.events import Phase, Situation, moment
+from zkmig.guard.notify import Notifier
+
+FORMAT: Final = 1
+LINE_BYTES_MAX: Final = 2_000
+"""Less than a pipe takes at once, so that a line is written whole or not at all."""
+
+_logger = logging.getLogger("zkmig.guard")
+
+
+class Report:
+    """out: descriptor for a line at each change, None: quiet. status_file: JSON, always whole. pid: of the guard."""
+
+    def __init__(
+        self, unit: str, scope: str, *, out: int | None, status_file: Path | None, notifier: Notifier, pid: int
+    ) -> None:
+        self._unit = unit
+        self._scope = scope
+        self._out = out
+        self._status_file = status_file
+        self._notifier = notifier
+        self._pid = pid
+        self._told: tuple[Phase, str] | None = None
+        self._since = 0.0
+        self._written: dict[str, Any] | None = None
+        self._is_ready = False
+
+    def tell(self, situation: Situation, now: float, code: int | None = None) -> None:
+        """Say what is new. code: with which the guard is leaving."""
+        if not situation.is_passing and (situation.phase, situation.why) != self._told:
+            if self._told is None or self._told[0] is not situation.phase:
+                self._since = situation.since
+            self._told = (situation.phase, situation.why)
+            text = f"{situation.phase.value} since {moment(self._since)}: {situation.why}"
+            if situation.phase is Phase.LEFT:
+                self._notifier.stopping()
+            self._notifier.status(text)
+            self._line(f"guard {self._unit}: {text}\n")
+        self._file(situation, now, code)
+        if not self._is_ready:
+            self._is_ready = True
+            self._notifier.ready()
+
+    def _line(self, text: str) -> None:
+        if self._out is None:
+            return
+        line = "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+        try:
+            if select.select([], [self._out], [], 0)[1]:
+                os.write(self._out, line.encode(errors="replace")[:LINE_BYTES_MAX])
+        except (OSError, ValueError):
+            self._out = None  # nobody is there any more
+
+    def _file(self, situation: Situation, now: float, code: int | None) -> None:
+        if self._status_file is None:
+            return
+        is_told = self._told is not None and self._told[0] is situation.phase
+        held = situation.held
+        document: dict[str, Any] = {
+            "format": FORMAT,
+            "name": self._unit,
+            "scope": self._scope,
+            "phase": situation.phase.value,
+            "since": self._since if is_told else situation.since,
+            "why": situation.why,
+            "pid": situation.pid,
+            "guard_pid": self._pid,
+            "epoch": situation.epoch,
+            "hold": None
+            if held is None
+            else {**asdict(held), "expired": held.deadline is not None and held.deadline <= now},
+            "code": code,
+        }
+        if document == self._written:
+            return
+        beside = self._status_file.with_name(f".{self._status_file.name}.{self._pid}")
+        try:
+            beside.write_text(json.dumps(document) + "\n")
+            beside.replace(self._status_file)
+        except OSError as error:
+            _logger.warning("the status file cannot be written: %s: %s", self._status_file, error.strerror)
+            with contextlib.suppress(OSError):
+                beside.unlink()
+        self._written = document
