@@ -333,7 +333,7 @@ class Decision:
         elif entry.holder is Holder.ANOTHER and not self._settings.take_over:
             self._wait(Phase.CONTESTED, f"the registration says that it runs elsewhere: {entry.who}")
         elif entry.holder is Holder.ANOTHER:
-            self._acknowledge(f"taken over from {entry.who}")
+            self._acknowledge(f"taken over from {entry.who}", entry.instance)
         elif entry.holder in (Holder.OURS, Holder.GONE):
             self._acknowledge("what ran before is gone" if entry.holder is Holder.GONE else self._ended_for)
         elif isinstance(scope, NoRecord):
@@ -438,11 +438,11 @@ class Decision:
         self._go(Phase.LOOKING, "asking the servers")
         self._orders.append(Look())
 
-    def _acknowledge(self, why: str) -> None:
+    def _acknowledge(self, why: str, taking: str = "") -> None:
         self._go(Phase.ACKNOWLEDGING, why)
         if self._leaving is not None:
             self._orders.append(Arm(LEAVE_WAIT_S))
-        self._orders.append(Acknowledge(why, None if self._ran is None else self._ran.epoch, self._down))
+        self._orders.append(Acknowledge(why, None if self._ran is None else self._ran.epoch, self._down, taking))
 
     def _block(self, why: str, is_forbidden: bool) -> None:
         self._blocked, self._is_forbidden = why, is_forbidden

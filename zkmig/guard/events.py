@@ -95,12 +95,13 @@ class Silent:
 
 @dataclass(frozen=True, slots=True)
 class EntrySeen:
-    """The registration as it was read. epoch, down: as it has them. who: whose it is, for ANOTHER."""
+    """The registration as it was read. epoch, down, instance: as it has them. who: whose it is, for ANOTHER."""
 
     holder: Holder
     epoch: int | None = None
     down: Down | None = None
     who: str = ""
+    instance: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,11 +255,13 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledge:
-    """Write that nothing runs. epoch: under which the command ran last."""
+    """Write that nothing runs. epoch: under which the command ran last. taking: another guard's instance, over whose
+    registration it is to be written."""
 
     why: str
     epoch: int | None
     down: Down | None
+    taking: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from kazoo.client import KazooClient, KazooState
+from kazoo.client import KazooClient, KazooState, TransactionRequest
 from kazoo.exceptions import (
     BadVersionError,
     InvalidACLError,
@@ -65,6 +65,7 @@ ANSWER_TIMEOUT_S: Final = 10.0
 CONNECT_TIMEOUT_S: Final = 10.0
 """So long after its start a guard says that the servers do not answer."""
 
+CHANGED: Final = "the registration was changed by somebody else"
 CLOSE_TIMEOUT_S: Final = 1.0
 RETRY_S: Final = 0.1
 
@@ -125,6 +126,7 @@ class Registration:
         # Of the thread alone:
         self._entry: GuardEntry | None = None
         self._version: int | None = None  # of the registration; None: there is none
+        self._is_unreadable = False
         self._writes = 0
         self._known_gone = ""  # the instance that was last judged to be
         # Of both:
@@ -195,6 +197,7 @@ class Registration:
                         self._look()
                 elif isinstance(order, Register):
                     self._post(self._register(order))
+                    self.look()  # with a watch on what was written
                 else:
                     self._acknowledge_until_answered(order)
             except _NoAnswerError:
@@ -206,7 +209,7 @@ class Registration:
         """The order that was given, or whether to look; waits for either, and for the time of the next look."""
         with self._wakeup:
             if self._order is None and not self._look_wanted and not self._is_closing:
-                self._look_wanted = not self._wakeup.wait(self._poll_s)
+                self._look_wanted = not self._wakeup.wait(self._poll_s) or self._look_wanted
             order, self._order = self._order, None
             if order is not None:
                 return order, False
@@ -264,11 +267,12 @@ class Registration:
         try:
             data, stat = self._answer(self._client.get_async(self.path, watch=self._on_watch))
         except NoNodeError:
-            self._entry, self._version = None, None
+            self._entry, self._version, self._is_unreadable = None, None, False
             return EntrySeen(Holder.NOBODY)
         except NoAuthError:
+            self._entry, self._version, self._is_unreadable = None, None, True
             return EntrySeen(Holder.ANOTHER, who=f"{self.path} may not be read by this identity")
-        self._version = stat.version
+        self._version, self._is_unreadable = stat.version, False
         self._entry = entry = GuardEntry.decode(data) if stat.dataLength <= ENTRY_BYTES_MAX else None
         if entry is None:
             return EntrySeen(Holder.STOPPED)  # what is no registration holds up nobody
@@ -281,15 +285,23 @@ class Registration:
         holder, who = self._judge(entry)
         if holder is Holder.GONE:
             self._known_gone = entry.instance
-        return EntrySeen(holder, entry.epoch, entry.down, who)
+        return EntrySeen(holder, entry.epoch, entry.down, who, entry.instance)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
+    def _may_write_over(self, taking: str = "") -> bool:
+        """Whether what was read last does not say "running" of somebody else; it may be later than what was ordered."""
+        entry = self._entry
+        return (
+            entry is None or entry.stopped or (entry.instance or None) in (self._me.instance, self._known_gone, taking)
+        )
+
     def _register(self, order: Register) -> Event:
+        if not self._may_write_over():
+            return NotRegistered(CHANGED)
         entry = self._next_entry(stopped=False, why=order.why, epoch=order.epoch)
         transaction = self._client.transaction()
-        transaction.check(self._names.incarnation(order.under.incarnation), -1)  # its name is its identity
-        transaction.check(self._names.record, order.under.version)
+        self._check(transaction, order.under)
         try:
             if self._version is None:
                 transaction.create(self.path, entry.encode(), acl=kazoo_acl(self._acl()))
@@ -310,6 +322,11 @@ class Registration:
         self._version = results[-1].version if isinstance(results[-1], ZnodeStat) else 0
         return Registered()
 
+    def _check(self, transaction: TransactionRequest, under: Seen) -> None:
+        """The conditions of a registration: the record as it was read, of the same incarnation."""
+        transaction.check(self._names.incarnation(under.incarnation), -1)  # its name is its identity
+        transaction.check(self._names.record, under.version)
+
     def _not_registered(self, index: int, error: Exception) -> NotRegistered:
         if isinstance(error, NoAuthError | InvalidACLError):
             return NotRegistered(self._refusal("write", error), is_forbidden=True)
@@ -318,7 +335,7 @@ class Registration:
         if index == 1:
             return NotRegistered("the record has moved")
         if isinstance(error, BadVersionError | NodeExistsError | NoNodeError):
-            return NotRegistered("the registration was changed by somebody else")
+            return NotRegistered(CHANGED)
         return NotRegistered(f"the servers did not take the registration: {type(error).__name__}", is_forbidden=True)
 
     def _acknowledge_until_answered(self, order: Acknowledge) -> None:
@@ -334,16 +351,17 @@ class Registration:
 
     def _acknowledge(self, order: Acknowledge) -> Event:
         """Write "stopped" over whatever is ours, be it there by now or not yet."""
-        ours = {self._me.instance} | ({self._entry.instance} if self._entry is not None else set())
         entry = self._next_entry(stopped=True, why=order.why, epoch=order.epoch, down=order.down)
         while not self._is_closing:
+            if not self._may_write_over(order.taking):
+                return NotAcknowledged("the registration is another's by now", is_forbidden=True)
             try:
                 self._write_stopped(entry)
                 return Acknowledged()
             except (BadVersionError, NodeExistsError):
-                found = self._read_entry()
-                if self._entry is not None and self._entry.instance not in ours:
-                    return NotAcknowledged(f"the registration is another's by now: {found.who or self._entry.unit}")
+                self._read_entry()
+                if self._version is None and self._is_unreadable:
+                    return NotAcknowledged(f"{self.path} may not be read by this identity", is_forbidden=True)
                 if self._entry == entry:
                     return Acknowledged()  # by a write of ours whose answer was lost
             except NoNodeError as error:
