@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,8 @@ from tests.scopes import ALICE, ALICES_IDENTITY, ME, MY_IDENTITY, Site, settled
 from tests.test_acting import BOB, BOBS_IDENTITY, await_connected
 from tests.test_prune import remove
 from tests.trees import Node, Tree
+from zkmig.apply.status import read_status
+from zkmig.cli.status import screen
 from zkmig.dev import Server
 from zkmig.epoch.budgets import BudgetNote, read_budgets
 from zkmig.epoch.control import Roles, init_scope
@@ -340,6 +343,11 @@ def test_an_override_acts_and_is_on_record(site: Site, caplog: pytest.LogCapture
         change(site, 4, 5)
         exceeded(reader)
     assert [note.overrides for note in read_budgets(site.client(), site.names)] == [(override,)]
+    found = read_status(site.client(), site.names)
+    assert found.overrides == [(note_of(site), override)]
+    shown = "\n".join(screen(found, [], time.time()))
+    assert "the budget of scaler" in shown
+    assert "three hosts were renamed" in shown
 
 
 # -- who may see and write what ---------------------------------------------------------------------------------------

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from typing import Final
 
 from zkmig.apply.entries import ACTING, Entry, blocking_entries
 from zkmig.apply.evictions import Eviction, read_evictions
 from zkmig.epoch.attempts import Attempt, Fate, read_attempts, revertible, rolled_back_since
+from zkmig.epoch.budgets import BudgetNote, Override, read_budgets
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.owner import OwnerView, read_owner
 from zkmig.epoch.record import Record
@@ -15,13 +18,15 @@ from zkmig.wire.client import Client
 from zkmig.wire.replies import ChildrenResult
 from zkmig.wire.requests import GetChildren
 
+OVERRIDES_SHOWN_S: Final = 7 * 24 * 3600
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
     """One scope at one moment. readers, guards: names of what is registered. blocking: what a drain would wait for,
     leases and guards. evicted: what the drain of the epoch under way was told not to wait for. batches_undone: in a
     rollback. attempts: all of the scope's. progress_at: when work on the epoch under way was last seen to get on, by
-    the servers' clock, Unix seconds."""
+    the servers' clock, Unix seconds. budgets: of the readers that have one."""
 
     scope: str
     record: Record
@@ -34,6 +39,14 @@ class Status:
     evicted: tuple[Eviction, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     progress_at: float | None = None
+    budgets: tuple[BudgetNote, ...] = ()
+
+    @property
+    def overrides(self) -> list[tuple[BudgetNote, Override]]:
+        """Actions beyond a budget within OVERRIDES_SHOWN_S, the latest first."""
+        since = time.time() - OVERRIDES_SHOWN_S
+        found = [(note, one) for note in self.budgets for one in note.overrides if one.at >= since]
+        return sorted(found, key=lambda pair: -pair[1].at)
 
     @property
     def blocks_at_most_s(self) -> float | None:
@@ -85,6 +98,7 @@ def read_status(client: Client, names: ControlPaths) -> Status:
         tuple(evicted),
         tuple(read_attempts(client, names, record, is_owner=not owner.alive)),
         max(moments, default=None),
+        tuple(read_budgets(client, names)),
     )
 
 
