@@ -129,7 +129,8 @@ Event = Started | NotStarted | Exited | StillAlive | KeeperDied | Gone
 class Command:
     """CMD, run by a keeper, again and again if need be; never twice at a time.
 
-    argv: CMD and its arguments. environment: CMD's; ours unless given. The marker (`leftovers`) is added to it.
+    argv: CMD and its arguments. environment: CMD's; ours unless given. Changes to it count from the next start; the
+    marker (`leftovers`) is added to it then.
     instance: who this guard is, for the marker. hold: descriptors that a keeper also keeps open while it lives.
     grace_s: between TERM and KILL if this process dies without a word.
     """
@@ -146,7 +147,7 @@ class Command:
         self.own_children: set[int] = set()
         self._argv = list(argv)
         self._instance = instance
-        self._environment = dict(os.environ if environment is None else environment)
+        self.environment = dict(os.environ if environment is None else environment)
         self._hold = tuple(hold)
         self._grace_s = grace_s
         self._keeper: subprocess.Popen[bytes] | None = None
@@ -183,7 +184,7 @@ class Command:
         self._run += 1
         self._busy = True
         arguments = [os.fsencode(argument) for argument in (self._argv if argv is None else argv)]
-        settings = {**self._environment, **(more or {})}
+        settings = {**self.environment, **(more or {})}
         environment = {os.fsencode(key): os.fsencode(value) for key, value in settings.items()}
         if environment.get(b"LISTEN_PID") != b"%d" % os.getpid():
             environment.pop(b"LISTEN_PID", None)  # meant for somebody else: to CMD it would be nobody's

@@ -16,6 +16,7 @@ as CMD is.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -57,6 +58,7 @@ class Keeper:
         self._grace_s = GRACE_S
         self._ending: Ending | None = None
         self._group = os.getpgrp()
+        self._scheduling = os.sched_getscheduler(0), os.sched_getparam(0)
         self._wake, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(wake, False)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -187,7 +189,7 @@ class Keeper:
         now = time.monotonic()
         if self._ending is None:
             self._ending = Ending(now, grace_s, group=self._main)
-            set_urgent(True)
+            set_urgent()
         else:
             self._ending.hasten(now, grace_s)
 
@@ -199,7 +201,8 @@ class Keeper:
             except ChildProcessError:
                 self._busy = False
                 if self._ending is not None:
-                    set_urgent(False)
+                    with contextlib.suppress(OSError):
+                        os.sched_setscheduler(0, *self._scheduling)
                 self._ending = None
                 self._say((messages.GONE, self._run))
                 return
@@ -229,16 +232,13 @@ def holds_terminal(group: int) -> bool:
         return False
 
 
-def set_urgent(urgent: bool) -> None:
+def set_urgent() -> None:
     """Run before what we end, while we end it: thousands of runnable processes leave a scan no time to get done.
 
     Needs CAP_SYS_NICE; without it, we go on as we are.
     """
-    policy, priority = (os.SCHED_RR, 1) if urgent else (os.SCHED_OTHER, 0)
-    try:
-        os.sched_setscheduler(0, policy | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
-    except OSError:
-        return
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
 def set_terminal(group: int) -> None:

@@ -15,7 +15,8 @@ import signal
 import time
 from dataclasses import dataclass
 
-from zkmig.guard.descendants import PROC, Process, all_processes, below, look_at, send
+from zkmig.errors import BadInput
+from zkmig.guard.descendants import PROC, Process, all_processes, below, look_at, proc_is_ours, send
 from zkmig.guard.ending import signal_all
 
 MARKER = "ZKMIG_GUARD"
@@ -53,7 +54,10 @@ def find_leftovers(instance: str, started_after: int = 0) -> Leftovers:
     """Look for what `instance` left. started_after: when the instance began (clock ticks since boot), 0 if unknown.
 
     We ourselves, and those above us, are never among them: an outer guard's marker is in our environment too.
+    BadInput where /proc is another pid namespace's: its pids are not ours to signal.
     """
+    if not proc_is_ours():
+        raise BadInput("does not show this pid namespace", PROC, "mount proc inside the namespace (--mount-proc)")
     processes = all_processes()
     above = _above(os.getpid(), processes)
     found: dict[int, Process] = {}
