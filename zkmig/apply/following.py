@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterator
 
 from zkmig.apply.status import Status
-from zkmig.epoch.record import Owner, Record
+from zkmig.epoch.record import Held, Owner, Record
 from zkmig.epoch.transitions import MIGRATING, State
 from zkmig.model.path import CONTROL_ROOT
 
@@ -19,20 +19,16 @@ def advice(status: Status) -> list[str]:
     """What to know before one of the commands that can follow is run, in sentences."""
     record = status.record
     if record.state in MIGRATING:
-        return [*_while_migrating(status), *_while_held(record)]
+        return list(_while_migrating(status))
     if record.held is not None:
-        return ["nothing begins until the hold is released", *_while_held(record)]
+        return ["nothing begins until the hold is released", *_once_expired(record.held)]
     if status.owner.alive:
         return ["a migrator is at work, perhaps putting up a journal: wait for it"]
     return []
 
 
-def _while_held(record: Record) -> Iterator[str]:
-    if record.held is None:
-        return
-    if record.state in MIGRATING:
-        yield "held: nothing acts after its end either, until the hold is released"
-    if record.held.is_expired():
+def _once_expired(held: Held) -> Iterator[str]:
+    if held.is_expired():
         yield "the hold has expired: release it, or extend it with zkmig hold --for"
 
 
@@ -70,7 +66,7 @@ def next_commands(
 
 
 def _to_release(record: Record, where: str) -> Iterator[str]:
-    if record.held is not None:
+    if record.held is not None and record.state not in MIGRATING:  # else the migration's end comes first
         yield f"zkmig release --holder {shlex.quote(record.held.holder)} {where}"
 
 

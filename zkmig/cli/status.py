@@ -71,6 +71,7 @@ def _document(found: Status, following: list[str], control: str) -> dict[str, An
         "revertible": found.revertible is not None,
         "prunable": len(found.prunable),
         "evicted": [dataclasses.asdict(eviction) for eviction in found.evicted],
+        "budgets": [dataclasses.asdict(note) for note in found.budgets],
         "pending": plain(record.pending),
         "conflict": plain(record.conflict),
         "last": plain(record.last),
@@ -86,7 +87,7 @@ def _document(found: Status, following: list[str], control: str) -> dict[str, An
 
 COLUMNS, LINES = 80, 24
 TITLE = 11
-_LEAST = ("readers", "evicted", "kept", "guards", "last")  # what is left out first where it would be more
+_LEAST = ("readers", "evicted", "kept", "guards", "overridden", "last")  # left out first where it would be more
 _WHOLE = "plan"  # never cut: it is to be found by that
 _NAMED = 2  # of those that block, by their whole names, as --evict takes them
 
@@ -112,8 +113,8 @@ def _lines(commands: Sequence[str]) -> int:
 def _rows(found: Status, now: float) -> Iterator[tuple[str, str]]:
     record = found.record
     yield "scope", f"{found.scope} over {record.root}"
-    flag = "" if record.held is None else ", held (EXPIRED)" if record.held.is_expired(now) else ", held"
-    yield "state", record.state.value + flag
+    flags = ["held", record.held.term(now)] if record.held is not None else []
+    yield "state", ", ".join([record.state.value, *filter(None, flags)])
     yield "epoch", f"{record.epoch}"
     if record.target_epoch is not None:
         yield "under way", f"epoch {record.target_epoch}, attempt {record.attempt}{_done(found)}"
@@ -124,7 +125,7 @@ def _rows(found: Status, now: float) -> Iterator[tuple[str, str]]:
     if owner is not None and (found.owner.alive or record.target_epoch is not None):
         yield "owner", f"{owner.host} pid {owner.pid}, {_life(found, now)}, since {_when(owner.since)}"
     if record.held is not None:
-        yield "held", record.held.terms(now).removeprefix("held ")
+        yield "held", record.held.by
         yield "", record.held.reason
     if record.pending is not None:
         yield "pending", str(record.pending)
@@ -142,6 +143,9 @@ def _rows(found: Status, now: float) -> Iterator[tuple[str, str]]:
     yield from _blocking(found)
     if found.evicted:
         yield "evicted", some(found.evicted)
+    if overrides := found.overrides:
+        note, last = overrides[0]
+        yield "overridden", f"{len(overrides)} in a week, {note.reader} {_when(last.at)}: {last.why}"
     if kept := _kept(found):
         yield "kept", kept
     if (plan := plan_elsewhere(found)) is not None:

@@ -44,17 +44,22 @@ class Held:
         """Whether its deadline is over; now: Unix seconds, None: by this host's clock."""
         return self.deadline is not None and (time.time() if now is None else now) > self.deadline
 
-    def terms(self, now: float | None = None) -> str:
-        """As in "held by ops@zk1 since 2016-08-11 15:00:00 until 2016-08-11 16:00:00", in local time."""
-        until = ""
-        if self.deadline is not None:
-            moment = shown_time(self.deadline)
-            until = f", EXPIRED since {moment} and not released" if self.is_expired(now) else f" until {moment}"
-        return f"held by {self.holder} since {shown_time(self.since)}{until}"
-
     def told(self, now: float | None = None) -> str:
-        """Its terms, and why."""
-        return f"{self.terms(now)}: {self.reason}"
+        """As in "held by ops@zk1 since 2016-08-11 15:00:00, until 2016-08-11 16:00:00: new disks", in local time."""
+        term = self.term(now)
+        return f"held {self.by}{f', {term}' if term else ''}: {self.reason}"
+
+    @property
+    def by(self) -> str:
+        """By whom and since when."""
+        return f"by {self.holder} since {shown_time(self.since)}"
+
+    def term(self, now: float | None = None) -> str:
+        """Until when, or that this is over; "" of one without a deadline."""
+        if self.deadline is None:
+            return ""
+        moment = shown_time(self.deadline)
+        return f"EXPIRED since {moment} and not released" if self.is_expired(now) else f"until {moment}"
 
     def document(self, now: float | None = None) -> dict[str, Any]:
         """For --json."""

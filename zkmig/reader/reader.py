@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
@@ -17,6 +18,7 @@ from kazoo.client import KazooClient
 from zkmig.epoch import record as records
 from zkmig.epoch.control import ControlPaths, valid_scope_name
 from zkmig.epoch.journal import JournalMissing, load
+from zkmig.epoch.record import Held
 from zkmig.epoch.transitions import IMAGES, MIGRATING, Image, State
 from zkmig.errors import (
     BadInput,
@@ -50,6 +52,8 @@ from zkmig.wire.credential import Credential
 from zkmig.wire.replies import DataResult, StatResult
 from zkmig.wire.requests import Exists, GetData, Sync
 from zkmig.wire.tls import Tls
+
+_logger = logging.getLogger("zkmig")
 
 TIMEOUT_S: Final = 30.0
 PAUSE_FIRST_S: Final = 0.02
@@ -112,6 +116,7 @@ class Reader:
         self._acls = AclCache()
         self._kept: KeptView | None = None
         self._look_after_at = 0.0
+        self._told_of: Held | None = None
         self._overlay_key: object = None
         self._overlay_kept = NO_OVERLAY
         self._deadline = 0.0
@@ -175,8 +180,15 @@ class Reader:
             view = self._view_by_deadline(fresh)
             self._presence.saw(view.seen, self._session.identities or ())
             self._admission.settle()
+            self._tell_if_forgotten(view.seen.record.held)
             self._look_after_at = time.monotonic() + LOOK_AFTER_INTERVAL_S
             return view
+
+    def _tell_if_forgotten(self, held: Held | None) -> None:
+        """Log, once for each, that a hold is past its deadline: nothing acts until somebody releases it."""
+        if held is not None and held != self._told_of and held.is_expired():
+            self._told_of = held
+            _logger.warning("scope %s is %s", self._names.scope, held.told())
 
     def _view_by_deadline(self, fresh: bool) -> View:
         trouble: ZkmigError | None = None
