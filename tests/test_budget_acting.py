@@ -346,8 +346,7 @@ def test_an_override_acts_and_is_on_record(site: Site, caplog: pytest.LogCapture
     found = read_status(site.client(), site.names)
     assert found.overrides == [(note_of(site), override)]
     shown = "\n".join(screen(found, [], time.time()))
-    assert "the budget of scaler" in shown
-    assert "three hosts were renamed" in shown
+    assert "overridden 1 in a week, scaler" in shown
 
 
 # -- who may see and write what ---------------------------------------------------------------------------------------
