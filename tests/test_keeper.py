@@ -92,6 +92,7 @@ def test_a_command_is_started_again_and_a_hook_in_its_place(yard: Yard) -> None:
     assert guard.expect("Exited")["code"] == 9
     guard.expect("Gone")
     guard.start()
+    assert os.sched_getscheduler(guard.command) == os.sched_getscheduler(0), "the keeper is urgent only while it ends"
     guard.stop(5)
     finish(guard)
 

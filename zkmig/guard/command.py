@@ -34,7 +34,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import zkmig
 from zkmig.guard import messages
 from zkmig.guard.descendants import Process, all_processes, direct_children, look_at
 from zkmig.guard.ending import Ending
@@ -242,7 +241,7 @@ class Command:
             # Inheritable for as long as it takes, instead of pass_fds: that would close what CMD is to inherit.
             for descriptor in passed:
                 os.set_inheritable(descriptor, True)
-            root = str(Path(zkmig.__file__).parent)
+            root = str(Path(__file__).parent.parent)  # the package, wherever it was loaded from
             arguments = [sys.executable, "-S", "-P", "-c", _BOOTSTRAP, root, *map(str, passed)]
             # Blocked until the keeper ignores them: a Ctrl-C while it loads must not end it.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
