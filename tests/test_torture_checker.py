@@ -375,7 +375,7 @@ def test_a_step_that_the_table_does_not_have(story: Story, fields: dict[str, obj
 
 def test_a_note_in_the_record_is_no_step(story: Story) -> None:
     story.take(MIGRATOR)
-    story.move(MIGRATOR, held={"reason": "maintenance"})
+    story.move(MIGRATOR, conflict={"reason": "maintenance"})
     assert story.rules() == set()
 
 

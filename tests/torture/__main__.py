@@ -32,6 +32,7 @@ from tests.torture.figures import (
     REFUSED,
     VIEWS,
 )
+from tests.torture.hold_rules import HOLDS
 from tests.torture.world import Kind
 
 CHAPTER_TIMEOUT_S: Final = 1800.0
@@ -71,6 +72,7 @@ FLOORS: Final = {
     "rollbacks": 100,
     "actions admitted": 4_000,
     "guards": 4_000,
+    HOLDS: 200,
     "paths undone": 2_000,
     "znodes judged at a commit": 20_000,
     "changed ACLs judged after a commit": 200,

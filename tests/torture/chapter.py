@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tests.torture import faults_foreign, faults_limits, faults_members, faults_readers, faults_zombies
+from tests.torture import faults_foreign, faults_holds, faults_limits, faults_members, faults_readers, faults_zombies
 from tests.torture.checker import check_folder
 from tests.torture.faults import FAULTS, THREE, NotInjected, Unexpected
 from tests.torture.figures import DIGESTS, UNPROVEN
 from tests.torture.world import Kind, NoWayOn, World
 
-SOURCES: Final = (faults_foreign, faults_limits, faults_members, faults_readers, faults_zombies)  # they register
+# They register what they have.
+SOURCES: Final = (faults_foreign, faults_holds, faults_limits, faults_members, faults_readers, faults_zombies)
 TRIES_MAX: Final = 4  # of a fault whose moment does not come
 LAST_VIEWS_S: Final = 0.5
 NO_FAULT: Final = "plain-epoch"  # is brought about like one, and does not count as one

@@ -14,6 +14,7 @@ from tests.torture.action_rules import ActionRules
 from tests.torture.figures import Figures
 from tests.torture.foreign_rules import ForeignRules
 from tests.torture.history import History
+from tests.torture.hold_rules import HoldRules
 from tests.torture.replay import Replay
 from tests.torture.view_rules import ViewRules
 from tests.torture.violation import Findings
@@ -24,7 +25,7 @@ from tests.torture.write_rules import WriteRules
 def check(history: History, replay: Replay) -> Findings:
     """All rules over all that was recorded."""
     findings = Findings()
-    for rules in (ViewRules, WriteRules, ActionRules, ForeignRules, WantedRules, Figures):
+    for rules in (ViewRules, WriteRules, ActionRules, ForeignRules, WantedRules, HoldRules, Figures):
         rules(history, replay, findings).check()
     return findings
 

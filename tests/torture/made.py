@@ -126,6 +126,19 @@ class Story:
         data = json.dumps({**self.record, **fields}).encode()
         return self.txn(session, self.write(f"{HOME}/epoch", data), *operations)
 
+    def hold(
+        self,
+        held: dict[str, Any] | None,
+        *operations: Operation,
+        session: int = OPERATOR,
+        checks: bool = True,
+        **fields: Any,
+    ) -> int:
+        """Set a hold, or release it, as an admin does. checks: the incarnation."""
+        inside = [Check(f"{HOME}/inc-inc1", 1)] if checks else []
+        data = json.dumps({**self.record, "held": held, **fields}).encode()
+        return self.txn(session, *inside, self.write(f"{HOME}/epoch", data), *operations, is_guarded=False)
+
     def take(self, session: int) -> int:
         """Bump the token."""
         token = self.tree.now[f"{HOME}/owner"].version + 1
