@@ -2,6 +2,7 @@
 #   PYTEST_ARGS  further arguments of pytest, as in: make test PYTEST_ARGS="tests/test_dev.py -x"
 #   TEST_JOBS    processes that share the tests, each with servers of its own; a file of tests stays in one
 #   DEMO_ARGS    further arguments of zkmig demo, as in: make demo DEMO_ARGS=--json
+#   EXAMPLE_ARGS  of the example, as in: make example EXAMPLE_ARGS=--without-guard
 #   ZKMIG_BENCH  size of the benchmarks, small or full; each target below sets its own
 #   MODEL_ARGS   further arguments of scripts/model.py, as in: make model MODEL_ARGS="--only NO_CURSOR"
 #   TORTURE_ARGS further arguments of the torture, as in: make torture TORTURE_ARGS="--seed 7 --only leader-killed"
@@ -12,10 +13,11 @@ BIN := .venv/bin
 TEST_JOBS ?= 2
 FUZZ_SECONDS ?= 60
 
-.PHONY: help bootstrap demo test test-ensemble torture lint types model fuzz sanitize bench-small bench bench-huge bench-picture nightly clean
+.PHONY: help bootstrap demo example test test-ensemble torture lint types model fuzz sanitize bench-small bench bench-huge bench-picture nightly clean
 
 help:
 	@echo "make demo         replay an outage on real servers, in about a minute"
+	@echo "make example      the same night with the autoscaler behind zkmig guard"
 	@echo "make test         the tests"
 	@echo "make test-ensemble  the tests against a follower of an ensemble of three"
 	@echo "make torture      faults, crash points, kills, controls, small heaps, the model (docs/reliability.md)"
@@ -36,6 +38,9 @@ bootstrap:
 
 demo: bootstrap
 	$(BIN)/zkmig demo $(DEMO_ARGS)
+
+example: bootstrap
+	$(BIN)/python -m examples.autoscaler_2016 $(EXAMPLE_ARGS)
 
 test: bootstrap
 	$(BIN)/pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
