@@ -55,11 +55,12 @@ def look(client: Client, paths: Iterable[str]) -> list[Found]:
     return found
 
 
-def times_put_back(entry: Entry | None, found: Found) -> int:
+def times_put_back(entry: Entry | None, found: Found, left_at: int | None = None) -> int:
     """How often others have given a path its old value again, after the plan's own write to it; 0 where it does not
     carry that.
 
-    entry: of the journal; None for a path that the plan creates.
+    entry: of the journal; None for a path that the plan creates. left_at: the version that the plan's own write has
+    left, where it is known to be another than the one after the pre-image's.
     """
     before = entry.before if entry is not None else None
     if before is None:
@@ -69,7 +70,9 @@ def times_put_back(entry: Entry | None, found: Found) -> int:
     assert entry is not None
     if found.stat.czxid != before.stat.czxid:
         return found.stat.version + 1  # a new node; each of its versions is a write, its creation one too
-    return max(0, found.stat.version - before.stat.version - int(entry.action is Action.WRITTEN))
+    if left_at is None:
+        left_at = before.stat.version + int(entry.action is Action.WRITTEN)
+    return max(0, found.stat.version - left_at)
 
 
 def is_rewritten(entry: Entry | None, found: Found) -> bool:
