@@ -416,10 +416,10 @@ def test_without_leave_to_wait_it_ends_with_75(why: Event) -> None:
 def test_a_hold_that_has_expired_is_said_to_be() -> None:
     run = Run()
     run.take(seen(1, held=HELD), STOPPED)
-    assert "expired" not in run.decision.situation.why
+    assert "EXPIRED" not in run.decision.situation.why
     assert "rack move" in run.decision.situation.why
-    run.decision.take(Tick(), 200.0)
-    assert "the hold has expired" in run.decision.situation.why
+    run.decision.take(Tick(), 201.0)
+    assert "EXPIRED" in run.decision.situation.why
     assert run.is_in(Phase.WAITING)
 
 

@@ -316,18 +316,8 @@ def obstacle(scope: Seen, now: float) -> str:
     elif scope.state is not State.STABLE:
         words.append(f"the scope is {scope.state.value}")
     if scope.held is not None:
-        words.append(held_words(scope.held, now))
+        words.append(scope.held.told(now))
     return "; ".join(words)
-
-
-def held_words(held: Held, now: float) -> str:
-    """Who holds the scope, why and until when; that the time is over lifts nothing."""
-    words = f"held by {held.holder} since {moment(held.since)}"
-    if held.deadline is None:
-        return f"{words}: {held.reason}"
-    if now < held.deadline:
-        return f"{words} until {moment(held.deadline)}: {held.reason}"
-    return f"{words}: {held.reason}; the hold has expired, at {moment(held.deadline)}, and nobody has released it"
 
 
 def moment(unix_s: float) -> str:

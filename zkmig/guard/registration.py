@@ -245,6 +245,7 @@ class Registration:
             data, stat = self._answer(self._client.get_async(path, watch=self._on_watch))
             record = records.decode(data, path)
         except NoNodeError:
+            self._answer(self._client.exists_async(path, watch=self._on_watch))  # to be told when there is
             return NoRecord(f"there is no scope {self._names.scope!r} ({path})")
         except NoAuthError:
             return NoRecord(f"not permitted to read {path}; init the scope with this identity as --reader")

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import select
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,9 +81,7 @@ class Report:
             "pid": situation.pid,
             "guard_pid": self._pid,
             "epoch": situation.epoch,
-            "hold": None
-            if held is None
-            else {**asdict(held), "expired": held.deadline is not None and held.deadline <= now},
+            "hold": None if held is None else held.document(now),
             "code": code,
         }
         if document == self._written:
