@@ -87,8 +87,9 @@ def test_held_it_ends_its_command_says_so_and_stays(site: Site, guarded: Guarded
 def test_a_drain_waits_until_all_is_gone(site: Site, guarded: Guarded) -> None:
     """And an epoch that is committed leads to a start under it."""
     site.init(BEFORE)
-    process = guarded.start()
-    pid = guarded.await_up()
+    process = guarded.start(command=("sh", "-c", "trap '' TERM; touch up; while :; do sleep 0.05; done"))
+    pid = guarded.await_running()
+    until((guarded.folder / "up").exists)
     waited = list[State]()
     sealed = site.plan(AFTER)
     say = when_said(f"waiting for {site.names.guards}/unit", lambda: waited.append(site.record().state))
@@ -97,7 +98,9 @@ def test_a_drain_waits_until_all_is_gone(site: Site, guarded: Guarded) -> None:
     assert not is_alive(pid)
     until(lambda: guarded.is_in("running") and guarded.status()["epoch"] == 1)
     assert registration(site).epoch == 1
-    guarded.end(process)
+    hold(site, HELD)
+    guarded.await_phase("waiting")
+    assert guarded.end(process) == 143
 
 
 @pytest.mark.parametrize("policy", ["stay-down", "exec HOOK", "exec NO"])

@@ -1,8 +1,8 @@
 """A guarded process never acts between the drain of a migration and its commit.
 
-Method: the command writes sequential znodes as fast as it can, and so does a process of its that has left the session and
-does not heed TERM; their zxids are held against those of the record's way from OPEN to its commit. Guards and drains
-that leave out what is under test must be noticed.
+Method: the command writes sequential znodes as fast as it can, and so does a process of its that has left the session
+and does not heed TERM; their zxids are held against those of the record's way from OPEN to its commit. Guards and
+drains that leave out what is under test must be noticed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 from tests.guards import Guarded, python, until
 from tests.interruptions import at
 from tests.scopes import AFTER, BEFORE, Site
-from zkmig.apply import blocking, drain
+from zkmig.apply.entries import GUARDS, list_entries
 from zkmig.apply.forward import Options
 from zkmig.epoch.control import ControlPaths
 from zkmig.wire.client import Client
@@ -63,9 +63,8 @@ def acted_meanwhile(site: Site, guarded: Guarded, without: str = "") -> set[str]
     guarded.start(command=command, program=python(without + AS_PROGRAM))
 
     def both_have_written(since: int = 0) -> bool:
-        names = site.kazoo.get_children(acts)[since:] if not since else site.kazoo.get_children(acts)
-        late = {name.partition("-")[0] for name in names if int(name.partition("-")[2]) >= since}
-        return late == {"leader", "daemon"}
+        names = [name.partition("-") for name in site.kazoo.get_children(acts)]
+        return {kind for kind, _, number in names if int(number) >= since} == {"leader", "daemon"}
 
     until(both_have_written)
     opened: list[int] = []
@@ -81,8 +80,8 @@ def acted_meanwhile(site: Site, guarded: Guarded, without: str = "") -> set[str]
     assert stat is not None
     if not without:
         until(lambda: both_have_written(stat.cversion))  # after the commit it comes back by itself
-    asked = [(name, site.kazoo.exists_async(f"{acts}/{name}")) for name in site.kazoo.get_children(acts)]
-    return {name.partition("-")[0] for name, stat in asked if opened[0] <= stat.get().czxid <= committed}
+    asked = [(name, site.kazoo.get_async(f"{acts}/{name}")) for name in site.kazoo.get_children(acts)]
+    return {name.partition("-")[0] for name, node in asked if opened[0] <= node.get()[1].czxid <= committed}
 
 
 def test_nothing_acts_between_the_drain_and_the_commit(site: Site, guarded: Guarded) -> None:
@@ -96,10 +95,8 @@ def test_a_guard_that_acknowledges_early_is_noticed(site: Site, guarded: Guarded
 def test_a_drain_that_does_not_look_for_guards_is_noticed(
     site: Site, guarded: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    list_entries = drain.list_entries
-
     def listed(client: Client, names: ControlPaths, kind: str) -> list[str]:
-        return [] if kind == blocking.GUARDS else list_entries(client, names, kind)
+        return [] if kind == GUARDS else list_entries(client, names, kind)
 
-    monkeypatch.setattr(drain, "list_entries", listed)
+    monkeypatch.setattr("zkmig.apply.drain.list_entries", listed)
     assert "daemon" in acted_meanwhile(site, guarded, "pass\n")
