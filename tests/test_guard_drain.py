@@ -15,6 +15,7 @@ import pytest
 from tests.guards import Guarded, python, until
 from tests.interruptions import at
 from tests.scopes import AFTER, BEFORE, Site
+from zkmig.apply import drain
 from zkmig.apply.entries import GUARDS, list_entries
 from zkmig.apply.forward import Options
 from zkmig.epoch.control import ControlPaths
@@ -98,5 +99,5 @@ def test_a_drain_that_does_not_look_for_guards_is_noticed(
     def listed(client: Client, names: ControlPaths, kind: str) -> list[str]:
         return [] if kind == GUARDS else list_entries(client, names, kind)
 
-    monkeypatch.setattr("zkmig.apply.drain.list_entries", listed)
+    monkeypatch.setattr(drain, "list_entries", listed)
     assert "daemon" in acted_meanwhile(site, guarded, "pass\n")
