@@ -26,7 +26,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from zkmig.guard import messages
-from zkmig.guard.descendants import proc_is_ours
+from zkmig.guard.descendants import all_processes, look_at, proc_is_ours
 from zkmig.guard.ending import Ending
 from zkmig.guard.prctl import become_subreaper, die_with_parent, set_name
 
@@ -34,6 +34,7 @@ TERMINAL = 0
 WALL = 0x40000000  # __WALL of waitpid(2): children of every kind, also those that do not signal their end by SIGCHLD
 RECEIVE_BYTES = 65536
 GRACE_S = 10.0
+TERMINAL_LOOK_MS = 1000
 
 # What a terminal or a service manager sends to the whole group: the guard decides what it means, and tells.
 IGNORED = (
@@ -55,6 +56,7 @@ class Keeper:
         self._exec_errno: int | None = None  # the pipe that tells whether exec worked
         self._failed = False  # exec did not work: what ends is not CMD
         self._busy = False  # a run has begun and its "gone" was not yet said
+        self._terminal = False  # it was given the terminal
         self._grace_s = GRACE_S
         self._ending: Ending | None = None
         self._group = os.getpgrp()
@@ -85,8 +87,14 @@ class Keeper:
             poll.register(self._channel, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
         if self._exec_errno is not None:
             poll.register(self._exec_errno, select.POLLIN)
-        pause = None if self._ending is None else max(self._ending.next_at - time.monotonic(), 0) * 1000
+        pause: float | None = None
+        if self._ending is not None:
+            pause = max(self._ending.next_at - time.monotonic(), 0) * 1000
+        elif self._main is not None and self._terminal:
+            pause = TERMINAL_LOOK_MS
         ready = dict(poll.poll(pause))
+        if not ready and self._main is not None and self._ending is None and is_stuck(self._main):
+            go_on(self._main)
         if self._wake in ready:
             os.read(self._wake, RECEIVE_BYTES)
         if self._exec_errno in ready:
@@ -170,6 +178,7 @@ class Keeper:
             become_command(argv, environment, tell, keeper, foreground)
         os.close(tell)
         self._main, self._exec_errno, self._busy, self._failed = pid, told, True, False
+        self._terminal = foreground
 
     def _hear_of_exec(self) -> None:
         assert self._exec_errno is not None
@@ -247,6 +256,19 @@ def set_terminal(group: int) -> None:
         os.tcsetpgrp(TERMINAL, group)
     except OSError:
         return  # the terminal is gone, or another session's
+
+
+def is_stuck(pid: int) -> bool:
+    """Whether CMD hangs in vfork (state D) because the child, not yet exec'd, was stopped by Ctrl-Z in its place.
+
+    CMD itself then does not stop, so that waitpid has nothing to tell. Some shells vfork.
+    """
+    main = look_at(pid)
+    if main is None or main.state != "D":
+        return False
+    return any(
+        each.parent == pid and each.state == "T" and each.group == main.group for each in all_processes().values()
+    )
 
 
 def go_on(pid: int) -> None:
