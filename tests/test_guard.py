@@ -18,7 +18,7 @@ import pytest
 
 from tests.guards import SLEEPER, Guarded, entry_of, is_alive, python, until
 from tests.interruptions import when_said
-from tests.program import PROGRAM
+from tests.program import PROGRAM, Program
 from tests.proxy import Proxy
 from tests.scopes import AFTER, BEFORE, Site
 from zkmig.apply.forward import Options
@@ -257,6 +257,23 @@ def test_what_keeps_it_waiting_at_its_start_is_said(site: Site, guarded: Guarded
     site.apply(site.plan(BEFORE))
     guarded.await_up()
     assert guarded.end(process) == 3
+
+
+def test_status_shows_guards(site: Site, guarded: Guarded, program: Program) -> None:
+    site.init(BEFORE)
+    process = guarded.start()
+    guarded.await_up()
+    at = ("--at", f"zk://{site.server.hosts}", "--scope", site.names.scope)
+    assert "guards     unit: running since" in program("status", *at).stdout
+    hold(site, HELD)
+    guarded.await_phase("waiting")
+    screen = program("status", *at).stdout
+    assert "guards     unit: stopped since" in screen
+    document = program("status", *at, "--json").document
+    assert document["guards"] == ["unit"]
+    (told,) = document["guarded"]
+    assert (told["name"], told["stopped"], told["epoch"], told["pid"]) == ("unit", True, 0, process.pid)
+    assert "rack move" in told["why"]
 
 
 def test_without_leave_to_wait_it_ends_with_75(site: Site, guarded: Guarded) -> None:

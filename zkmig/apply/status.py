@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from zkmig.apply.entries import ACTING, Entry, blocking_entries
+from zkmig.apply.entries import ACTING, GUARDS, Entry, blocking_entries, list_entries, read_entries
 from zkmig.apply.evictions import Eviction, read_evictions
 from zkmig.epoch.attempts import Attempt, Fate, read_attempts, revertible, rolled_back_since
 from zkmig.epoch.budgets import BudgetNote, Override, read_budgets
 from zkmig.epoch.control import ControlPaths, read_record
+from zkmig.epoch.leases import GuardEntry
 from zkmig.epoch.owner import OwnerView, read_owner
 from zkmig.epoch.record import Record
 from zkmig.source.bulk import NodeRead, read_nodes
@@ -23,10 +25,11 @@ OVERRIDES_SHOWN_S: Final = 7 * 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One scope at one moment. readers, guards: names of what is registered. blocking: what a drain would wait for,
-    leases and guards. evicted: what the drain of the epoch under way was told not to wait for. batches_undone: in a
-    rollback. attempts: all of the scope's. progress_at: when work on the epoch under way was last seen to get on, by
-    the servers' clock, Unix seconds. budgets: of the readers that have one."""
+    """One scope at one moment. readers, guards: names of what is registered. guarded: of these guards the registrations
+    that can be read, by name. blocking: what a drain would wait for, leases and guards. evicted: what the drain of the
+    epoch under way was told not to wait for. batches_undone: in a rollback. attempts: all of the scope's. progress_at:
+    when work on the epoch under way was last seen to get on, by the servers' clock, Unix seconds. budgets: of the
+    readers that have one."""
 
     scope: str
     record: Record
@@ -40,6 +43,7 @@ class Status:
     attempts: tuple[Attempt, ...] = ()
     progress_at: float | None = None
     budgets: tuple[BudgetNote, ...] = ()
+    guarded: tuple[tuple[str, GuardEntry], ...] = ()
 
     @property
     def overrides(self) -> list[tuple[BudgetNote, Override]]:
@@ -99,6 +103,7 @@ def read_status(client: Client, names: ControlPaths) -> Status:
         tuple(read_attempts(client, names, record, is_owner=not owner.alive)),
         max(moments, default=None),
         tuple(read_budgets(client, names)),
+        tuple(_guarded(client, names)),
     )
 
 
@@ -106,3 +111,10 @@ def _children(client: Client, path: str) -> tuple[str, ...]:
     result = client.call(GetChildren(path))
     assert isinstance(result, ChildrenResult)
     return tuple(sorted(result.children))
+
+
+def _guarded(client: Client, names: ControlPaths) -> Iterator[tuple[str, GuardEntry]]:
+    """Name and content of each registration of a guard."""
+    for entry in read_entries(client, list_entries(client, names, GUARDS)):
+        if isinstance(entry.content, GuardEntry):
+            yield entry.name.partition("/")[2], entry.content

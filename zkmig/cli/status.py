@@ -19,6 +19,7 @@ from zkmig.apply.status import Status
 from zkmig.cli.run import BAD_INPUT, STOPPED, UNREACHABLE, Run, command_options, exit_codes, required_at, scope_options
 from zkmig.cli.sessions import session_words
 from zkmig.cli.terminal import escape
+from zkmig.epoch.leases import GuardEntry
 from zkmig.epoch.record import ConflictNote
 from zkmig.epoch.transitions import State
 
@@ -64,6 +65,7 @@ def _document(found: Status, following: list[str], control: str) -> dict[str, An
         "progress_at": found.progress_at,
         "readers": list(found.readers),
         "guards": list(found.guards),
+        "guarded": [_guard_document(name, entry) for name, entry in found.guarded],
         "acting": list(found.acting),
         "blocking": [{"name": entry.name, "what": entry.what} for entry in found.blocking],
         "blocks_at_most_s": found.blocks_at_most_s,
@@ -81,6 +83,13 @@ def _document(found: Status, following: list[str], control: str) -> dict[str, An
         "plan": plan_elsewhere(found),
         "next": following,
     }
+
+
+def _guard_document(name: str, entry: GuardEntry) -> dict[str, Any]:
+    process = entry.process or {}
+    down = None if entry.down is None else dataclasses.asdict(entry.down)
+    told = {"name": name, "unit": entry.unit, "stopped": entry.stopped, "since": entry.since, "why": entry.why}
+    return {**told, "epoch": entry.epoch, "host": process.get("host"), "pid": process.get("pid"), "down": down}
 
 
 # -- one screen -------------------------------------------------------------------------------------------------------
@@ -135,11 +144,9 @@ def _rows(found: Status, now: float) -> Iterator[tuple[str, str]]:
         why = f": {record.last.reason}" if record.last.reason else ""
         outcome = record.last.outcome.replace("_", " ")
         yield "last", f"epoch {record.last.epoch} {outcome} {_when(record.last.at)}{deviations}{why}"
-    yield from (
-        (title, f"{len(names)}: {some(names)}")
-        for title, names in (("readers", found.readers), ("guards", found.guards))
-        if names
-    )
+    if found.readers:
+        yield "readers", f"{len(found.readers)}: {some(found.readers)}"
+    yield from (("guards", line) for line in _guards(found))
     yield from _blocking(found)
     if found.evicted:
         yield "evicted", some(found.evicted)
@@ -188,6 +195,19 @@ def _versions(conflict: ConflictNote) -> str:
     if "(version" in conflict.reason:  # what was found is in it
         return f", expected {shown[1]}"
     return f": found {shown[0]}, expected {shown[1]}"
+
+
+def _guards(found: Status) -> Iterator[str]:
+    """A line for each of a few, else how many there are."""
+    if len(found.guarded) == len(found.guards) <= _NAMED:
+        for name, entry in found.guarded:
+            since = "" if entry.since is None else f" since {_when(entry.since)}"
+            under = "" if entry.epoch is None else f" under epoch {entry.epoch}"
+            why = entry.why if entry.down is None else entry.down.why
+            yield f"{name}: stopped{since}: {why}" if entry.stopped else f"{name}: running{since}{under}"
+    elif found.guards:
+        running = sum(not entry.stopped for _, entry in found.guarded)
+        yield f"{len(found.guards)}, {running} running: {some(found.guards)}"
 
 
 def _blocking(found: Status) -> Iterator[tuple[str, str]]:
