@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zkmig.api.scopes import Committed, committed, init
     from zkmig.api.status import status
     from zkmig.api.trees import Verification, diff, read, save_snapshot, verify
+    from zkmig.api.watching import watch
     from zkmig.apply.engine import SealedPlan
     from zkmig.apply.holding import Holding, StillActing
     from zkmig.apply.options import Applied, Progress
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from zkmig.apply.remove import Removed
     from zkmig.apply.rollback import RolledBack
     from zkmig.apply.status import Status
+    from zkmig.apply.watching import Sighting
     from zkmig.diff import ComparePolicy, Diff
     from zkmig.epoch.attempts import Attempt
     from zkmig.errors import (
@@ -85,6 +87,7 @@ _HOMES = {
     "zkmig.api.scopes": ("Committed", "committed", "init"),
     "zkmig.api.status": ("status",),
     "zkmig.api.trees": ("Verification", "diff", "read", "save_snapshot", "verify"),
+    "zkmig.api.watching": ("watch",),
     "zkmig.apply.engine": ("SealedPlan",),
     "zkmig.apply.holding": ("Holding", "StillActing"),
     "zkmig.apply.options": ("Applied", "Progress"),
@@ -92,6 +95,7 @@ _HOMES = {
     "zkmig.apply.remove": ("Removed",),
     "zkmig.apply.rollback": ("RolledBack",),
     "zkmig.apply.status": ("Status",),
+    "zkmig.apply.watching": ("Sighting",),
     "zkmig.diff": ("ComparePolicy", "Diff"),
     "zkmig.epoch.attempts": ("Attempt",),
     "zkmig.errors": (
@@ -166,6 +170,7 @@ __all__ = [
     "RolledBack",
     "SealedPlan",
     "SessionOptions",
+    "Sighting",
     "Snapshot",
     "StalePlan",
     "Stat",
@@ -205,6 +210,7 @@ __all__ = [
     "save_snapshot",
     "status",
     "verify",
+    "watch",
 ]
 
 

@@ -27,6 +27,7 @@ _SECTIONS: dict[str, dict[str, _Lazy]] = {
         "verify": _Lazy("compare", "verify", "Tell whether two trees are the same."),
         "status": _Lazy("status", "status", "What a scope is doing, and what can follow."),
         "history": _Lazy("keeping", "history", "Every attempt at an epoch, and what became of it."),
+        "watch": _Lazy("watch", "watch", "Name what others put back to old values after a commit."),
         "epoch": _Lazy("scope", "epoch", "Print the committed epoch of a scope."),
     },
     "Migrate": {

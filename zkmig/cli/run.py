@@ -58,6 +58,16 @@ class Run:
         if self.as_json:
             self._put(json.dumps(content))
 
+    def stream(self, text: str) -> bool:
+        """A line on stdout at once, for whoever follows as things happen. False: nobody reads there any more."""
+        self._put(text)
+        if self._is_heard:
+            try:
+                sys.stdout.flush()
+            except BrokenPipeError:
+                self._is_heard = False
+        return self._is_heard
+
     def _put(self, text: str) -> None:
         if self._is_heard:
             try:

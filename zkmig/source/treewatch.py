@@ -59,6 +59,11 @@ class TreeWatch:
         """Whether no event since `begin` was lost, with a connection or given up as too many; True of no watch."""
         return not self.is_set or self._client.watch_generation == self._generation
 
+    def wait(self, timeout_s: float) -> None:
+        """Until something is told, or the time is over; `take` gives it. Raises the loss."""
+        if self.is_set:
+            self._told |= self._dirty(self._client.take_watch_events(timeout_s))
+
     def note(self) -> None:
         """Look at the events that have come, so that they do not pile up during long work; `take` gives them too."""
         if self.is_set:
