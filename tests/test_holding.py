@@ -30,6 +30,7 @@ from zkmig.epoch.leases import Lease
 from zkmig.epoch.record import Held
 from zkmig.errors import BadInput, NotPermitted, NotStable
 from zkmig.stop import StopRequest
+from zkmig.wire.requests import OP_GET_CHILDREN
 
 AUTH = {"ZKMIG_AUTH": f"digest:{ME.secret.decode()}"}
 EXPIRED = Held("the disks are changed", "monday's shift", 1_470_927_600.0, 1_470_931_200.0)  # in the past
@@ -97,12 +98,13 @@ def test_a_hold_of_somebody_else_stands(site: Site) -> None:
     """Unless it is named: to release it, or to take its place."""
     site.init(BEFORE)
     hold(site, holder="night shift", reason="move of rack 3")
-    for act in (
+    acts: list[Callable[[], object]] = [
         lambda: hold(site),
         lambda: hold(site, dry_run=True),
         lambda: release(site),
         lambda: release(site, holder=None),
-    ):
+    ]
+    for act in acts:
         with pytest.raises(zkmig.Held, match=r"held by night shift since .*: move of rack 3") as caught:
             act()
         assert (caught.value.exit_code, caught.value.outcome) == (3, zkmig.Outcome.NOTHING_WRITTEN)
@@ -287,6 +289,23 @@ def test_interrupted_the_hold_stays_and_that_is_said(site: Site) -> None:
     assert error.exit_code == 130
     assert "the hold is in place" in str(error)
     assert held(site)["holder"] == "ops"
+
+
+def test_cut_off_when_it_was_set_it_says_that_it_is_in_place(site: Site, proxy: Proxy) -> None:
+    """Nobody answers any more from then on: the exit code is not that of nothing written."""
+    site.init(BEFORE)
+
+    def judge(opcode: int, _: int) -> Fate:
+        return Fate.LOST if opcode == OP_GET_CHILDREN and held(site) is not None else Fate.PASS
+
+    proxy.judge = judge
+    for wait in (False, True):
+        with pytest.raises(zkmig.ZkmigError) as caught:
+            hold(site, proxy.hosts, wait=wait)
+        assert caught.value.exit_code == 5
+        assert "the hold is in place" in str(caught.value)
+        assert held(site)["holder"] == "ops"
+        release(site)
 
 
 # -- expired ----------------------------------------------------------------------------------------------------------

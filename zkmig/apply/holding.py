@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -209,8 +210,10 @@ def passed_over(client: Client, names: ControlPaths, evict: Sequence[str]) -> se
 def look_once(client: Client, names: ControlPaths, holding: Holding, zxid: int, ignored: set[str]) -> Holding:
     """With what was admitted before the hold and may still act, and with whom it finds at work."""
     admitted = Admitted(names, zxid, ignored)
-    admitted.look_at_all(client)
-    return dataclasses.replace(holding, blocking=tuple(admitted.blocking.values()), owner=read_owner(client, names))
+    with _saying_that_it_stays(holding):
+        _through_losses(client, lambda: admitted.look_at_all(client))
+        owner = _through_losses(client, lambda: read_owner(client, names))
+    return dataclasses.replace(holding, blocking=tuple(admitted.blocking.values()), owner=owner)
 
 
 def wait_until_quiet(
@@ -232,16 +235,26 @@ def wait_until_quiet(
     admitted = Admitted(names, zxid, ignored)
     mine = holding.record.held
     assert mine is not None
+    with _saying_that_it_stays(holding):
+        record = _wait(client, admitted, mine, timeout_s, stop, say)
+        return dataclasses.replace(
+            holding, record=record, owner=_through_losses(client, lambda: read_owner(client, names))
+        )
+
+
+@contextmanager
+def _saying_that_it_stays(holding: Holding) -> Iterator[None]:
+    """An error inside says that the hold is in place."""
     try:
-        record = _wait(client, admitted, mine, time.monotonic() + timeout_s, timeout_s, stop, say)
-        return dataclasses.replace(holding, record=record, owner=read_owner(client, names))
+        yield
     except _Lifted:
         raise
     except ZkmigError as error:
-        error.hint = f"{IN_PLACE}; {error.hint}" if error.hint else IN_PLACE
-        error.outcome = Outcome.PARTLY_WRITTEN
-        if error.exit_code == EXIT_UNREACHABLE:
-            error.exit_code = EXIT_OUTCOME_UNKNOWN  # to a script, the code of Unreachable says: nothing was written
+        if not holding.is_dry_run:
+            error.hint = f"{IN_PLACE}; {error.hint}" if error.hint else IN_PLACE
+            error.outcome = Outcome.PARTLY_WRITTEN
+            if error.exit_code == EXIT_UNREACHABLE:
+                error.exit_code = EXIT_OUTCOME_UNKNOWN  # to a script, the code of Unreachable says: nothing was written
         raise
 
 
@@ -253,12 +266,11 @@ def _wait(
     client: Client,
     admitted: Admitted,
     mine: Held,
-    deadline: float,
     timeout_s: float,
     stop: StopRequest,
     say: Callable[[str], None],
 ) -> Record:
-    record = _through_losses(client, lambda: _still_held(client, admitted.names, mine))
+    deadline = time.monotonic() + timeout_s
     _through_losses(client, lambda: admitted.look_at_all(client))
     say_waiting(say, admitted.blocking)
     while True:

@@ -389,10 +389,7 @@ class Migrator:
         return is_same_but_for_hold(record, found[0]) and found[1] > self.record_version
 
     def adopt(self, result: MultiResult, in_doubt: bool = False) -> bool:
-        """Whether a multi failed at a hold that came or went, and at nothing else; then it can be sent again.
-
-        in_doubt: it was sent before, and may have landed then.
-        """
+        """Whether it failed at a hold, and can be sent again. in_doubt: it may have landed when sent before that."""
         return is_record_moved(result) and self._adopt(self._find_record(in_doubt))
 
     def _adopt(self, found: tuple[Record, int] | None) -> bool:
