@@ -358,7 +358,7 @@ def test_dispositions_are_default_and_nothing_is_blocked(yard: Yard) -> None:
     """Although the guard ignores and blocks some, and Python ignores SIGPIPE."""
     chosen = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGPIPE]
     out = yard.folder / "status"
-    guard = yard.guard(["sh", "-c", f"cat /proc/$$/status > {out}"], ignored=chosen, blocked=chosen).start()
+    guard = yard.guard(["sh", "-c", f"exec cat /proc/self/status > {out}"], ignored=chosen, blocked=chosen).start()
     finish(guard)
     masks = dict(line.split(":\t") for line in out.read_text().splitlines() if line.startswith("Sig"))
     assert int(masks["SigBlk"], 16) == 0
