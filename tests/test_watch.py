@@ -8,6 +8,7 @@ of the loss fails: that is tried too.
 
 from __future__ import annotations
 
+import inspect
 import json
 import signal
 import threading
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from kazoo.client import KazooClient
 from kazoo.security import OPEN_ACL_UNSAFE, make_digest_acl
 
 import zkmig
@@ -31,6 +33,7 @@ from zkmig.epoch.record import data_hash
 from zkmig.errors import OtherIncarnation, Refused, Stopped, Unreachable
 from zkmig.source.treewatch import TreeWatch
 from zkmig.stop import EXIT_SIGINT, StopRequest
+from zkmig.wire.client import Client
 
 WAIT_S = 30.0
 
@@ -54,6 +57,13 @@ class Follower:
     def __exit__(self, *_: object) -> None:
         self._stop.request("the test is over", EXIT_SIGINT)
         self.join()
+
+    @property
+    def client(self) -> Client:
+        """That of the watch, just now."""
+        client = inspect.getgeneratorlocals(self._sightings)["self"]._client
+        assert isinstance(client, Client)
+        return client
 
     def join(self) -> None:
         self._thread.join(WAIT_S)
@@ -282,7 +292,7 @@ def test_a_migration_s_own_writes_are_not_counted_and_the_next_epoch_is_followed
 def test_one_that_stays_with_an_epoch_ends_with_it(site: Site) -> None:
     committed(site)
     with following(site, epoch=1) as follower:
-        site.apply(site.plan(BEFORE), 2, options=Options("require"))
+        site.apply(site.plan({**NEXT, "/one-more": Node(b"x")}), 2, options=Options("require"))
         follower.join()
         assert [one.event for one in follower.seen][-2:] == ["superseded", "ended"]
         assert follower.error is None
@@ -319,6 +329,28 @@ def lose_and_find(site: Site, away: Callable[[Proxy], object]) -> Follower:
         found = follower.until("put_back", site.path("/change/15"), count=3)
         assert found.count == 3
     return follower
+
+
+def test_a_session_that_has_ended_is_followed_by_another(site: Site) -> None:
+    """Somebody who knows its password closes it, while the connection is away."""
+    committed(site)
+    with (
+        Proxy(int(site.server.hosts.rpartition(":")[2])) as proxy,
+        following(site, proxy.hosts, session_timeout_s=20) as follower,
+    ):
+        client = follower.client
+        proxy.partition()
+        proxy.cut_all()
+        follower.until("lost")
+        other = KazooClient(site.server.hosts, client_id=(client.session_id, client.session_password))
+        other.start()
+        other.stop()
+        other.close()
+        site.kazoo.set(site.path("/change/15"), BEFORE["/change/15"].data or b"")
+        proxy.heal()
+        follower.until("back")
+        follower.until("put_back", site.path("/change/15"))
+        assert follower.client is not client
 
 
 @pytest.mark.parametrize("how", ["cut", "silent"])
