@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
@@ -132,6 +133,8 @@ def guard(
     CMD. CMD goes on while the ZooKeeper servers are away.
     """
     log_to_stderr(verbose)
+    if not verbose:
+        logging.getLogger("kazoo").setLevel(logging.CRITICAL)  # the guard itself says what becomes of the servers
     options = {"at": at, **session}
     access = Access.of(**take_session(options))
     place = ensemble(required_at(options["at"]))

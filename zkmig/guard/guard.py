@@ -150,6 +150,7 @@ class _Loop:
             selector.register(self._command.fileno(), selectors.EVENT_READ)
             selector.register(self._wakeup.fileno(), selectors.EVENT_READ)
             while self._left is None:
+                self._registration.check()
                 selector.select(self._pause_s())
                 for number in self._wakeup.signals():
                     self._take(events.Signalled(number))

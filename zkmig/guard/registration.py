@@ -144,6 +144,11 @@ class Registration:
         self._client.start_async()
         self._thread.start()
 
+    def check(self) -> None:
+        """RuntimeError when its thread has ended of something unforeseen: what runs would not be ended any more."""
+        if not self._thread.is_alive() and not self._is_closing:
+            raise RuntimeError("the thread that asks the servers has ended")
+
     def look(self) -> None:
         """Read both now; EntrySeen, and Seen or NoRecord, follow."""
         with self._wakeup:
