@@ -218,6 +218,29 @@ def test_its_keeper_dies(site: Site, guarded: Guarded) -> None:
     assert registration(site).stopped
 
 
+BLIND_LATER = """
+import sys
+from zkmig.guard.registration import Registration
+look = Registration._look
+def fail_once_it_runs(self):
+    if self._entry is not None and not self._entry.stopped:
+        raise ValueError("unforeseen")
+    look(self)
+Registration._look = fail_once_it_runs
+from zkmig.cli.main import main
+main()
+"""
+
+
+def test_what_is_unforeseen_ends_the_command(site: Site, guarded: Guarded) -> None:
+    """A guard that does not hear of the record any more must not let it run on."""
+    site.init(BEFORE)
+    process = guarded.start(command=("sh", "-c", "echo $$ > pid; sleep 600"), program=python(BLIND_LATER))
+    assert process.wait(30) == 70
+    assert "internal error" in guarded.stderr
+    until(lambda: not (guarded.folder / "pid").exists() or not is_alive(int((guarded.folder / "pid").read_text())))
+
+
 def test_a_name_is_one_guards_on_a_machine(site: Site, guarded: Guarded) -> None:
     site.init(BEFORE)
     guarded.start()
