@@ -313,7 +313,7 @@ def test_stay_down_is_found_by_the_next_guard() -> None:
 def test_the_hook_runs_registered_and_its_yes_starts_the_command() -> None:
     run = Run(Settings(AfterCommit.HOOK))
     run.take(seen(1, epoch=4), STOPPED)
-    assert run.ordered == [Register(seen(1, epoch=4), 3, "runs the hook")]
+    assert run.ordered == [Register(seen(1, epoch=4), 3, "runs the hook", is_command=False)]
     assert run.take(Registered()) == [Start(Role.HOOK, 4, 3)]
     assert run.take(Started(8), Exited(0), Gone()) == [Register(seen(1, epoch=4), 4, "runs")]
     assert run.take(Registered()) == [Start(Role.COMMAND, 4)]

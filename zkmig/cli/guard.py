@@ -24,6 +24,7 @@ from zkmig.guard import guard as guards
 from zkmig.guard.events import AfterCommit, Settings
 from zkmig.model.acl import Identity
 from zkmig.model.path import validate
+from zkmig.reader.budget import Budget, checked
 from zkmig.reader.kazoo_client import client_of
 from zkmig.source.location import EnsembleLocation
 
@@ -91,6 +92,15 @@ class GuardCommand(click.Command):
     "program HOOK, which has ZKMIG_SCOPE, ZKMIG_EPOCH and ZKMIG_EPOCH_BEFORE in its environment, and start CMD if "
     "that exits with 0, else keep it down.",
 )
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    metavar="PATTERN=LIMIT",
+    help="How far the tree may differ from the one on which CMD ran last, once another epoch was committed, as in "
+    "/app/hosts/*=10% or =50 or =10%,50. Beyond it CMD stays down until the guard is sent SIGUSR1, which is recorded. "
+    "May be given several times.",
+)
 @click.option("--no-wait", is_flag=True, help="Exit with 75 instead of waiting for the scope to admit CMD.")
 @click.option(
     "--take-over",
@@ -118,6 +128,7 @@ def guard(
     unit: str | None,
     grace_s: float,
     after_commit: str,
+    budgets: tuple[str, ...],
     no_wait: bool,
     take_over: bool,
     status_file: Path | None,
@@ -159,6 +170,7 @@ def guard(
             folder=state_dir,
             status_file=status_file,
             out=None if quiet else 1,
+            budgets=checked(Budget.parse(budget) for budget in budgets),
         ),
         os.environ,
     )

@@ -73,12 +73,14 @@ def blocks_at_most_ms(max_ms: int) -> int:
 class Down:
     """A guarded process that is to stay down although the scope is STABLE, until somebody says otherwise.
 
-    epoch: the committed one that it was not started under. since: unix time in s.
+    epoch: the committed one that it was not started under. since: unix time in s. over_budget: since the tree is too
+    far from what it last ran on, so that to start it is to override its budget.
     """
 
     epoch: int
     why: str
     since: float
+    over_budget: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,4 +143,5 @@ def _time(value: object) -> float | None:
 def _down(fields: object) -> Down | None:
     if not isinstance(fields, dict):
         return None
-    return Down(_number(fields.get("epoch")) or 0, str(fields.get("why", "")), _time(fields.get("since")) or 0.0)
+    epoch, since = _number(fields.get("epoch")) or 0, _time(fields.get("since")) or 0.0
+    return Down(epoch, str(fields.get("why", "")), since, fields.get("over_budget") is True)

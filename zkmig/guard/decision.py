@@ -59,6 +59,9 @@ from zkmig.guard.events import (
     obstacle,
 )
 
+OVERRIDE: Final = "SIGUSR1 to the guard"
+"""Why a command runs beyond its budget; there is no other way."""
+
 LEAVE_WAIT_S: Final = 5.0
 """How long a guard that has nothing running any more waits for ZooKeeper to take that down, before it exits."""
 
@@ -93,6 +96,7 @@ class Decision:
         self._pid: int | None = None
         self._hook_code: int | None = None
         self._cleared: _Ran | None = None  # where the hook, or an operator, has said that the command may start
+        self._is_overridden = False  # an operator has said that it may start beyond its budget
         self._is_cut_off = False  # it ran on while a migration may have thought it gone
         self._ended_for = ""
         self._asked_to_end = 0
@@ -177,7 +181,7 @@ class Decision:
             case Registered():
                 self._entry, self._is_forbidden = EntrySeen(Holder.OURS), False
                 if self._role is Role.COMMAND:
-                    self._down, self._is_cut_off = None, False
+                    self._down, self._is_cut_off, self._is_overridden = None, False, False
                 if self._leaving is not None or self._must_end():
                     self._ended_for = self._must_end() or "the guard is ending"
                     self._acknowledge(self._ended_for)
@@ -185,6 +189,10 @@ class Decision:
                 if self._role is Role.COMMAND:
                     self._ran = _Ran(self._under.incarnation, self._under.epoch)
                 self._start()
+            case NotRegistered(why=why, is_over_budget=True):
+                self._down = Down(self._under.epoch, why, self._now, over_budget=True)
+                self._is_cut_off = False
+                self._acknowledge("stays down: beyond its budget")
             case NotRegistered(why=why, is_forbidden=is_forbidden):
                 self._entry = None
                 self._block(why, is_forbidden)
@@ -250,6 +258,7 @@ class Decision:
                 if number in self._settings.ends_on:
                     self._leave_for(number)
                 elif number == signal.SIGUSR1 and self._down is not None:
+                    self._is_overridden = self._down.over_budget
                     self._down = None
                     if isinstance(self._scope, Seen):
                         self._cleared = _Ran(self._scope.incarnation, self._scope.epoch)
@@ -390,10 +399,11 @@ class Decision:
         ran = None if self._ran is None else self._ran.epoch
         if role is Role.COMMAND:
             self._go(Phase.REGISTERING, f"under epoch {under.epoch}")
-            self._orders.append(Register(under, under.epoch, "runs"))
+            override = OVERRIDE if self._is_overridden else None
+            self._orders.append(Register(under, under.epoch, "runs", override=override))
         else:
             self._go(Phase.REGISTERING, f"for the hook, under epoch {under.epoch}")
-            self._orders.append(Register(under, ran, "runs the hook"))
+            self._orders.append(Register(under, ran, "runs the hook", is_command=False))
 
     def _start(self) -> None:
         assert self._under is not None

@@ -111,10 +111,11 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class NotRegistered:
-    """It is not, and will not be. is_forbidden: rights are missing."""
+    """It is not, and will not be. is_forbidden: rights are missing. is_over_budget: an operator has to look first."""
 
     why: str
     is_forbidden: bool = False
+    is_over_budget: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,11 +226,16 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """Write that it runs, on condition that the record is as `under`. epoch: under which the command ran last."""
+    """Write that it runs, on condition that the record is as `under`. epoch: under which the command ran last.
+
+    is_command: else the hook, which no budget keeps from running. override: why the command may run beyond it.
+    """
 
     under: Seen
     epoch: int | None
     why: str
+    is_command: bool = True
+    override: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

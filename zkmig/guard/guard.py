@@ -36,6 +36,7 @@ from zkmig.guard.notify import VARIABLES, Notifier
 from zkmig.guard.registration import Me, Registration
 from zkmig.guard.report import Report
 from zkmig.model.acl import Identity
+from zkmig.reader.budget import Budget
 
 TICK_S: Final = 1.0
 """So often at least the loop goes round: orphans are reaped, and a hold that expires is said to have."""
@@ -57,7 +58,8 @@ class Options:
     """What a guard is to do. argv: of the command; it is told to nobody. hook: path of a program.
 
     client: a kazoo client that is not started yet. who: the identities of its session, as ACLs name them; may ask the
-    servers. session_timeout_s: of the client. grace_s: between TERM and KILL. folder: where names are claimed.
+    servers. session_timeout_s: of the client. grace_s: between TERM and KILL. folder: where names are claimed. budgets:
+    how far an epoch may move the tree before the command runs again.
     """
 
     names: ControlPaths
@@ -72,6 +74,7 @@ class Options:
     folder: Path | None = None
     status_file: Path | None = None
     out: int | None = None
+    budgets: Sequence[Budget] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,7 @@ class _Loop:
             options.who,
             self._post,
             poll_s=options.session_timeout_s / 2,
+            budgets=options.budgets,
         )
 
     def run(self) -> Left:

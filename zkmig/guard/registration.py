@@ -19,6 +19,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -39,7 +40,7 @@ from kazoo.protocol.states import WatchedEvent, ZnodeStat
 from zkmig.epoch import record as records
 from zkmig.epoch.control import ControlPaths
 from zkmig.epoch.leases import ENTRY_BYTES_MAX, GuardEntry
-from zkmig.errors import UnknownFormat
+from zkmig.errors import BadInput, Forbidden, UnknownFormat, ZkmigError
 from zkmig.guard.events import (
     Acknowledge,
     Acknowledged,
@@ -56,8 +57,11 @@ from zkmig.guard.events import (
     Silent,
     moment,
 )
+from zkmig.guard.limits import Limits, OverBudget
 from zkmig.model.acl import Acl, AclList, Identity
+from zkmig.reader.budget import Budget
 from zkmig.reader.kazoo_acl import kazoo_acl, lease_acl
+from zkmig.reader.ledger import put_into
 
 ANSWER_TIMEOUT_S: Final = 10.0
 """Longer than that an answer is not waited for: whatever was asked is in doubt then."""
@@ -112,6 +116,7 @@ class Registration:
         *,
         poll_s: float,
         answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        budgets: Sequence[Budget] = (),
     ) -> None:
         self._client = client
         self._names = names
@@ -123,6 +128,7 @@ class Registration:
         self._poll_s = poll_s
         self._answer_timeout_s = answer_timeout_s
         self.path = f"{names.guards}/{me.unit}"
+        self._limits = Limits(client, names, me.unit, budgets, self._answer) if budgets else None
         # Of the thread alone:
         self._entry: GuardEntry | None = None
         self._version: int | None = None  # of the registration; None: there is none
@@ -171,6 +177,8 @@ class Registration:
         closer.join(CLOSE_TIMEOUT_S)
 
     def _close(self) -> None:
+        if self._limits is not None:
+            self._limits.close()
         self._client.stop()
         self._client.close()
 
@@ -308,24 +316,33 @@ class Registration:
         entry = self._next_entry(stopped=False, why=order.why, epoch=order.epoch)
         transaction = self._client.transaction()
         self._check(transaction, order.under)
+        place = len(transaction.operations)  # of the registration itself; what budgets need comes after it
         try:
+            record_acl = self._record_acl()
             if self._version is None:
-                transaction.create(self.path, entry.encode(), acl=kazoo_acl(self._acl()))
+                transaction.create(self.path, entry.encode(), acl=kazoo_acl(lease_acl(record_acl, self._who())))
             else:
                 transaction.set_data(self.path, entry.encode(), self._version)
+            if self._limits is not None and order.is_command:
+                ran = None if self._entry is None else self._entry.epoch
+                put_into(transaction, self._limits.of_start(order.under, ran, record_acl, self._who(), order.override))
         except (NoNodeError, NoAuthError) as error:
             return NotRegistered(self._refusal("read who is admin of", error), isinstance(error, NoAuthError))
         except _NoAnswerError:
             return NotRegistered("the servers do not answer")  # it was not sent
+        except OverBudget as verdict:
+            return NotRegistered(str(verdict), is_over_budget=True)
+        except ZkmigError as error:
+            return NotRegistered(str(error), is_forbidden=isinstance(error, Forbidden | BadInput))
         try:
             results = self._answer(transaction.commit_async())
         except _NoAnswerError:
             return Doubtful()
         failed = _first_failure(results)
         if failed is not None:
-            return self._not_registered(failed, results[failed])
+            return self._not_registered(failed, results[failed], is_budget=failed > place)
         self._entry = entry
-        self._version = results[-1].version if isinstance(results[-1], ZnodeStat) else 0
+        self._version = results[place].version if isinstance(results[place], ZnodeStat) else 0
         return Registered()
 
     def _check(self, transaction: TransactionRequest, under: Seen) -> None:
@@ -333,20 +350,29 @@ class Registration:
         transaction.check(self._names.incarnation(under.incarnation), -1)  # its name is its identity
         transaction.check(self._names.record, under.version)
 
-    def _not_registered(self, index: int, error: Exception) -> NotRegistered:
+    def _not_registered(self, index: int, error: Exception, is_budget: bool) -> NotRegistered:
         if isinstance(error, NoAuthError | InvalidACLError):
             return NotRegistered(self._refusal("write", error), is_forbidden=True)
         if index == 0:
             return NotRegistered("the scope was deleted or created again")
         if index == 1:
             return NotRegistered("the record has moved")
+        if is_budget and isinstance(error, NoNodeError):
+            what = "the scope has no place for budgets; run zkmig init over the same root once more, as its admin"
+            return NotRegistered(what, is_forbidden=True)
+        if is_budget and isinstance(error, BadVersionError | NodeExistsError):
+            return NotRegistered("what it last ran on was changed by somebody else")
         if isinstance(error, BadVersionError | NodeExistsError | NoNodeError):
             return NotRegistered(CHANGED)
         return NotRegistered(f"the servers did not take the registration: {type(error).__name__}", is_forbidden=True)
 
     def _acknowledge_until_answered(self, order: Acknowledge) -> None:
+        is_kept = False
         while True:
             try:
+                if not is_kept:
+                    self._keep_last_seen(order)
+                    is_kept = True
                 self._post(self._acknowledge(order))
                 return
             except _NoAnswerError:
@@ -354,6 +380,16 @@ class Registration:
             self._pause()
             if not self._await_connection(None):
                 return
+
+    def _keep_last_seen(self, order: Acknowledge) -> None:
+        """Where there is a budget, and the command ran until now: the image that it saw last. It is only read while
+        nothing of the next epoch can be written, since a drain waits for what is said after it."""
+        entry = self._entry
+        if self._limits is None or order.epoch is None or entry is None:
+            return
+        if not entry.stopped and entry.instance == self._me.instance:
+            with suppress(NoNodeError, NoAuthError):
+                self._limits.at_end(order.epoch, self._record_acl(), self._who())
 
     def _acknowledge(self, order: Acknowledge) -> Event:
         """Write "stopped" over whatever is ours, be it there by now or not yet."""
@@ -383,7 +419,8 @@ class Registration:
     def _write_stopped(self, entry: GuardEntry) -> None:
         """Conditional, so that what is still under way fails, and this does not land on what comes later."""
         if self._version is None:
-            self._answer(self._client.create_async(self.path, entry.encode(), acl=kazoo_acl(self._acl())))
+            acl = lease_acl(self._record_acl(), self._who())
+            self._answer(self._client.create_async(self.path, entry.encode(), acl=kazoo_acl(acl)))
             self._version = 0
         else:
             self._version = self._answer(self._client.set_async(self.path, entry.encode(), self._version)).version
@@ -394,10 +431,9 @@ class Registration:
         me = self._me
         return GuardEntry(me.unit, stopped, me.instance, self._writes, time.time(), process=me.process, **fields)
 
-    def _acl(self) -> AclList:
+    def _record_acl(self) -> AclList:
         entries, _ = self._answer(self._client.get_acls_async(self._names.record))
-        record_acl = tuple(Acl(entry.perms, entry.id.scheme, entry.id.id) for entry in entries)
-        return lease_acl(record_acl, self._who())
+        return tuple(Acl(entry.perms, entry.id.scheme, entry.id.id) for entry in entries)
 
     def _refusal(self, what: str, error: Exception) -> str:
         if isinstance(error, NoNodeError):

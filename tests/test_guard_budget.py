@@ -1,0 +1,152 @@
+"""A guarded command comes back after an epoch only if that has moved the tree no further than its budget.
+
+Method: the real program, epochs that replace few or many of twenty hosts, SIGUSR1 of an operator, churn while it
+runs. A guard that does not keep what its command saw last must be noticed.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.guards import SLEEPER, Guarded, entry_of, python
+from tests.scopes import Site, settled
+from tests.trees import Node, Tree
+from zkmig.apply.forward import Options
+from zkmig.epoch.budgets import BudgetNote
+from zkmig.guard.limits import READER_CHARS_MAX, reader_name
+
+HOSTS = 20
+AS_PROGRAM = "import sys; from zkmig.cli.main import main; sys.argv[0] = 'zkmig'; main()"
+
+# What is left out of a guard, told to a Python that then is one.
+FORGETS_WHAT_IT_SAW = """
+from zkmig.guard.limits import Limits
+Limits.at_end = lambda *_: None
+"""
+
+
+def hosts(moved: int, count: int = HOSTS) -> Tree:
+    """A registry of hosts, of which the first few have other data."""
+    named = {f"/hosts/{number:02}": Node(b"new" if number < moved else b"old") for number in range(count)}
+    return settled({"": Node(b""), "/hosts": Node(b""), **named})
+
+
+@pytest.fixture
+def guarded(site: Site, tmp_path: Path) -> Iterator[Guarded]:
+    with Guarded(site.server.hosts, site.names, tmp_path) as one:
+        yield one
+
+
+def budget(site: Site, limit: str = "10%") -> tuple[str, str]:
+    return "--budget", f"{site.root}/hosts/*={limit}"
+
+
+def note(site: Site) -> BudgetNote:
+    found = BudgetNote.decode(site.kazoo.get(site.names.budget(reader_name("unit")))[0])
+    assert found is not None
+    return found
+
+
+def migrate(site: Site, wanted: Tree) -> None:
+    site.apply(site.plan(wanted), site.record().epoch + 1, options=Options("never"))
+
+
+def test_within_its_budget_it_comes_back_by_itself(site: Site, guarded: Guarded) -> None:
+    site.init(hosts(0))
+    guarded.start(*budget(site))
+    first = guarded.await_up()
+    migrate(site, hosts(2))
+    assert guarded.await_running() != first
+    assert [(one.nodes, one.changed) for one in note(site).patterns] == [(HOSTS, 2)]
+    assert not note(site).overrides
+
+
+def test_beyond_it_the_command_stays_down_until_an_operator_says_otherwise(site: Site, guarded: Guarded) -> None:
+    """Also over a restart of the guard; that it was overridden, and by how much, is on record."""
+    site.init(hosts(0))
+    process = guarded.start(*budget(site))
+    guarded.await_up()
+    migrate(site, hosts(3))
+    guarded.await_phase("down", "3 changed")
+    process.terminate()
+    process.wait()
+    process = guarded.start(*budget(site))
+    guarded.await_phase("down", "3 changed")
+    down = entry_of(site.kazoo.get(f"{site.names.guards}/unit")[0]).down
+    assert down is not None
+    assert down.over_budget
+    process.send_signal(signal.SIGUSR1)
+    guarded.await_running()
+    (overridden,) = note(site).overrides
+    assert overridden.why == "SIGUSR1 to the guard"
+    assert overridden.epoch == 1
+    assert overridden.differed[0].changed == 3
+    migrate(site, hosts(4))  # what was overridden is the new baseline
+    guarded.await_running()
+    assert len(note(site).overrides) == 1
+
+
+def test_leaving_stay_down_does_not_override_the_budget(site: Site, guarded: Guarded) -> None:
+    site.init(hosts(0))
+    process = guarded.start(*budget(site), "--after-commit", "stay-down")
+    guarded.await_up()
+    migrate(site, hosts(9))
+    guarded.await_phase("down", "it is to stay down")
+    process.send_signal(signal.SIGUSR1)
+    guarded.await_phase("down", "9 changed")
+    process.send_signal(signal.SIGUSR1)
+    guarded.await_running()
+    assert len(note(site).overrides) == 1
+
+
+def churn(site: Site, guarded: Guarded, program: str = AS_PROGRAM) -> None:
+    """The command sees half of the hosts replaced while it runs, and then a small epoch."""
+    site.init(hosts(0))
+    guarded.start(*budget(site), command=SLEEPER, program=python(program))
+    guarded.await_up()
+    for number in range(10):
+        site.kazoo.set(f"{site.root}/hosts/{number:02}", b"new")
+    migrate(site, hosts(11))
+
+
+def test_what_changed_while_the_command_ran_does_not_count(site: Site, guarded: Guarded) -> None:
+    churn(site, guarded)
+    guarded.await_running()
+
+
+def test_a_guard_that_forgets_what_its_command_saw_last_is_noticed(site: Site, guarded: Guarded) -> None:
+    churn(site, guarded, FORGETS_WHAT_IT_SAW + AS_PROGRAM)
+    guarded.await_phase("down", "11 changed")
+
+
+def test_within_one_epoch_nothing_is_compared(site: Site, guarded: Guarded) -> None:
+    """A service manager starts it anew as often as it likes, whatever others have changed meanwhile."""
+    site.init(hosts(0))
+    process = guarded.start(*budget(site))
+    guarded.await_up()
+    process.terminate()
+    assert process.wait() == 3
+    for number in range(HOSTS):
+        site.kazoo.set(f"{site.root}/hosts/{number:02}", b"other")
+    guarded.start(*budget(site))
+    guarded.await_running()
+
+
+def test_an_emptied_registry_is_beyond_every_share(site: Site, guarded: Guarded) -> None:
+    site.init(hosts(0))
+    guarded.start(*budget(site, "99%"))
+    guarded.await_up()
+    migrate(site, settled({"": Node(b""), "/hosts": Node(b"")}))
+    guarded.await_phase("down", "20 removed")
+
+
+def test_every_guard_has_a_readers_name_of_its_own() -> None:
+    units = ["web1.scaler", "web1@scaler", "web1_scaler", "web1:scaler", "x" * 199, "x" * 200, "x" * READER_CHARS_MAX]
+    names = {reader_name(unit) for unit in units}
+    assert len(names) == len(units)
+    assert all(len(name) <= 64 for name in names)
+    assert reader_name("web1.scaler") == "guard.web1.scaler"

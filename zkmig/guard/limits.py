@@ -1,0 +1,172 @@
+"""Limits: how far a migration may have moved the tree from what a guarded command last knew, before it may run again.
+
+The command itself knows no budget, so its guard holds the committed image against the one under which the command ran
+last: the baseline, kept as a Reader's is (`zkmig.reader.baseline`). It is written in the very transaction that
+registers the command, and again when the command has ended, while the image is still that of its epoch: what went on
+while it ran it has seen itself. So within one epoch nothing is compared, however often a service manager starts it.
+
+Used by one thread, that of the registration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import re
+from collections.abc import Sequence
+from typing import Final, Protocol, TypeVar
+
+from kazoo.client import KazooClient
+from kazoo.exceptions import KazooException, NoNodeError
+from kazoo.interfaces import IAsyncResult
+
+from zkmig.epoch.control import ControlPaths
+from zkmig.errors import ActingRefused, BadInput, ReaderError, ZkmigError
+from zkmig.guard.events import Seen
+from zkmig.model.acl import AclList, Identity
+from zkmig.model.patterns import Pattern
+from zkmig.reader.baseline import (
+    Baseline,
+    Decision,
+    Keeping,
+    Operation,
+    Stored,
+    check_hashes_may_be_told,
+    decide,
+    fingerprint,
+    holders,
+)
+from zkmig.reader.budget import Budget
+from zkmig.reader.ledger import KEPT_BYTES_MAX, put_into
+from zkmig.reader.reader import Reader
+from zkmig.reader.view import View
+from zkmig.wire.requests import operation_size
+
+VIEW_TIMEOUT_S: Final = 5.0
+"""How long a view may take: a drain waits for the one that is taken when the command has ended."""
+
+READER_CHARS_MAX: Final = 40
+
+T = TypeVar("T")
+_logger = logging.getLogger("zkmig.guard")
+
+
+class OverBudget(Exception):
+    """The command may not run on this image, unless an operator says so."""
+
+
+class _Answer(Protocol):
+    def __call__(self, result: IAsyncResult[T], /) -> T: ...
+
+
+class Limits:
+    """budgets: one or more, of patterns inside the scope. client: of the guard, for what is stored.
+
+    answer: waits for a result of kazoo's, as the registration does; what it raises goes through.
+    """
+
+    def __init__(
+        self, client: KazooClient, names: ControlPaths, unit: str, budgets: Sequence[Budget], answer: _Answer
+    ) -> None:
+        self._client = client
+        self._names = names
+        self._unit = unit
+        self._budgets = tuple(budgets)
+        self._answer = answer
+        self.reader = reader_name(unit)
+        """Under which what it ran on is kept, and `status` shows an override."""
+        tops = list(dict.fromkeys(Pattern.parse(budget.pattern).top for budget in budgets))
+        self._reader = Reader(
+            client, names.scope, tops, control=names.control, name=self.reader, timeout_s=VIEW_TIMEOUT_S
+        )
+
+    def of_start(
+        self, under: Seen, ran: int | None, record_acl: AclList, identities: Sequence[Identity], override: str | None
+    ) -> tuple[Operation, ...]:
+        """What a registration has to carry for the command to run on the image of `under`.
+
+        ran: the epoch under which it ran last, by its registration; None: not known. override: why it may run all the
+        same. Raises OverBudget; ZkmigError where the image cannot be read, or what is stored.
+        """
+        view = self._view(under)
+        keeping = self._keeping(record_acl, identities, view)
+        stored = self._stored()
+        known = stored if ran != under.epoch else _forgotten(stored)
+        try:
+            decision = self._decide(keeping, view, known)
+        except ActingRefused as refused:
+            if override is None:
+                raise OverBudget(refused.what) from refused
+            decision = self._decide(keeping, view, known, override)
+            _logger.warning("%s runs beyond its budget, overridden (%s): %s", self._unit, override, refused.what)
+        return decision.operations
+
+    def at_end(self, ran: int, record_acl: AclList, identities: Sequence[Identity]) -> None:
+        """The command has ended: the image that it saw last is what the next start is held against.
+
+        Only while that is still the image of its epoch. What cannot be done is left: then more differs at the next
+        start, not less.
+        """
+        try:
+            view = self._reader.view()
+            if view.epoch != ran:
+                return
+            keeping = self._keeping(record_acl, identities, view)
+            operations = self._decide(keeping, view, _forgotten(self._stored())).operations
+            transaction = self._client.transaction()
+            put_into(transaction, operations)
+            self._answer(transaction.commit_async())
+        except ZkmigError as error:
+            _logger.info("what %s saw last could not be kept: %s", self._unit, error)
+        except KazooException as error:
+            _logger.info("what %s saw last could not be kept: %s", self._unit, type(error).__name__)
+
+    def close(self) -> None:
+        """End what the views have begun."""
+        self._reader.close()
+
+    def _view(self, under: Seen) -> View:
+        view = self._reader.view()
+        record = view.seen.record
+        if (record.incarnation, view.record_version) != (under.incarnation, under.version):
+            raise ReaderError("the record has moved", self._names.record)
+        return view
+
+    def _keeping(self, record_acl: AclList, identities: Sequence[Identity], view: View) -> Keeping:
+        keeping = Keeping(self._names, self.reader, record_acl, tuple(identities))
+        check_hashes_may_be_told(view.unordered(), self._budgets, holders(keeping.identities))
+        return keeping
+
+    def _decide(self, keeping: Keeping, view: View, stored: Stored, override: str | None = None) -> Decision:
+        now = fingerprint(view.unordered(), self._budgets)
+        decision = decide(keeping, self._budgets, now, view.epoch, stored, override)
+        size = sum(map(operation_size, decision.operations))
+        if size > KEPT_BYTES_MAX:
+            patterns = ", ".join(budget.pattern for budget in self._budgets)
+            raise BadInput(f"what the budget keeps takes {size} bytes, and {KEPT_BYTES_MAX} is the limit", patterns)
+        return decision
+
+    def _stored(self) -> Stored:
+        found: list[tuple[bytes | None, int] | None] = []
+        for path in (self._names.budget(self.reader), self._names.seen(self.reader)):
+            try:
+                data, stat = self._answer(self._client.get_async(path))
+                found.append((data, stat.version))
+            except NoNodeError:
+                found.append(None)
+        return Stored.of_nodes(self._names, self.reader, *found)
+
+
+def _forgotten(stored: Stored) -> Stored:
+    """With nothing to compare with; the versions stay, and what was overridden."""
+    return dataclasses.replace(stored, baseline=Baseline(), trouble="")
+
+
+def reader_name(unit: str) -> str:
+    """A Reader's name for the guard of this name: one for each, however long it is and whatever it has in it."""
+    plain = re.sub(r"[^A-Za-z0-9.-]", "_", unit)
+    if plain == unit and len(unit) <= READER_CHARS_MAX:
+        return f"guard.{unit}"
+    digest = hashlib.blake2b(unit.encode(), digest_size=6).hexdigest()
+    return f"guard.{plain[:READER_CHARS_MAX]}.{digest}"
