@@ -12,6 +12,7 @@ the same machine, when they have received them), or if it has seen a zxid of it.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,10 +51,16 @@ class Span(NamedTuple):
         return line["what"] == SAW and self.zxid_first <= int(line["zxid"]) < self.zxid_end
 
 
-def read_diary(file: Path) -> list[dict[str, Any]]:
-    """Whole lines, in the order of their writing."""
-    raw = file.read_bytes() if file.exists() else b""
-    return [json.loads(line) for line in raw[: raw.rfind(b"\n") + 1].splitlines()]
+def read_diary(file: Path, last_bytes: int | None = None) -> list[dict[str, Any]]:
+    """Whole lines, in the order of their writing; of so many bytes at the end, or all."""
+    if not file.exists():
+        return []
+    with file.open("rb") as diary:
+        begin = 0 if last_bytes is None else max(0, diary.seek(0, os.SEEK_END) - last_bytes)
+        diary.seek(begin)
+        raw = diary.read()
+    whole = raw[raw.find(b"\n") + 1 if begin else 0 : raw.rfind(b"\n") + 1]
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def changes_of(entries: Iterable[Entry], home: str) -> list[Change]:

@@ -16,6 +16,7 @@ from tests.program import PROGRAM
 from tests.scopes import Site
 from tests.trees import Node, Tree
 from zkmig.apply.forward import Options, Progress
+from zkmig.stop import StopRequest
 
 MARK = "ZKMIG_TEST_SCENE"
 
@@ -32,14 +33,16 @@ TREES: Final = (tree("old"), tree("new"))
 
 
 class Scene:
-    """site: a scope that is not there yet; it gets the first tree. grace_s: of the guard."""
+    """site: a scope that is not there yet; it gets the first tree. grace_s: of the guard. program: zkmig, or what is
+    to be caught in its place."""
 
-    def __init__(self, site: Site, folder: Path, grace_s: float = 1.0) -> None:
+    def __init__(self, site: Site, folder: Path, grace_s: float = 1.0, program: Sequence[str] = (PROGRAM,)) -> None:
         self.site = site
         self.folder = folder
         self.diary_file = folder / "diary"
         self.service = f"witness-{site.names.scope}"
         self._grace_s = grace_s
+        self._program = program
         self._mark = os.urandom(8).hex()
         site.init(TREES[0])
         self.epochs = 0  # committed
@@ -62,7 +65,7 @@ class Scene:
         """The same under a guard."""
         place = ["--at", f"zk://{self.site.server.hosts}", "--scope", self.site.names.scope]
         keeping = ["--name", self.service, "--state-dir", str(self.folder / "state"), "--grace", f"{self._grace_s:g}"]
-        return [PROGRAM, "guard", *place, *keeping, *map(str, options), "--", *command]
+        return [*self._program, "guard", *place, *keeping, *map(str, options), "--", *command]
 
     @property
     def entry_path(self) -> str:
@@ -71,7 +74,7 @@ class Scene:
 
     def is_stopped(self) -> bool | None:
         """What the registration says; None while there is none."""
-        changes = [each for each in self._changes() if each.path == self.entry_path]
+        changes = [each for each in self.changes() if each.path == self.entry_path]
         return bool(changes[-1].fields["stopped"]) if changes else None
 
     def processes(self) -> dict[int, str]:
@@ -97,9 +100,9 @@ class Scene:
         """All lines so far."""
         return judge.read_diary(self.diary_file)
 
-    def wait_running(self, output: Callable[[str], str], since: float | None = None) -> None:
-        """Until the service has read from ZooKeeper, after now or `since` (wall clock)."""
-        moment = time.time() if since is None else since
+    def wait_running(self, output: Callable[[str], str]) -> None:
+        """Until the service has read from ZooKeeper once more."""
+        moment = time.time()
 
         def has_seen() -> bool:
             return any(line["what"] == witness_process.SAW and line["wall"] > moment for line in self.diary()[-200:])
@@ -119,22 +122,27 @@ class Scene:
             while progress.phase == "write" and left and progress.done >= next(iter(left)):
                 left.pop(next(iter(left)))()
 
-        target = TREES[(self.epochs + 1) % 2]
-        applied = self.site.apply(
-            self.site.plan(target), self.epochs + 1, options=Options(single_shot="never", report=report)
-        )
-        assert not left, f"there were only {applied.batches} batches"
+        batches = self.apply(report)
+        assert not left, f"there were only {batches} batches"
+        return batches
+
+    def apply(self, report: Callable[[Progress], None], stop: StopRequest | None = None) -> int:
+        """One epoch in batches, to the other tree; how many there were. Stopped when it was asked to."""
+        plan = self.site.plan(TREES[(self.epochs + 1) % 2])
+        options = Options(single_shot="never", report=report)
+        applied = self.site.apply(plan, self.epochs + 1, options=options, stop=stop)
         self.epochs += 1
         return applied.batches
 
     # -- the verdict --------------------------------------------------------------------------------------------------
 
-    def _changes(self) -> list[judge.Change]:
+    def changes(self) -> list[judge.Change]:
+        """What the server's log has of the record and of the registrations, so far."""
         return judge.log_changes(self.site.server.data_dir, self.site.names.home)
 
     def spans(self) -> list[Span]:
         """Where nothing of the service may run."""
-        return judge.spans_of(self._changes(), self.site.names.home)
+        return judge.spans_of(self.changes(), self.site.names.home)
 
     def faults(self, spans: Sequence[Span] = ()) -> list[str]:
         """What must not have been, also in further spans. A scene without a span, or without a diary, is one, too."""
@@ -142,5 +150,5 @@ class Scene:
         diary = self.diary()
         if not forbidden or not any(line["what"] == witness_process.SAW for line in diary):
             return ["nothing has happened"]
-        passed_over = judge.registered_as_running(self._changes(), self.site.names.home)
+        passed_over = judge.registered_as_running(self.changes(), self.site.names.home)
         return judge.broken_spans(diary, forbidden) + passed_over

@@ -63,7 +63,7 @@ def unit_text(argv: list[str], environment: Mapping[str, str], notify: bool = Tr
     return (
         "[Unit]\nStartLimitIntervalSec=0\n\n"
         f"[Service]\nType={'notify' if notify else 'exec'}\nExecStart={' '.join(map(_unit_word, argv))}\n{settings}"
-        f"Restart=always\nRestartSec={RESTART_S:g}\nKillMode=mixed\nTimeoutStopSec={STOP_TIMEOUT_S:g}\n"
+        f"Restart=always\nRestartSec={RESTART_S:g}\nTimeoutStopSec={STOP_TIMEOUT_S:g}\n"
         "SuccessExitStatus=143\n"
     )
 

@@ -1,0 +1,288 @@
+"""The examples of docs/readers.md, run as they stand there; only addresses, names and programs are put in.
+
+Method: each block behind an `<!-- example: NAME -->` is taken out of the page. A real epoch in batches is under way
+while it runs; a witness stands in for the service, and its diary is held against the server's transaction log.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.managers.scene import Scene
+from tests.managers.supervisor import Supervisor
+from tests.managers.systemd import NamespacesForbidden, Systemd, why_not
+from tests.managers.waiting import wait_for
+from tests.program import PROGRAM
+from tests.scopes import Site
+from tests.torture.managers import child_of
+from zkmig.dev import Server
+
+PAGE = Path(__file__).parent.parent / "docs" / "readers.md"
+HOSTS = "zk1:2181,zk2:2181"
+SERVICE = "/usr/bin/autoscaler --loop"
+NOT_STABLE = 75
+
+pytestmark = pytest.mark.timeout(200)
+
+
+def examples() -> dict[str, str]:
+    """Name -> text of the block."""
+    return dict(re.findall(r"<!-- example: (\w+) -->\n```\w*\n(.*?)```", PAGE.read_text(), re.DOTALL))
+
+
+def test_every_example_of_the_page_is_run() -> None:
+    """Goal: none can be added without a test. Method: their names occur in this file, and every block has one."""
+    page = PAGE.read_text()
+    names = examples()
+    assert len(names) == len(re.findall(r"^```\w+\n", page, re.MULTILINE)) + len(re.findall(r"-->\n```\n", page))
+    source = Path(__file__).read_text()
+    assert {name for name in names if f'example("{name}")' not in source} == set()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server() as one:
+        yield one
+
+
+@pytest.fixture
+def scene(server: Server, tmp_path: Path, tree_root: str) -> Iterator[Scene]:
+    with Site(server, tree_root) as site:
+        yield Scene(site, tmp_path)
+
+
+@pytest.fixture
+def example(scene: Scene) -> Callable[[str], str]:
+    """An example, with this test's server, scope and programs put in."""
+
+    def get(name: str) -> str:
+        text = examples()[name].replace(HOSTS, scene.site.server.hosts).replace(SERVICE, " ".join(scene.witness()))
+        text = text.replace("--scope prod", f"--scope {scene.site.names.scope}").replace("/usr/bin/zkmig", PROGRAM)
+        return re.sub(r"--name \S+", f"--name {scene.service}", text)
+
+    return get
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> Iterator[Systemd]:
+    if reason := why_not():
+        pytest.skip(reason)
+    with ExitStack() as stack:
+        try:
+            one = stack.enter_context(Systemd(tmp_path / "systemd"))
+        except NamespacesForbidden as error:
+            pytest.skip(str(error))
+        yield one
+
+
+def settings(scene: Scene) -> dict[str, str]:
+    """What marks a process of this test. The name is locked in a place of this test."""
+    return {**scene.environment, "RUNTIME_DIRECTORY": str(scene.folder / "run")}
+
+
+def assert_kept_off(scene: Scene) -> None:
+    """Nothing is left, and nothing ran while the epoch was open."""
+    scene.wait_over()
+    assert scene.is_stopped()
+    assert scene.faults() == []
+
+
+# -- a service that knows nothing of epochs ---------------------------------------------------------------------------
+
+
+def test_the_unit(systemd: Systemd, scene: Scene, example: Callable[[str], str]) -> None:
+    """As installed: started, restarted and killed during an epoch, then stopped, which counts as success."""
+    marks = "".join(f'Environment="{key}={value}"\n' for key, value in scene.environment.items())
+    systemd.add("app.service", example("unit").replace("[Service]\n", f"[Service]\n{marks}"))
+
+    def disturb() -> None:
+        systemd.ctl("restart", "app.service")  # returns when the guard has said that it is up
+        systemd.ctl("kill", "--signal=KILL", "--kill-whom=main", "app.service")
+        wait_for(lambda: systemd.show("app.service", "NRestarts") == "1", lambda: systemd.console)
+        wait_for(lambda: "OPEN" in systemd.show("app.service", "StatusText"), lambda: systemd.output("app.service"))
+
+    systemd.ctl("start", "app.service")
+    scene.wait_running(lambda _: systemd.output("app.service"))
+    scene.migrate({3: disturb})
+    scene.wait_running(lambda _: systemd.output("app.service"))
+    systemd.ctl("stop", "app.service")
+    assert systemd.show("app.service", "Result") == "success"
+    assert_kept_off(scene)
+
+
+def test_the_program_of_supervisord(tmp_path: Path, scene: Scene, example: Callable[[str], str]) -> None:
+    head, _, rest = example("supervisor").partition("\n")
+    assert head == "[program:autoscaler]"
+    marks = ",".join(f'{key}="{value}"' for key, value in settings(scene).items())
+    with Supervisor(tmp_path / "supervisor") as supervisor:
+        supervisor.add("autoscaler", f"{rest}environment={marks}\n")
+        scene.wait_running(lambda _: supervisor.output("autoscaler"))
+        scene.migrate({3: lambda: supervisor.ctl("restart", "autoscaler")})
+        scene.wait_running(lambda _: supervisor.output("autoscaler"))
+        supervisor.ctl("stop", "autoscaler")
+        assert_kept_off(scene)
+
+
+@contextmanager
+def container(argv: list[str], scene: Scene, run: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """argv as PID 1 of a pid namespace: unshare, which ends with its code, and its pid as we see it."""
+    command = ["unshare", "--fork", "--kill-child=KILL", "--pid", "--mount", "--mount-proc", "--propagation", "private"]
+    environment = {**settings(scene), "RUNTIME_DIRECTORY": str(run)}
+    with (scene.folder / "said").open("ab") as said:
+        outer = subprocess.Popen([*command, *argv], env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+    try:
+        yield outer, wait_for(lambda: child_of(outer.pid), lambda: said_by(scene))
+        outer.wait(60)
+    finally:
+        outer.kill()
+        outer.wait()
+
+
+def said_by(scene: Scene) -> str:
+    """What containers have printed."""
+    return (scene.folder / "said").read_text()
+
+
+def test_the_entry_point_of_a_container(scene: Scene, example: Callable[[str], str]) -> None:
+    """The first container is killed and cannot say that it has stopped; the second takes over, and is stopped."""
+    if subprocess.run(["unshare", "--pid", "--fork", "--mount", "true"], check=False).returncode != 0:
+        pytest.skip("namespaces are not allowed here")
+    lines = dict(line.split(" ", 1) for line in example("container").splitlines())
+    words: list[str] = [*eval(lines["ENTRYPOINT"]), *scene.witness("--child")]
+    assert eval(lines["CMD"]) == SERVICE.replace("/usr/bin/", "").split()
+    words[0] = PROGRAM
+    words[words.index("--name") + 1] = scene.service
+    words[words.index("--scope") + 1] = scene.site.names.scope
+    with container(words, scene, scene.folder / "first") as (_, init):
+        scene.wait_running(lambda _: said_by(scene))
+        os.kill(init, signal.SIGKILL)
+    scene.wait_over()
+    assert scene.is_stopped() is False
+    with container(words, scene, scene.folder / "second") as (outer, init):
+        scene.wait_running(lambda _: said_by(scene))
+        scene.migrate({})
+        scene.wait_running(lambda _: said_by(scene))
+        os.kill(init, signal.SIGTERM)
+    assert outer.returncode == 128 + signal.SIGTERM
+    assert_kept_off(scene)
+
+
+# -- jobs -------------------------------------------------------------------------------------------------------------
+
+
+def cron_command(line: str) -> str:
+    """What cron hands to the shell."""
+    fields = line.strip().split(None, 6)
+    assert fields[:6] == ["*/5", "*", "*", "*", "*", "root"]
+    assert "%" not in fields[6]  # cron's own sign for the end of a line
+    return fields[6]
+
+
+@pytest.mark.parametrize("name", ["cron", "job"])
+def test_a_cron_line_leaves_the_job_out_while_an_epoch_is_open(
+    scene: Scene, example: Callable[[str], str], name: str
+) -> None:
+    bin_folder = scene.folder / "bin"
+    bin_folder.mkdir()
+    for program, text in (("report", "echo ran"), ("tidy", "echo ran"), ("zkmig", f'exec {PROGRAM} "$@"')):
+        (bin_folder / program).write_text(f"#!/bin/sh\n{text}\n")
+        (bin_folder / program).chmod(0o755)
+    command = cron_command({"cron": example("cron"), "job": example("job")}[name])
+    environment = {**settings(scene), "PATH": f"{bin_folder}:/usr/bin:/bin"}
+
+    def run() -> tuple[int, str]:
+        ran = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
+        return ran.returncode, ran.stdout
+
+    seen = [run()]
+    scene.migrate({3: lambda: seen.append(run())})
+    seen.append(run())
+    assert seen == [(0, "ran\n"), (NOT_STABLE, ""), (0, "ran\n")]
+
+
+def test_the_condition_of_a_unit(systemd: Systemd, scene: Scene, example: Callable[[str], str]) -> None:
+    ran = scene.folder / "ran"
+    systemd.add("report.service", example("condition").replace("/usr/bin/report", f"/usr/bin/touch {ran}"))
+    seen = []
+
+    def run() -> None:
+        ran.unlink(missing_ok=True)
+        systemd.ctl("start", "report.service")  # left out is not failed
+        seen.append(ran.exists())
+
+    run()
+    scene.migrate({3: run})
+    run()
+    assert seen == [True, False, True]
+
+
+# -- programs that read -----------------------------------------------------------------------------------------------
+
+
+def test_the_python_service(scene: Scene, example: Callable[[str], str]) -> None:
+    """Acts when nothing is under way, not in the midst of an epoch, and not on a tree that has moved too far."""
+    names: dict[str, Any] = {}
+    text = example("python").replace('"prod"', repr(scene.site.names.scope))
+    exec(text.replace("/app/servers/*", scene.site.path("/*")), names)
+    terminated: list[str] = []
+
+    def act_once() -> bool:
+        done: bool = names["act_once"](
+            reader, lambda _: [scene.site.path("/n001")], lambda path, token: terminated.append(f"{path} {token > 0}")
+        )
+        return done
+
+    with names["open_reader"](scene.site.server.hosts) as reader:
+        assert act_once()
+        seen: list[bool] = []
+        scene.migrate({3: lambda: seen.append(act_once())})
+        assert seen == [False]
+        assert not act_once()  # all of the tree has another value: more than a fifth
+        with reader.acting(reader.view(), override="the migration was meant"):
+            pass
+        assert act_once()
+    assert terminated == [f"{scene.site.path('/n001')} True"] * 2
+
+
+def test_the_reader_in_plain_shell(scene: Scene, example: Callable[[str], str]) -> None:
+    """Old data, refused in the midst of an epoch, new data; no znode, no scope."""
+    folder = zk_cli()
+    script = scene.folder / "read-znode"
+    script.write_text(example("shell"))
+
+    def read(path: str = "/n007", scope: str = scene.site.names.scope) -> tuple[int, str]:
+        ran = subprocess.run(
+            ["sh", script, scene.site.server.hosts, scope, scene.site.path(path)],
+            env={**scene.environment, "PATH": f"{os.environ['PATH']}:{folder}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return ran.returncode, ran.stdout
+
+    assert read() == (0, "old 7 " * 12 + "\n")
+    seen: list[tuple[int, str]] = []
+    scene.migrate({3: lambda: seen.append(read())})
+    assert seen == [(NOT_STABLE, "")]
+    assert read() == (0, "new 7 " * 12 + "\n")
+    assert read("/nowhere") == (1, "")
+    assert read(scope="other") == (NOT_STABLE, "")
+
+
+def zk_cli() -> Path:
+    """Where zkCli.sh is: beside the server that is installed, or where Debian has it."""
+    home = os.environ.get("ZOOKEEPER_HOME")
+    folders = [Path(home) / "bin"] if home else []
+    for folder in [*folders, Path("/usr/share/zookeeper/bin")]:
+        if (folder / "zkCli.sh").exists():
+            return folder
+    pytest.skip("no zkCli.sh")
