@@ -38,7 +38,7 @@ from zkmig.reader.baseline import (
     fingerprint,
     taken_back,
 )
-from zkmig.reader.budget import BUDGETS_MAX, Budget, checked, compare, marks_of
+from zkmig.reader.budget import BUDGETS_MAX, Budget, Known, checked, compare, marks_of
 from zkmig.wire.requests import Check, Create, SetData
 
 HOSTS = "/app/hosts/*"
@@ -72,6 +72,13 @@ def test_a_difference_is_that_of_the_trees(before: Values, now: Values) -> None:
         len(before.keys() - both),
         sum(before[name] != now[name] for name in both),
     )
+
+
+@given(st.lists(trees, max_size=4))
+def test_what_was_hashed_before_makes_no_difference(views: list[Values]) -> None:
+    known: Known = {}
+    for view in views:
+        assert marks_of(znodes(view), known) == marks_of(znodes(view))
 
 
 def test_only_what_a_pattern_matches_counts() -> None:

@@ -26,6 +26,7 @@ from zkmig.epoch.control import Roles
 from zkmig.errors import ZkmigError
 from zkmig.model.acl import WORLD
 from zkmig.plan import planfile
+from zkmig.reader import Budget, Reader
 
 CANARIES = (b"canary-old", b"canary-new", b"canary-theirs", b"canary-deleted", b"hunter2")
 BEFORE: Tree = settled(
@@ -187,8 +188,27 @@ def leave_stale_single_shot(site: Site, sealed: SealedPlan) -> None:
     del sealed
 
 
+def leave_budget(site: Site, sealed: SealedPlan) -> None:
+    """An action within a budget, one beyond, and one that is overridden."""
+    budget = Budget(f"{site.root}/**", count=1)
+    control = site.names.control
+    with Reader(
+        site.server.hosts, site.names.scope, auth=[ME], name="canary", budget=budget, control=control
+    ) as reader:
+        with reader.acting(reader.view()):
+            pass
+        site.apply(sealed)
+        with reader.acting(reader.view(fresh=True), override="the epoch was meant"):
+            pass
+        site.kazoo.set(site.path("/open"), b"canary-old open")
+        site.kazoo.set(site.path("/mine"), b"canary-theirs")
+        with reader.acting(reader.view(fresh=True)):
+            pass
+
+
 STATES: dict[str, Callable[[Site, SealedPlan], None]] = {
     "a conflict": leave_conflict,
+    "a budget": leave_budget,
     "deviations": leave_deviations,
     "evictions": leave_evictions,
     "pending ACLs": leave_pending,
@@ -219,6 +239,8 @@ def test_no_state_of_a_scope_holds_or_shows_any(
         run("rollback", "--yes", "--steal").succeeded()
     else:
         assert run("resume", "--yes").code in (0, 3)
+        for json_too in ((), ("--json",)):
+            assert run("watch", "--once", *json_too).code in (0, 3, 4)
     run("history").succeeded()
     found = dict(kept(site, eyes))
     assert_clean(*found, *found.values())

@@ -25,7 +25,7 @@ from zkmig.epoch.control import ControlPaths
 from zkmig.errors import ActingRefused, BadInput, UnknownFormat
 from zkmig.model.acl import READ, WORLD, WRITE, Acl, AclList, Identity, grants
 from zkmig.model.znode import Znode
-from zkmig.reader.budget import MARK_BYTES, Budget, Marks, compare_all, marks_of, matching
+from zkmig.reader.budget import MARK_BYTES, Budget, Known, Marks, compare_all, marks_of, matching
 from zkmig.reader.kazoo_acl import lease_acl
 from zkmig.wire.requests import Check, Create, SetData
 
@@ -126,10 +126,10 @@ class Stored:
 # -- views ------------------------------------------------------------------------------------------------------------
 
 
-def fingerprint(nodes: Iterable[Znode], budgets: Sequence[Budget]) -> dict[str, Marks]:
-    """Of a view's nodes, by pattern."""
+def fingerprint(nodes: Iterable[Znode], budgets: Sequence[Budget], known: Known | None = None) -> dict[str, Marks]:
+    """Of a view's nodes, by pattern. known: what was hashed for the view before."""
     everything = list(nodes)
-    return {budget.pattern: marks_of(matching(everything, budget.pattern)) for budget in budgets}
+    return {budget.pattern: marks_of(matching(everything, budget.pattern), known) for budget in budgets}
 
 
 def holders(identities: Iterable[Identity]) -> tuple[Identity, ...]:

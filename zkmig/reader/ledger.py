@@ -32,7 +32,7 @@ from zkmig.reader.baseline import (
     holders,
     taken_back,
 )
-from zkmig.reader.budget import MARK_BYTES, Budget, Marks
+from zkmig.reader.budget import MARK_BYTES, Budget, Known, Marks
 from zkmig.reader.kazoo_acl import kazoo_acl
 from zkmig.reader.view import View
 from zkmig.wire.requests import Check, Create, operation_size
@@ -43,6 +43,8 @@ SETTLE_TIMEOUT_S: Final = 2.0
 KEPT_BYTES_MAX: Final = 256 * 1024
 """Of what one action writes into the control plane, some 16,000 znodes. Servers keep the last 500 transactions in heap,
 at about three times their size."""
+
+KNOWN_MIN: Final = 10_000
 
 T = TypeVar("T")
 _logger = logging.getLogger("zkmig")
@@ -65,6 +67,7 @@ class Ledger:
         self._answer = answer
         self._stored: Stored | None = None
         self._marks: tuple[object, dict[str, Marks]] | None = None
+        self._known: Known = {}
         self._doubtful: tuple[Keeping, Decision] | None = None
         self._settling = threading.Lock()
         self.turn = threading.Lock()
@@ -152,7 +155,9 @@ class Ledger:
     def _fingerprint(self, view: View, keeping: Keeping) -> dict[str, Marks]:
         if self._marks is None or self._marks[0] is not view.image:
             check_hashes_may_be_told(view.unordered(), self._budgets, holders(keeping.identities))
-            self._marks = view.image, fingerprint(view.unordered(), self._budgets)
+            if len(self._known) > 2 * len(view) + KNOWN_MIN:
+                self._known.clear()  # most of it is of paths that are gone
+            self._marks = view.image, fingerprint(view.unordered(), self._budgets, self._known)
         return self._marks[1]
 
     # -- what was lost ------------------------------------------------------------------------------------------------
