@@ -6,6 +6,7 @@
 #   ZKMIG_BENCH  size of the benchmarks, small or full; each target below sets its own
 #   MODEL_ARGS   further arguments of scripts/model.py, as in: make model MODEL_ARGS="--only NO_CURSOR"
 #   TORTURE_ARGS further arguments of the torture, as in: make torture TORTURE_ARGS="--seed 7 --only leader-killed"
+#   MANAGERS_ARGS  of its service managers, as in: make torture MANAGERS_ARGS="--manager plain --seed 7"
 #   FUZZ_SECONDS how long to fuzz in all; FUZZ_ARGS further arguments, as in: make fuzz FUZZ_ARGS="--seed 7"
 
 BIN := .venv/bin
@@ -20,7 +21,7 @@ help:
 	@echo "make example      the same night with the autoscaler behind zkmig guard"
 	@echo "make test         the tests"
 	@echo "make test-ensemble  the tests against a follower of an ensemble of three"
-	@echo "make torture      faults, crash points, kills, controls, small heaps, the model (docs/reliability.md)"
+	@echo "make torture      faults, crash points, kills, controls, service managers, small heaps, the model"
 	@echo "make lint         ruff: rules and format"
 	@echo "make types        mypy, strict"
 	@echo "make model        the model of the protocol, checked by Spin in 5 to 25 minutes (docs/protocol.md)"
@@ -51,6 +52,7 @@ test-ensemble: bootstrap
 torture: bootstrap
 	$(BIN)/python -m tests.torture --full $(TORTURE_ARGS)
 	$(BIN)/python -m tests.torture.deaths
+	$(BIN)/python -m tests.torture.managers $(MANAGERS_ARGS)
 	$(BIN)/pytest -m nightly --timeout=0 tests/test_small_heap.py
 	@$(MAKE) --no-print-directory model
 

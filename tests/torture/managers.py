@@ -54,7 +54,7 @@ EPOCHS: Final = 20
 GRACE_S: Final = 1.0
 LINGER_S: Final = 0.5
 SESSION_S: Final = 4.0
-LULL_S: Final = (0.3, 4.0)  # between two things that befall the guard
+LULL_S: Final = (0.2, 2.5)  # between two things that befall the guard
 STOPPED_S: Final = (0.3, 6.0)
 BATCH_S: Final = 0.4  # between two batches at most
 HOLD_S: Final = 2.0
@@ -125,7 +125,8 @@ class Fate(threading.Thread):
     def end(self) -> None:
         """Returns when nothing more can befall anybody, and nobody stands still."""
         self._over.set()
-        self.join()
+        if self.is_alive():
+            self.join()
 
     def _strike(self, kind: str) -> bool:
         guard = self._manager.pid(self._scene.service)
@@ -289,8 +290,10 @@ def broken(control: str) -> Iterator[list[str]]:
         yield program
 
 
-def run(kind: str, seconds: float, epochs: int, seed: int, control: str = "") -> tuple[Figures, list[str]]:
-    """One manager: (what has happened, what must not have)."""
+def run(
+    kind: str, seconds: float, epochs: int, seed: int, control: str = "", *, is_calm: bool = False
+) -> tuple[Figures, list[str]]:
+    """One manager: (what has happened, what must not have). is_calm: nothing befalls the guard."""
     figures = Figures()
     folder = Path(tempfile.mkdtemp(prefix="zkmig-managers-"))
     wrong: list[str] = []
@@ -303,7 +306,8 @@ def run(kind: str, seconds: float, epochs: int, seed: int, control: str = "") ->
         manager.start(scene.service, service, scene.environment)
         operator = Operator(manager, scene, random.Random(seed), figures)
         fate = Fate(manager, scene, random.Random(-seed - 1), figures.befell)
-        fate.start()
+        if not is_calm:
+            fate.start()
         try:
             operator.work(seconds, epochs)
         except (AssertionError, ZkmigError) as error:
