@@ -22,9 +22,9 @@ TIMEOUT_S = 200.0
 
 @pytest.mark.timeout(TIMEOUT_S + 20)
 def test_the_guarded_autoscaler_never_acts_on_half_a_registry_and_the_bare_one_does() -> None:
-    runs = [_begin(), _begin("--without-guard")]
+    runs = [_begin(), _begin("--without-guard"), _begin("--lost")]
     try:
-        (guarded, code), (bare, bare_code) = [_end(run) for run in runs]
+        (guarded, code), (bare, bare_code), (lost, lost_code) = [_end(run) for run in runs]
     finally:
         for run in runs:
             run.kill()
@@ -35,6 +35,12 @@ def test_the_guarded_autoscaler_never_acts_on_half_a_registry_and_the_bare_one_d
     assert guarded["views_after_the_commit"] >= 2  # it came back by itself
     assert len(guarded["wanted"]) == 3
     assert guarded["terminated"] == guarded["wanted"]  # and acted, within what the new registry asks for
+
+    assert not guarded["stays_down"]
+    assert lost_code == 0
+    assert lost["stays_down"]  # whole, committed, and too far from what it knew
+    assert not lost["terminated"]
+    assert lost["views_after_the_commit"] == 0
 
     assert bare_code == 1
     assert bare["torn"] > 0
