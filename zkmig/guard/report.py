@@ -88,10 +88,18 @@ class Report:
             return
         beside = self._status_file.with_name(f".{self._status_file.name}.{self._pid}")
         try:
-            beside.write_text(json.dumps(document) + "\n")
+            _write_new(beside, json.dumps(document) + "\n")
             beside.replace(self._status_file)
         except OSError as error:
             _logger.warning("the status file cannot be written: %s: %s", self._status_file, error.strerror)
             with contextlib.suppress(OSError):
                 beside.unlink()
         self._written = document
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Into a file of our own making: in a directory like /tmp somebody may have put a link there."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    with open(descriptor, "w") as file:
+        file.write(text)

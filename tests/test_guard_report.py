@@ -1,0 +1,68 @@
+"""What a guard tells: a line at each change, a status file that is always whole, and nothing that could hold it up."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from zkmig.epoch.record import Held
+from zkmig.guard.events import Phase, Situation
+from zkmig.guard.notify import Notifier
+from zkmig.guard.report import Report
+
+
+def situation(phase: Phase, why: str, since: float = 5.0, held: Held | None = None) -> Situation:
+    return Situation(phase, since, why, 7, 3, held, phase in (Phase.LOOKING, Phase.ACKNOWLEDGING))
+
+
+def report(out: int | None, status_file: Path | None = None) -> Report:
+    return Report("unit", "prod", out=out, status_file=status_file, notifier=Notifier({}), pid=11)
+
+
+def test_a_line_at_each_change() -> None:
+    """What only passes is no change, and since when stays that of the phase."""
+    reading, writing = os.pipe()
+    one = report(writing)
+    one.tell(situation(Phase.RUNNING, "a"), 9.0)
+    one.tell(situation(Phase.RUNNING, "a"), 10.0)
+    one.tell(situation(Phase.ACKNOWLEDGING, "b"), 11.0)
+    one.tell(situation(Phase.WAITING, "c\x1b[2J"), 12.0)
+    os.close(writing)
+    lines = os.read(reading, 9_999).decode().splitlines()
+    os.close(reading)
+    assert [line.partition(" since ")[0] for line in lines] == ["guard unit: running", "guard unit: waiting"]
+    assert lines[1].endswith(": c?[2J")
+
+
+def test_a_pipe_that_nobody_reads_holds_nothing_up() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while os.write(writing, b"x" * 4096):
+            pass
+    os.set_blocking(writing, True)
+    report(writing).tell(situation(Phase.RUNNING, "a"), 9.0)
+    os.close(reading)
+    report(writing).tell(situation(Phase.RUNNING, "a"), 9.0)
+    os.close(writing)
+
+
+def test_the_status_file(tmp_path: Path) -> None:
+    file, other = tmp_path / "status", tmp_path / "other"
+    (tmp_path / ".status.11").symlink_to(other)
+    held = Held("disks", "ops", 1.0, 8.0)
+    report(None, file).tell(situation(Phase.WAITING, "c", held=held), 9.0)
+    told = json.loads(file.read_text())
+    assert (told["phase"], told["why"], told["since"], told["pid"], told["guard_pid"]) == ("waiting", "c", 5.0, 7, 11)
+    assert (told["hold"]["reason"], told["hold"]["deadline"], told["hold"]["expired"]) == ("disks", 8.0, True)
+    assert not other.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["status"]
+
+
+def test_a_status_file_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    report(None, tmp_path / "missing" / "status").tell(situation(Phase.RUNNING, "a"), 9.0)
+    assert "cannot be written" in caplog.text
