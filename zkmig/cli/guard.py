@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from zkmig.api.access import Access, address, ensemble
-from zkmig.cli.run import exit_codes, log_to_stderr, required_at, scope_options
+from zkmig.cli.run import control_option, exit_codes, log_to_stderr, required_at
 from zkmig.cli.sessions import session_options, take_session
 from zkmig.cli.terminal import escape
 from zkmig.epoch.control import ControlPaths, valid_scope_name
@@ -66,7 +66,9 @@ class GuardCommand(click.Command):
         }
     ),
 )
-@scope_options("The ensemble.")
+@click.option("--at", envvar="ZKMIG_AT", metavar="zk://HOSTS", help="The ensemble. ZKMIG_AT.")
+@click.option("--scope", envvar="ZKMIG_SCOPE", metavar="NAME", help="The scope; it need not be there yet. ZKMIG_SCOPE.")
+@control_option
 @click.option(
     "--name",
     "unit",
