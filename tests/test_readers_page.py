@@ -67,6 +67,7 @@ def example(scene: Scene) -> Callable[[str], str]:
     def get(name: str) -> str:
         text = examples()[name].replace(HOSTS, scene.site.server.hosts).replace(SERVICE, " ".join(scene.witness()))
         text = text.replace("--scope prod", f"--scope {scene.site.names.scope}").replace("/usr/bin/zkmig", PROGRAM)
+        text = text.replace("/app/servers/*", scene.site.path("/*"))
         return re.sub(r"--name \S+", f"--name {scene.service}", text)
 
     return get
@@ -232,7 +233,7 @@ def test_the_python_service(scene: Scene, example: Callable[[str], str]) -> None
     """Acts when nothing is under way, not in the midst of an epoch, and not on a tree that has moved too far."""
     names: dict[str, Any] = {}
     text = example("python").replace('"prod"', repr(scene.site.names.scope))
-    exec(text.replace("/app/servers/*", scene.site.path("/*")), names)
+    exec(text, names)
     terminated: list[str] = []
 
     def act_once() -> bool:

@@ -1,7 +1,7 @@
 """A short torture of a guard by a stubborn manager, and what its judge notices.
 
-Method: tests/torture/managers.py, which `make torture` runs for minutes (docs/reliability.md); for the judge, lines that
-were made up.
+Method: tests/torture/managers.py, which `make torture` runs for minutes (docs/reliability.md); for the judge, lines
+that were made up.
 """
 
 from __future__ import annotations
