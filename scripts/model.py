@@ -51,6 +51,7 @@ WRITERS = "LIVES=2 LOSSES=1 FOREIGN=1"
 VIEWS = "LIVES=2 LOSSES=0 FOREIGN=0 VIEWERS=1"
 ACTIONS = "LIVES=2 LOSSES=0 FOREIGN=0 ACTORS=1"
 DROPS = "LIVES=2 LOSSES=0 FOREIGN=0 DROPS=1"
+HOLDS = "LIVES=1 LOSSES=1 FOREIGN=0 HOLDS=3"
 ACLS = "LIVES=2 LOSSES=0 FOREIGN=0 ACLS"
 
 PROTOCOL = (
@@ -63,16 +64,19 @@ PROTOCOL = (
     Configuration("two readers", "LIVES=1 LOSSES=0 FOREIGN=0 VIEWERS=1 ACTORS=1 SHOT"),
     Configuration("control plane made anew", DROPS),
     Configuration("two epochs, from EMPTY", "LIVES=2 LOSSES=0 FOREIGN=0 EPOCHS=2 EMPTY_FIRST"),
+    Configuration("holds, answers lost", HOLDS),
+    Configuration("holds and actions", "LIVES=1 LOSSES=0 FOREIGN=0 ACTORS=1 HOLDS=2 SHOT"),
     Configuration("ACLs, two migrators", ACLS),
     Configuration("ACLs, answers lost", "LIVES=1 LOSSES=2 FOREIGN=0 ACLS"),
     Configuration("cycles: writers", "LIVES=1 LOSSES=1 FOREIGN=1", cycles=True),
     Configuration("cycles: single shot", "LIVES=2 LOSSES=0 FOREIGN=0 SHOT", cycles=True),
     Configuration("cycles: readers", "LIVES=1 LOSSES=0 FOREIGN=0 VIEWERS=1 ACTORS=1", cycles=True),
     Configuration("cycles: control plane made anew", "LIVES=1 LOSSES=0 FOREIGN=0 DROPS=1", cycles=True),
+    Configuration("cycles: holds", "LIVES=1 LOSSES=1 FOREIGN=0 HOLDS=2", cycles=True),
     Configuration("cycles: ACLs", "LIVES=1 LOSSES=1 FOREIGN=0 ACLS", cycles=True),
     Configuration(
         "all at once",
-        "LIVES=4 LOSSES=2 FOREIGN=2 VIEWERS=1 ACTORS=1 VIEWS=2 DROPS=1 EPOCHS=2 ATTEMPTS=3 SHOT",
+        "LIVES=4 LOSSES=2 FOREIGN=2 VIEWERS=1 ACTORS=1 VIEWS=2 DROPS=1 HOLDS=2 EPOCHS=2 ATTEMPTS=3 SHOT",
         seconds=60,
     ),
 )
@@ -95,6 +99,8 @@ CONTROLS = (
     Configuration("drain", ACTIONS, "NO_DRAIN"),
     Configuration("time of leases", ACTIONS, "LEASES_END_EARLY"),
     Configuration("record check of admission", ACTIONS, "ADMIT_WITHOUT_RECORD"),
+    Configuration("adoption of a hold", HOLDS, "NO_ADOPTION"),
+    Configuration("adoption of a hold alone", HOLDS, "ADOPT_ANY"),
     Configuration("fence of setACL", ACLS, "NO_FENCE"),
 )
 

@@ -43,8 +43,10 @@ NOT_VISITED = {
     "remove_scope: zkmig.apply.evictions:record_evictions": "not reached: there evictions are on no record",
     **{f"{command}: {BEAT}": "when its time has come; by a scenario of its own" for command in COMMANDS},
 }
-# By init, which takes nothing over: there is no scope before its last transaction.
+# By init and hold, which take nothing over: there is no scope before the last transaction of the one, and the other
+# has but one (tests/test_holding.py).
 OF_NO_COMMAND = {
+    "zkmig.apply.holding:_write",
     "zkmig.epoch.control:_create_ancestors",
     "zkmig.epoch.control:_create_control_root",
     "zkmig.epoch.control:_create_scope",

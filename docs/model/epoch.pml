@@ -12,13 +12,14 @@
  *   Reader     two that take views; the second acts on them
  *   Foreign    writes to paths of the plan
  *   Admin      runs init; deletes the control plane and runs init again
+ *   Holder     sets a hold and releases it: the record's version moves, and nothing else of it
  *   Time       ends the time of leases
  *
  * The tree has two paths. A plan writes the first in batch 0; batch 1 creates the second or, if it is there, deletes
  * it. Values are numbers that tell who wrote them. What the model leaves out is written in docs/protocol.md.
  *
  * Budgets (-D): LIVES commands of migrators, LOSSES of answers, FOREIGN writes, DROPS of the control plane,
- * VIEWS of each reader, ATTEMPTS, EPOCHS; EMPTY_FIRST, ACLS, SHOT. Switches of the negative controls: those after
+ * HOLDS set or released, VIEWS of each reader, ATTEMPTS, EPOCHS; EMPTY_FIRST, ACLS, SHOT. Switches of the negative controls: those after
  * "switched off" below.
  */
 
@@ -33,6 +34,9 @@
 #endif
 #ifndef DROPS
 #define DROPS 0
+#endif
+#ifndef HOLDS
+#define HOLDS 0
 #endif
 #ifndef VIEWS
 #define VIEWS 1
@@ -169,6 +173,22 @@
 #else
 #define IS_RECORD_OF_VIEW (q.rv == record)
 #endif
+#if HOLDS > 0
+#define IS_HELD held
+#define CONTENT (record - holds)  /* moves when anything but the hold does */
+#else
+#define IS_HELD false
+#define CONTENT record
+#endif
+#ifdef NO_ADOPTION
+#define IS_ONLY_HELD false
+#else
+#ifdef ADOPT_ANY
+#define IS_ONLY_HELD (incarnation == my_inc && record != my_rv)
+#else
+#define IS_ONLY_HELD (incarnation == my_inc && record != my_rv && CONTENT == my_rv - my_holds)
+#endif
+#endif
 #ifdef LEASES_END_EARLY
 #define IS_LEASE_OVER (lease != NO_LEASE)
 #else
@@ -199,6 +219,10 @@ byte frozen;                 /* the cursor when the rollback began */
 bit pending;
 bit conflict;
 byte record_by;
+#if HOLDS > 0
+byte holds;                  /* of the record's moves those of the hold alone */
+bit held;
+#endif
 byte owner;                  /* dataVersion of the owner node: the token */
 byte owner_by;
 byte journal[ATTEMPTS + 1];  /* the incarnation that it lies in; 0: not there */
@@ -409,6 +433,9 @@ init_stable_ABSENT_STABLE:
         :: result == OK && q.kind == DROP ->
             incarnation = 0; state = ABSENT; record = 0; owner = 0; epoch = 0; pending = 0; lease = NO_LEASE;
             lease_version = 0; record_by = 0; owner_by = 0; base = 0;
+#if HOLDS > 0
+            holds = 0; held = 0;
+#endif
             close_attempt();
             journal[1] = 0;
             journal[ATTEMPTS] = 0
@@ -418,7 +445,8 @@ init_stable_ABSENT_STABLE:
             if
             :: lease_version != q.index -> result = BAD_WITNESS
             :: else ->
-                assert(state == STABLE && epoch == q.epoch && q.inc == incarnation);  /* P2: on the committed epoch */
+                assert(state == STABLE && epoch == q.epoch && q.inc == incarnation);  /* P2: on the committed epoch, */
+                assert(!IS_HELD);                                                     /* and under no hold */
                 lease = HELD; lease_version++
             fi
         :: result == OK && q.kind == RELEASE ->
@@ -444,6 +472,7 @@ init_stable_ABSENT_STABLE:
             :: q.kind == SWEEP ->
                 lease = NO_LEASE; lease_version = 0
             :: q.kind == PREPARE ->
+                assert(AT_REST(state));
                 attempt = q.att;
                 base = q.value;
 #ifdef ACLS
@@ -620,10 +649,19 @@ inline ask(a_kind, a_att, a_index, a_value) {
     q.value = a_value; q.epoch = my_epoch; q.who = life
 }
 
-/* One request: answered; or not, and then it is sent again; or its sender crashes, before it is sent or after. */
+/* One request: answered; or not, and then it is sent again; or its sender crashes, before it is sent or after. One that
+   fails at the record, which differs in nothing but the hold, is sent again under that. */
 inline call(a_kind, a_att, a_index, a_value) {
     do
-    :: atomic { ask(a_kind, a_att, a_index, a_value); server!ANSWERED; answer?_; got = reply; reply = 0 }; break
+    :: atomic { ask(a_kind, a_att, a_index, a_value); server!ANSWERED; answer?_; got = reply; reply = 0 };
+#if HOLDS > 0
+        if
+        :: atomic { got == BAD_RECORD && IS_ONLY_HELD -> my_rv = record; my_holds = holds; got = 0 }
+        :: else -> break
+        fi
+#else
+        break
+#endif
     :: atomic {
         me != LAST && losses > 0 && HAS_ROOM ->
         losses--; resent = 1;
@@ -659,7 +697,12 @@ inline transition(a_kind, a_att, a_index, a_value) {
     :: got == OK
     :: got == BAD_RECORD && resent ->
         if
+#if HOLDS > 0
+        :: atomic { incarnation == my_inc && CONTENT == my_rv - my_holds + 1 && record_by == life ->
+            got = OK; my_rv = record - 1; my_holds = holds }  /* landed, and perhaps held since */
+#else
         :: atomic { incarnation == my_inc && record == my_rv + 1 && record_by == life -> got = OK }
+#endif
         :: atomic { else -> goto over }
         fi
     :: (got == BAD_RECORD && !resent) || got == BAD_INCARNATION || got == BAD_OWNER -> goto over
@@ -682,6 +725,9 @@ proctype Migrator(byte me) {
     bit resent, my_pending;
 #ifdef ACLS
     byte seen, rounds;
+#endif
+#if HOLDS > 0
+    byte my_holds;
 #endif
 
 end_idle:  /* P5: none stays here but where there is nothing to go on with */
@@ -731,6 +777,9 @@ take:
         :: else ->
             my_rv = record; my_state = state; my_base = base; my_epoch = epoch; my_att = attempt; my_frozen = frozen;
             my_pending = pending
+#if HOLDS > 0
+            ; my_holds = holds
+#endif
         fi
     };
     if
@@ -960,6 +1009,9 @@ over:
 #ifdef ACLS
         seen = 0; rounds = 0;
 #endif
+#if HOLDS > 0
+        my_holds = 0;
+#endif
         if
         :: me != LAST -> at_work--
         :: else
@@ -1033,7 +1085,7 @@ view:
             assert(state != EMPTY);
             views--; shown[0] = 0; shown[1] = 0; began[0] = 0; began[1] = 0;
             if
-            :: me != ACTOR || my_state != STABLE -> forget_view(); goto view
+            :: me != ACTOR || my_state != STABLE || IS_HELD -> forget_view(); goto view
             :: else -> my_state = 0; my_att = 0
             fi
         fi
@@ -1125,6 +1177,18 @@ proctype Admin() {
     od
 }
 
+#if HOLDS > 0
+proctype Holder() {
+    byte left = HOLDS;
+
+    do
+    :: left == 0 -> break
+    :: left > 0 -> break
+    :: atomic { left > 0 && incarnation != 0 -> record++; holds++; held = !held; left-- }
+    od
+}
+#endif
+
 init {
     byte got;
 
@@ -1141,6 +1205,9 @@ init {
 #endif
 #if FOREIGN > 0
         run Foreign();
+#endif
+#if HOLDS > 0
+        run Holder();
 #endif
 #if ACTORS > 0
         run Reader(ACTOR);

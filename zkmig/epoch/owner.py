@@ -288,18 +288,17 @@ class Migrator:
         try:
             with self.stop.patiently():
                 for _ in range(BEAT_TRIES):
-                    if not self._must_beat_again():
+                    # Version -1: who holds the token is the only one to write its lock, and each beat is as good as
+                    # any other.
+                    multi = self.guarded([SetData(self.names.lock(self.token), self._lock_data, -1)])
+                    reply = self.client.call_reply(multi)
+                    if not reply.error or not self._adopt_here(multi_result(reply)):
                         return
         except (OutcomeUnknown, ConnectionLost):
             return  # whose pipeline this is will find out too, and knows what to do
 
-    def _must_beat_again(self) -> bool:
-        """Beat; whether it failed at a hold that came or went. Not by way of `sending`, which might connect anew."""
-        # Version -1: who holds the token is the only one to write its lock, and each beat is as good as any other.
-        reply = self.client.call_reply(self.guarded([SetData(self.names.lock(self.token), self._lock_data, -1)]))
-        if not reply.error:
-            return False
-        result = multi_result(reply)
+    def _adopt_here(self, result: MultiResult) -> bool:
+        """`adopt`, on the connection that there is: another would be for whose pipeline this is to make."""
         if is_record_moved(result):
             node = self.client.call_reply(GetData(self.names.record)).result
             if isinstance(node, DataResult) and self._adopt(record_in(node, self.names.record)):
