@@ -187,6 +187,30 @@ with Systemd(Path(sys.argv[1])) as one:
 """
 
 
+_START_ONE = """
+import sys
+from pathlib import Path
+from tests.managers.systemd import Systemd
+with Systemd(Path(sys.argv[1])) as one:
+    one.add("app.service", "[Service]\\nExecStart=/bin/sleep 1000\\n")
+    one.ctl("start", "app.service")
+    print(one.show("app.service", "ActiveState"), flush=True)
+"""
+
+
+def test_a_systemd_of_its_own_runs_where_the_host_has_cgroups_v2_alone(systemd: UnderSystemd, tmp_path: Path) -> None:
+    """Whatever this host has. Method: inside one, which sees nothing but v2, in a service, start another."""
+    script = tmp_path / "start.py"
+    script.write_text(_START_ONE)
+    systemd.systemd.add(
+        "nested.service",
+        f"[Service]\nType=oneshot\nWorkingDirectory={Path(__file__).parent.parent}\nEnvironment=PYTHONPATH=.\n"
+        f"ExecStart={sys.executable} {script} {tmp_path / 'nested'}\n",
+    )
+    systemd.systemd.ctl("start", "nested.service")
+    assert systemd.systemd.output("nested.service") == "active\n"
+
+
 def group_of(init_pid: int) -> str:
     """The name of the control group that all of a systemd is in."""
     line = next(line for line in Path(f"/proc/{init_pid}/cgroup").read_text().splitlines() if line.startswith("0::"))

@@ -65,6 +65,7 @@ _INNER = r"""
 set -eu
 folder=$1 program=$2 console=$3
 mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /sys/fs/cgroup # the same file system cannot be mounted upon itself, where the host has it here
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir /run/none
 log=null

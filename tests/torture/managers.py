@@ -70,7 +70,7 @@ KINDS: Final = (GUARD, KEEPER, BOTH, SERVICE, TERMINATED, RESTARTED, GUARD_STOPP
 DRAIN, ACKNOWLEDGE = "drain", "acknowledge"
 CONTROLS: Final = (DRAIN, ACKNOWLEDGE)
 
-FLOORS: Final = {"starts": 40, "seconds_running": 40, "committed": 12, "rolled_back": 3, "holds": 3, "of_each_kind": 4}
+FLOORS: Final = {"starts": 25, "seconds_running": 30, "committed": 12, "rolled_back": 3, "holds": 3, "of_each_kind": 4}
 """Of `SECONDS` and `EPOCHS`; of a shorter run in proportion, and 1 at least."""
 
 
