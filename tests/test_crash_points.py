@@ -47,6 +47,7 @@ NOT_VISITED = {
 # has but one (tests/test_holding.py).
 OF_NO_COMMAND = {
     "zkmig.apply.holding:_write",
+    "zkmig.epoch.control:_add_budgets",
     "zkmig.epoch.control:_create_ancestors",
     "zkmig.epoch.control:_create_control_root",
     "zkmig.epoch.control:_create_scope",
