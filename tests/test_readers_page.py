@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from tests.program import PROGRAM
 from tests.scopes import Site
 from tests.torture.managers import child_of
 from zkmig.dev import Server
+from zkmig.epoch.record import Held
 
 PAGE = Path(__file__).parent.parent / "docs" / "readers.md"
 HOSTS = "zk1:2181,zk2:2181"
@@ -255,7 +257,7 @@ def test_the_python_service(scene: Scene, example: Callable[[str], str]) -> None
 
 
 def test_the_reader_in_plain_shell(scene: Scene, example: Callable[[str], str]) -> None:
-    """Old data, refused in the midst of an epoch, new data; no znode, no scope."""
+    """Old data, refused in the midst of an epoch, new data; a hold; no znode, no scope."""
     folder = zk_cli()
     script = scene.folder / "read-znode"
     script.write_text(example("shell"))
@@ -276,6 +278,9 @@ def test_the_reader_in_plain_shell(scene: Scene, example: Callable[[str], str]) 
     assert seen == [(NOT_STABLE, "")]
     assert read() == (0, "new 7 " * 12 + "\n")
     assert read("/nowhere") == (1, "")
+    scene.site.hold(Held("maintenance", "somebody", time.time()))
+    assert read() == (NOT_STABLE, "")
+    scene.site.hold(None)
     assert read(scope="other") == (NOT_STABLE, "")
 
 
