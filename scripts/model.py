@@ -72,11 +72,10 @@ PROTOCOL = (
     Configuration("cycles: single shot", "LIVES=2 LOSSES=0 FOREIGN=0 SHOT", cycles=True),
     Configuration("cycles: readers", "LIVES=1 LOSSES=0 FOREIGN=0 VIEWERS=1 ACTORS=1", cycles=True),
     Configuration("cycles: control plane made anew", "LIVES=1 LOSSES=0 FOREIGN=0 DROPS=1", cycles=True),
-    Configuration("cycles: holds", "LIVES=1 LOSSES=1 FOREIGN=0 HOLDS=2", cycles=True),
     Configuration("cycles: ACLs", "LIVES=1 LOSSES=1 FOREIGN=0 ACLS", cycles=True),
     Configuration(
         "all at once",
-        "LIVES=4 LOSSES=2 FOREIGN=2 VIEWERS=1 ACTORS=1 VIEWS=2 DROPS=1 HOLDS=2 EPOCHS=2 ATTEMPTS=3 SHOT",
+        "LIVES=4 LOSSES=2 FOREIGN=2 VIEWERS=1 ACTORS=1 VIEWS=2 DROPS=1 EPOCHS=2 ATTEMPTS=3 SHOT",
         seconds=60,
     ),
 )
