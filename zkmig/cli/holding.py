@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from zkmig.api import holding
 from zkmig.apply.holding import Holding
+from zkmig.cli.durations import as_seconds
 from zkmig.cli.options import drain_option, dry_run_option, evict_option
 from zkmig.cli.run import (
     BAD_INPUT,
@@ -25,20 +25,8 @@ from zkmig.cli.run import (
 )
 from zkmig.errors import BadInput
 
-_SECONDS: Final[Mapping[str, int]] = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _CLOCK = re.compile(r"\d{1,2}:\d{2}")
 _UNKNOWN = {"5": "outcome unknown: run zkmig status"}
-
-
-def duration_s(text: str) -> float:
-    """Seconds of 90m, 2h, 1d12h, 45s. BadInput for anything else, also for a number without a unit."""
-    match = _DURATION.fullmatch(text.strip().lower())
-    parts = match.groups() if match is not None else ()
-    seconds = sum(int(part) * unit for part, unit in zip(parts, _SECONDS.values(), strict=False) if part)
-    if seconds <= 0:
-        raise BadInput("not a duration", f"--for {text}", "write it like 90m, 2h or 1d12h")
-    return seconds
 
 
 def moment(text: str, now: float) -> float:
@@ -71,7 +59,13 @@ _HOLDER = click.option("--holder", metavar="NAME", help="Who holds it. Default: 
 )
 @click.option("--reason", required=True, metavar="TEXT", help="Why, for everybody who is refused by it.")
 @_HOLDER
-@click.option("--for", "duration", metavar="DURATION", help="How long it is meant to last: 90m, 2h, 1d12h.")
+@click.option(
+    "--for",
+    "duration",
+    callback=as_seconds,
+    metavar="DURATION",
+    help="How long it is meant to last: 90m, 2h, 1d12h, or seconds.",
+)
 @click.option("--until", metavar="TIME", help="Until when: 17:30, or 2016-08-11T17:30.")
 @click.option("--replace", is_flag=True, help="Take the place of somebody else's hold.")
 @click.option("--wait", is_flag=True, help="Return once nothing acts any more, or exit 3; the hold stays in any case.")
@@ -84,7 +78,7 @@ def hold(
     run: Run,
     reason: str,
     holder: str | None,
-    duration: str | None,
+    duration: float | None,
     until: str | None,
     replace: bool,
     wait: bool,
@@ -97,14 +91,15 @@ def hold(
 ) -> None:
     """Hold a scope for maintenance: no reader acts, no guarded process runs, no epoch begins, until it is released.
 
-    It is a flag beside the state, which survives every restart and every epoch; a migration that is under way goes
-    on, and ends under the hold. The same holder may run it again, to give another reason or more time. Past its time a
-    hold stays in force, and is told as expired everywhere, until somebody releases it.
+    It is a flag beside the state, which survives every restart and every epoch. An `apply` that is at work already,
+    were it only preparing, goes on, and ends under the hold: that is told. The same holder may run it again, to give
+    another reason or more time. Past its time a hold stays in force, and is told as expired everywhere, until somebody
+    releases it.
     """
     if duration is not None and until is not None:
         raise BadInput("both --for and --until", "", "give one of them")
     now = time.time()
-    deadline = now + duration_s(duration) if duration is not None else None
+    deadline = now + duration if duration is not None else None
     deadline = moment(until, now) if until is not None else deadline
     with run.gracefully():
         result = holding.hold(

@@ -11,6 +11,7 @@ import click
 
 from zkmig.api import watching
 from zkmig.apply.watching import INTERVAL_S, Sighting
+from zkmig.cli.durations import as_seconds
 from zkmig.cli.run import BAD_INPUT, Run, command_options, exit_codes, required_at, scope_options
 from zkmig.cli.terminal import escape
 from zkmig.errors import EXIT_CONFLICT, EXIT_DONE, ZkmigError
@@ -40,9 +41,9 @@ _SUMS = ("heartbeat", "ended")
 @click.option(
     "--for",
     "for_s",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="End after SECONDS, with a last look.",
+    callback=as_seconds,
+    metavar="DURATION",
+    help="End after that, with a last look: 90m, 2h, 1d12h, or seconds.",
 )
 @click.option("--exit-on-first", is_flag=True, help="End as soon as something was put back.")
 @click.option(
