@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.managers.judge import Change, Span, broken_spans, registered_as_running, spans_of
+from tests.managers.judge import Change, Span, broken_spans, drains_of, registered_as_running, spans_of
 from tests.torture.managers import CONTROLS, KINDS, Figures, run
 
 HOME = "/zkmig/scopes/s"
@@ -69,11 +69,14 @@ def test_the_judge_reads_spans_and_registrations_from_the_log() -> None:
         Span("epoch 1, committed", 5, 5.0, 6, 6.0),
         Span("epoch 2, rolled_back", 9, 9.0, 11, 11.0),
     ]
+    assert drains_of(log, HOME) == [(3.0, 5.0), (8.0, 9.0)]
     assert registered_as_running(log, HOME) == [f"epoch 2: {HOME}/guards/a"]
 
 
 def test_a_run_in_which_too_little_happened_fails() -> None:
-    figures = Figures(starts=1000, seconds_running=1000, committed=100, rolled_back=50, holds=50)
+    figures = Figures(
+        starts=1000, seconds_running=1000, committed=100, rolled_back=50, holds=50, in_drains=50, in_epochs=50
+    )
     figures.befell.update(dict.fromkeys(KINDS, 50))
     assert figures.short_of(1.0) == []
     figures.befell[KINDS[3]] = 0

@@ -101,6 +101,20 @@ def spans_of(changes: Sequence[Change], home: str) -> list[Span]:
     return spans
 
 
+def drains_of(changes: Sequence[Change], home: str) -> list[tuple[float, float]]:
+    """From PREPARING to whatever came of it, by the clock."""
+    drains = []
+    begun: float | None = None
+    for change in changes:
+        if change.path == f"{home}/epoch":
+            if begun is not None and change.fields["state"] != PREPARING:
+                drains.append((begun, change.wall))
+                begun = None
+            elif begun is None and change.fields["state"] == PREPARING:
+                begun = change.wall
+    return drains
+
+
 def broken_spans(diary: Iterable[dict[str, Any]], spans: Sequence[Span]) -> list[str]:
     """What must not have been: a sentence for each line of the diary that lies in a span."""
     return [f"{span.what}: {line}" for line in diary for span in spans if span.holds(line)]

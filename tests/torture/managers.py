@@ -55,6 +55,7 @@ GRACE_S: Final = 1.0
 LINGER_S: Final = 0.5
 SESSION_S: Final = 4.0
 LULL_S: Final = (0.2, 2.5)  # between two things that befall the guard
+DRAIN_S: Final = 0.8  # at most, from when a drain is about to begin to what befalls the guard then
 STOPPED_S: Final = (0.3, 6.0)
 BATCH_S: Final = 0.4  # between two batches at most
 HOLD_S: Final = 2.0
@@ -70,13 +71,23 @@ KINDS: Final = (GUARD, KEEPER, BOTH, SERVICE, TERMINATED, RESTARTED, GUARD_STOPP
 DRAIN, ACKNOWLEDGE = "drain", "acknowledge"
 CONTROLS: Final = (DRAIN, ACKNOWLEDGE)
 
-FLOORS: Final = {"starts": 25, "seconds_running": 30, "committed": 12, "rolled_back": 3, "holds": 3, "of_each_kind": 4}
+FLOORS: Final = {
+    "starts": 25,
+    "seconds_running": 30,
+    "committed": 12,
+    "rolled_back": 3,
+    "holds": 3,
+    "of_each_kind": 4,
+    "in_drains": 4,
+    "in_epochs": 8,
+}
 """Of `SECONDS` and `EPOCHS`; of a shorter run in proportion, and 1 at least."""
 
 
 @dataclass
 class Figures:
-    """What has happened. starts, seconds_running: of the service."""
+    """What has happened. starts, seconds_running: of the service. in_drains, in_epochs: of what befell the guard, so
+    much while a drain waited for it, and while an epoch was open."""
 
     starts: int = 0
     seconds_running: float = 0.0
@@ -85,6 +96,8 @@ class Figures:
     holds: int = 0
     batches: int = 0
     befell: Counter[str] = field(default_factory=Counter)
+    in_drains: int = 0
+    in_epochs: int = 0
 
     def short_of(self, share: float) -> list[str]:
         """Where it is too little to conclude anything."""
@@ -109,22 +122,39 @@ class Fate(threading.Thread):
         self._manager, self._scene = manager, scene
         self._dice, self._befell = dice, befell
         self._over = threading.Event()
+        self._bell = threading.Event()
+        self.struck: list[float] = []
+        """When, by the wall clock."""
         self.error = ""
 
     def run(self) -> None:
         """The thread."""
         kinds: list[str] = []
         try:
-            while not self._over.wait(self._dice.uniform(*LULL_S)):
+            while self._lull():
                 kinds = kinds or self._dice.sample(KINDS, len(KINDS))  # each as often as any
+                moment = time.time()
                 if self._strike(kinds[-1]):
+                    self.struck.append(moment)
                     self._befell[kinds.pop()] += 1
         except Exception as error:  # noqa: BLE001  (whatever it is, the run is void, and has to say so)
             self.error = repr(error)
 
+    def hasten(self) -> None:
+        """A drain is about to begin."""
+        self._bell.set()
+
+    def _lull(self) -> bool:
+        """Wait a while; whether to go on."""
+        if self._bell.wait(self._dice.uniform(*LULL_S)):
+            self._bell.clear()
+            self._over.wait(self._dice.uniform(0, DRAIN_S))
+        return not self._over.is_set()
+
     def end(self) -> None:
         """Returns when nothing more can befall anybody, and nobody stands still."""
         self._over.set()
+        self._bell.set()
         if self.is_alive():
             self.join()
 
@@ -192,9 +222,9 @@ def child_of(parent: int) -> int | None:
 class Operator:
     """Migrates, rolls back, holds."""
 
-    def __init__(self, manager: Services, scene: Scene, dice: random.Random, figures: Figures) -> None:
+    def __init__(self, manager: Services, scene: Scene, dice: random.Random, figures: Figures, fate: Fate) -> None:
         self._manager, self._scene = manager, scene
-        self._dice, self._figures = dice, figures
+        self._dice, self._figures, self._fate = dice, figures, fate
         self._program = Program(scene.folder)
         self.holds: list[Span] = []
 
@@ -227,6 +257,8 @@ class Operator:
         return judge.read_diary(self._scene.diary_file, last_bytes=20_000)
 
     def _pause(self, progress: Progress) -> None:
+        if progress.phase == "journal" and progress.done == progress.total:
+            self._fate.hasten()
         if progress.phase in {"write", "undo"}:
             time.sleep(self._dice.uniform(0, BATCH_S))
 
@@ -304,8 +336,8 @@ def run(
         manager = stack.enter_context(opened(kind, folder / "manager"))
         service = scene.guard(scene.witness("--linger", LINGER_S, "--child"), "--session-timeout", SESSION_S)
         manager.start(scene.service, service, scene.environment)
-        operator = Operator(manager, scene, random.Random(seed), figures)
         fate = Fate(manager, scene, random.Random(-seed - 1), figures.befell)
+        operator = Operator(manager, scene, random.Random(seed), figures, fate)
         if not is_calm:
             fate.start()
         try:
@@ -326,6 +358,10 @@ def run(
             wrong.append("a traceback in the output")
         wrong += scene.faults(operator.holds)
         tell_running(scene.diary(), figures)
+        drains = judge.drains_of(scene.changes(), site.names.home)
+        figures.in_drains = sum(first < moment < end for moment in fate.struck for first, end in drains)
+        epochs_open = scene.spans()
+        figures.in_epochs = sum(s.wall_first < moment < s.wall_end for moment in fate.struck for s in epochs_open)
     if wrong and not control:
         wrong.append(f"diary and output are kept in {folder}")
     else:
@@ -363,7 +399,7 @@ def told(kind: str, figures: Figures) -> str:
     return (
         f"{kind}: {figures.committed} epochs committed, {figures.rolled_back} rolled back, {figures.holds} holds, "
         f"{figures.batches} batches; the service was started {figures.starts} times and ran for "
-        f"{figures.seconds_running:.0f} s; {befell}"
+        f"{figures.seconds_running:.0f} s; {befell}; {figures.in_drains} of it in drains, {figures.in_epochs} in epochs"
     )
 
 
