@@ -179,9 +179,11 @@ _HOLD_ONE = """
 import sys, time
 from pathlib import Path
 from tests.managers.systemd import Systemd
+from tests.managers.waiting import wait_for
 with Systemd(Path(sys.argv[1])) as one:
     one.add("app.service", "[Service]\\nExecStart=/bin/sh -c 'setsid sleep 1000 & exec sleep 1000'\\n")
     one.ctl("start", "app.service")
+    wait_for(lambda: len(one.processes()) == 3, lambda: str(one.processes()))  # PID 1 and two that sleep
     print(one.init_pid, *one.processes(), flush=True)
     time.sleep(1000)
 """
@@ -233,7 +235,7 @@ def test_a_systemd_of_its_own_leaves_nothing(tmp_path: Path) -> None:
     try:
         assert owner.stdout is not None
         pids = [int(word) for word in owner.stdout.readline().split()]
-        assert len(pids) >= 4
+        assert len(pids) == 4
         group = group_of(pids[0])
         assert left_of(folder, pids, group)
     finally:
