@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 from kazoo.client import KazooClient
 
 import zkmig
@@ -40,6 +41,15 @@ from zkmig.wire.requests import Create, Multi, SetData, WriteOp
 
 HOLD = Held("the disks are changed", "monday's shift", 1.5)
 FATES = (None, Fate.LOST, Fate.UNANSWERED)
+
+
+def with_fates(*cases: tuple[int, ...]) -> list[ParameterSet]:
+    """Each case with one fate of the write before, in turns; with the others in nightly runs."""
+    return [
+        pytest.param(*case, fate, marks=[] if at == number % len(FATES) else [pytest.mark.nightly])
+        for number, case in enumerate(cases)
+        for at, fate in enumerate(FATES)
+    ]
 
 
 @pytest.fixture
@@ -83,7 +93,7 @@ def swing(site: Site, proxy: Proxy) -> None:
 # -- at every write ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "fate"), [(number, fate) for number in NUMBERS[2:] for fate in FATES])
+@pytest.mark.parametrize(("number", "fate"), with_fates(*((number,) for number in NUMBERS[2:])))
 def test_held_at_any_write_of_an_apply(swinging: Site, proxy: Proxy, number: int, fate: Fate | None) -> None:
     """From the first after the token on; also where the answer to the write before is lost: it is sent again."""
     proxy.judge = held_at(swinging, number, fate=fate)
@@ -92,9 +102,10 @@ def test_held_at_any_write_of_an_apply(swinging: Site, proxy: Proxy, number: int
     swinging.hold(None)
 
 
-@pytest.mark.parametrize("fate", FATES)
-@pytest.mark.parametrize("number", [2, 5, 6, 7, 12, 17])
-@pytest.mark.parametrize("later", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("number", "later", "fate"),
+    with_fates(*((number, later) for later in (0, 1, 3) for number in (2, 5, 6, 7, 12, 17))),
+)
 def test_held_and_released_again(swinging: Site, proxy: Proxy, number: int, later: int, fate: Fate | None) -> None:
     """At once, when only the version tells of it, or some writes later."""
     proxy.judge = held_at(swinging, number, released_at=number + later, fate=fate)
@@ -142,8 +153,7 @@ def returning(zk: Server, eyes: KazooClient) -> Iterator[Site]:
         yield site
 
 
-@pytest.mark.parametrize("fate", FATES)
-@pytest.mark.parametrize("number", range(1, 22, 2))
+@pytest.mark.parametrize(("number", "fate"), with_fates(*((number,) for number in range(1, 22, 2))))
 def test_held_at_any_write_of_a_rollback(returning: Site, proxy: Proxy, number: int, fate: Fate | None) -> None:
     site = returning
     before = site.look()
@@ -156,8 +166,7 @@ def test_held_at_any_write_of_a_rollback(returning: Site, proxy: Proxy, number: 
     site.hold(None)
 
 
-@pytest.mark.parametrize("fate", FATES)
-@pytest.mark.parametrize("number", range(2, 24, 3))
+@pytest.mark.parametrize(("number", "fate"), with_fates(*((number,) for number in range(2, 24, 3))))
 def test_held_at_any_write_of_a_revert_and_a_prune(
     site: Site, proxy: Proxy, number: int, fate: Fate | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
