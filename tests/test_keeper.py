@@ -245,7 +245,7 @@ def test_what_kill_does_not_end_is_named(yard: Yard) -> None:
         "e.STILL_ALIVE_AFTER_S = 0.2\n"
         "e.signal_all = lambda *given: None\n"
         "e.send_group = lambda *given: None\n"
-        "e._kill_children = lambda: None\n"
+        "e._kill_children = lambda spared: None\n"
     )
     guard = yard.guard(SLEEPER, keeper_prelude=prelude).start()
     guard.stop(0)
@@ -289,6 +289,46 @@ def test_the_keeper_killed_the_guard_ends_what_falls_to_it(yard: Yard) -> None:
     assert not runs(guard.command)
     guard.start(["true"])  # with a keeper of its own
     finish(guard)
+
+
+# Forks and ends, so often and no more; all of it holds the pipe open. Says that it has begun, and that it is over.
+BOUNDED_COMET = """
+import os, sys
+pipe = os.open(sys.argv[1], os.O_WRONLY)
+os.write(pipe, b"begun ")
+os.setsid()
+for _ in range(3000):
+    if os.fork():
+        os._exit(0)
+os.write(pipe, b"over ")
+"""
+
+
+@pytest.mark.parametrize("with_stranger", [False, True])
+def test_the_keeper_killed_gone_is_said_once_a_chain_of_forks_has_ended(yard: Yard, with_stranger: bool) -> None:
+    """Of such a chain a scan sees a zombie, or nothing. The pipe proves it: it ends with its last writer.
+
+    with_stranger: a child of the guard's that is to be spared, so that there is no ECHILD.
+    """
+    pipe = yard.folder / "pipe"
+    os.mkfifo(pipe)
+    prefix = ["sh", "-c", f'sleep 600 & echo $! > {yard.folder}/stranger; exec "$@"', "sh"] if with_stranger else []
+    argv = ["sh", "-c", '"$@" & exec sleep 600', "sh", *PYTHON, BOUNDED_COMET, str(pipe)]
+    guard = yard.guard(argv, grace_s=0.0, popen={"prefix": prefix}).start()
+    reading = os.open(pipe, os.O_RDONLY)
+    try:
+        assert os.read(reading, 6) == b"begun "
+        os.kill(guard.keeper, signal.SIGKILL)
+        guard.expect("KeeperDied")
+        guard.expect("Gone")
+        os.set_blocking(reading, False)
+        assert os.read(reading, 6) == b"", "the chain had come to its end, and the test proves nothing"
+    finally:
+        os.close(reading)
+    if with_stranger:
+        stranger = yard.pid_from("stranger")
+        assert runs(stranger)
+        os.kill(stranger, signal.SIGKILL)
 
 
 def test_a_keeper_killed_while_nothing_runs_is_told_and_replaced(yard: Yard) -> None:

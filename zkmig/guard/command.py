@@ -335,14 +335,14 @@ class Command:
     def _end_step(self, events: list[Event]) -> None:
         """A step of ending what the keeper left; over when no child of ours is left but those that are spared."""
         assert self._sweep is not None
-        left = self._reap_fallen()
         now = time.monotonic()
-        if left and now >= self._sweep.next_at:
+        gone = self._reap_fallen()
+        if not gone and now >= self._sweep.next_at:
             self._sweep.step(now)
             if self._sweep.still_alive is not None:
                 events.append(StillAlive(tuple(Alive(p.pid, p.name, p.state) for p in self._sweep.still_alive)))
-            left = self._reap_fallen()
-        if not left:
+            gone = self._reap_fallen()
+        if gone:
             self._sweep = None
             self._busy = False
             os.eventfd_read(self._wake)
@@ -351,14 +351,23 @@ class Command:
         time.sleep(min(SWEEP_PAUSE_S, max(self._sweep.next_at - time.monotonic(), 0.001)))
 
     def _reap_fallen(self) -> bool:
-        """Wait for what has ended; whether a child is left that is not spared."""
-        left = False
-        for child in self._children():
-            if self._is_spared(child):
-                continue
-            if not _reaped(child.pid):
-                left = True
-        return left
+        """Wait for what has ended. True is proof that no child is left but those that are spared.
+
+        With nobody to spare it is that of the keeper: ECHILD. Else it is a scan that finds no other child, not even a
+        zombie: only this thread reaps, so a child that is there when a scan begins is there as long as it lasts, and
+        whatever is left has an ancestor that is our child. A scan that found one which was then reaped proves nothing:
+        what that one had forked, after its neighbours were listed, has become ours meanwhile.
+        """
+        if not self.own_children and not self._strangers:
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG | WALL)[0]:
+                    pass
+                return False
+            return True
+        found = [child for child in self._children() if not self._is_spared(child)]
+        for child in found:
+            _reaped(child.pid)
+        return not found
 
     def _reap_strangers(self) -> None:
         """Note who falls to us while the keeper lives (then it is none of ours), and reap those of them that ended."""

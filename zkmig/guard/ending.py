@@ -18,7 +18,7 @@ import os
 import signal
 from collections.abc import Callable
 
-from zkmig.guard.descendants import Process, all_processes, below, direct_children, groups_of, send, send_group
+from zkmig.guard.descendants import Process, all_processes, below, direct_children, groups_of, look_at, send, send_group
 
 AT_ONCE_S = 0.1  # what is seen this soon after the beginning was there when it began
 NEWCOMER_S = 1.0
@@ -110,8 +110,7 @@ class Ending:
             signal_all(fresh, processes, signal.SIGSTOP)
             halted.update(process.key for process in fresh)
         signal_all(found, processes, signal.SIGKILL)
-        if self._spared is None:
-            _kill_children()
+        _kill_children(self._spared)
         return found
 
 
@@ -123,7 +122,7 @@ def signal_all(members: list[Process], processes: dict[int, Process], number: in
         send(process, number)
 
 
-def _kill_children() -> None:
+def _kill_children(spared: Spared | None) -> None:
     """KILL to our own children as fast as we can name them, while there are new ones.
 
     A process that forks and ends, again and again, has another pid whenever a scan is done, and leaves its group each
@@ -135,6 +134,10 @@ def _kill_children() -> None:
         if not fresh:
             return
         for pid in fresh:
+            if spared is not None:
+                child = look_at(pid)
+                if child is None or spared(child):
+                    continue
             try:
                 os.kill(pid, signal.SIGKILL)  # ours, and not yet waited for: its pid is not given away
             except OSError:
