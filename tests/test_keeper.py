@@ -106,6 +106,45 @@ def test_a_signal_goes_to_the_command_itself(yard: Yard) -> None:
     guard.expect("Gone")
 
 
+# The child of the keeper takes its time between fork and exec; as the first to do something there.
+SLOW_CHILD = (
+    "import os, time, zkmig.guard.keeper as k\n"
+    "k.os = type('os', (), {**vars(os), 'setpgid': lambda *ids: (time.sleep(0.3), os.setpgid(*ids))})\n"
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_before_exec_is_not_lost(yard: Yard, number: signal.Signals) -> None:
+    """What the keeper ignores its child ignores as well, for a moment."""
+    guard = yard.guard(SLEEPER, keeper_prelude=SLOW_CHILD)
+    for _ in range(2):  # START and SIGNAL are read at once by a keeper that still loads, and by one that waits
+        guard.tell(do="start", argv=None)
+        guard.tell(do="signal", number=number)
+        guard.expect("Started")
+        assert guard.expect("Exited")["signal"] == number
+        guard.expect("Gone")
+
+
+def test_a_stop_before_exec_does_not_take_the_whole_grace(yard: Yard) -> None:
+    guard = yard.guard(SLEEPER, keeper_prelude=SLOW_CHILD)
+    guard.tell(do="start", argv=None)
+    guard.stop(600)
+    guard.expect("Started")
+    assert guard.expect("Exited")["signal"] == signal.SIGTERM
+    guard.expect("Gone")
+
+
+def test_control_unless_signals_are_blocked_around_the_fork_one_is_lost(yard: Yard) -> None:
+    not_blocked = SLOW_CHILD + "import signal\nk.signal = type('signal', (), {**vars(signal), 'SIG_BLOCK': 1})\n"
+    guard = yard.guard(SLEEPER, keeper_prelude=not_blocked)
+    guard.tell(do="start", argv=None)
+    guard.tell(do="signal", number=signal.SIGTERM)
+    guard.expect("Started")
+    assert guard.quiet(0.5)
+    guard.stop(0)
+    finish(guard)
+
+
 # -- ending the whole tree --------------------------------------------------------------------------------------------
 
 

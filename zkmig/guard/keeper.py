@@ -43,6 +43,9 @@ IGNORED = (
 )
 
 
+STOPPING = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+
+
 class Keeper:
     """Runs CMD when told, one at a time, and ends all of it when told or when the guard is no more."""
 
@@ -93,7 +96,7 @@ class Keeper:
         elif self._main is not None and self._terminal:
             pause = TERMINAL_LOOK_MS
         ready = dict(poll.poll(pause))
-        if not ready and self._main is not None and self._ending is None and is_stuck(self._main):
+        if not ready and self._main is not None and self._ending is None and self._may_be_stopped(self._main):
             go_on(self._main)
         if self._wake in ready:
             os.read(self._wake, RECEIVE_BYTES)
@@ -104,6 +107,10 @@ class Keeper:
             self._flush()
         if events & ~select.POLLOUT:
             self._receive()
+
+    def _may_be_stopped(self, main: int) -> bool:
+        """Whether Ctrl-Z may have stopped it where waitpid does not tell us, or before exec, when we do not ask."""
+        return self._exec_errno is not None or is_stuck(main)
 
     def _receive(self) -> None:
         try:
@@ -166,16 +173,21 @@ class Keeper:
         told, tell = os.pipe2(os.O_CLOEXEC)
         foreground = holds_terminal(self._group)
         keeper = os.getpid()
+        # Until the child has its own dispositions it has ours, which ignore what it may be sent from now on. What is
+        # blocked stays pending, ignored or not, so that a TERM right after the fork ends it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - STOPPING)
         try:
             pid = os.fork()
+            if pid == 0:
+                become_command(argv, environment, tell, keeper, foreground)
         except OSError as error:
             os.close(told)
             os.close(tell)
             self._say((messages.NOT_STARTED, run, error.errno or 0, os.strerror(error.errno or 0)))
             self._say((messages.GONE, run))
             return
-        if pid == 0:
-            become_command(argv, environment, tell, keeper, foreground)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(tell)
         self._main, self._exec_errno, self._busy, self._failed = pid, told, True, False
         self._terminal = foreground
@@ -288,6 +300,8 @@ def become_command(
 ) -> None:
     """In the forked child: become CMD, as if nobody stood between it and who started the guard. Never returns.
 
+    Called with signals blocked: those that came since the fork take effect once their dispositions are CMD's. Not those
+    of a terminal that stop a process: nobody would continue it here, so they stay ignored as long as possible.
     tell: where the errno goes if exec fails. keeper: the pid of the parent.
     """
     try:
