@@ -47,7 +47,7 @@ def test_who_blocks_is_named_and_can_be_evicted(site: Site, program: Program, wh
     assert attempts[-1]["evicted"] == ["acting/scaler-1", "guards/host.unit"]
     shown = program("history", *where, env=AUTH).succeeded().stdout
     assert "acting/scaler-1" in shown
-    site.kazoo.create(site.names.guards + "/host.unit", guard(stopped=False))
+    site.kazoo.set(site.names.guards + "/host.unit", guard(stopped=False))  # it runs again, under the new epoch
     program("remove", *where, "--yes", env=AUTH).failed(3, "guards/host.unit", "--evict")
     program("remove", *where, "--yes", "--evict", "host.unit", env=AUTH).succeeded()
     assert site.kazoo.exists(site.names.home) is None

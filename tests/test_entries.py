@@ -31,7 +31,7 @@ from zkmig.dev import Server
 from zkmig.epoch import leases
 from zkmig.epoch.attempts import read_attempts
 from zkmig.epoch.control import Roles
-from zkmig.epoch.leases import Lease
+from zkmig.epoch.leases import GuardEntry, Lease
 from zkmig.epoch.owner import Migrator, TakeOver
 from zkmig.epoch.transitions import State
 from zkmig.errors import BadInput, NotOwner, NotPermitted, Outcome, Refused
@@ -186,8 +186,17 @@ def test_what_is_evicted_is_not_waited_for_and_on_record(site: Site, eve: KazooC
     assert {eviction.what for eviction in recorded if eviction.entry == "acting/hidden"} == {"not readable"}
     (attempt,) = read_attempts(site.client(), site.names, record)
     assert set(attempt.note.evicted) == set(left)
-    # Gone, but for the one that the servers do not let the admin delete.
-    assert [name for name in left if site.kazoo.exists(f"{site.names.home}/{name}")] == ["acting/parent"]
+    # Gone, but for the one that the servers do not let the admin delete; a guard's says that it has stopped.
+    there = [name for name in left if site.kazoo.exists(f"{site.names.home}/{name}")]
+    assert there == ["guards/guard", "acting/parent"]
+    assert_stopped(site, "guard")
+
+
+def assert_stopped(site: Site, *names: str) -> None:
+    """All that is registered there, and none of it blocks."""
+    found = {name: GuardEntry.decode(site.kazoo.get(f"{site.names.guards}/{name}")[0]) for name in names}
+    assert sorted(site.kazoo.get_children(site.names.guards)) == sorted(names)
+    assert all(entry is not None and entry.stopped for entry in found.values())
 
 
 @pytest.mark.parametrize("wanted", ["leas", "lease2", "acting", "acting/", "acting/leas", "guards/lease", "", "/", "*"])
@@ -271,7 +280,7 @@ def test_who_is_not_the_owner_evicts_nobody(site: Site, eve: KazooClient) -> Non
 
 def test_an_eviction_is_for_its_attempt_alone(site: Site, eve: KazooClient) -> None:
     """An attempt evicts an action and a guard, and comes to nothing, in its drain or later; both may still be at work,
-    so the next attempt waits for them. Once an attempt that has evicted them is committed, they are gone."""
+    so the next attempt waits for them. Once an attempt that has evicted them is committed, nobody waits for them."""
     eve.create(site.names.acting + "/one", MINUTE.encode())
     eve.create(site.names.guards + "/one", guard(stopped=False))
     eve.create(site.names.guards + "/two", guard(stopped=False))
@@ -292,7 +301,7 @@ def test_an_eviction_is_for_its_attempt_alone(site: Site, eve: KazooClient) -> N
     site.apply(sealed, options=Options("never", 0.2, evict=evict))
     assert_is(site.look(), AFTER)
     assert site.kazoo.get_children(site.names.acting) == []
-    assert site.kazoo.get_children(site.names.guards) == ["two"]
+    assert_stopped(site, "one", "two")
 
 
 def test_all_that_may_not_be_read_goes_by_one_word(site: Site, eve: KazooClient) -> None:
@@ -336,7 +345,7 @@ def test_any_number_can_be_evicted(site: Site, eve: KazooClient) -> None:
     assert max(frames) <= 64 * 1024
     evictions = read_evictions(site.client(), site.names.attempt(1, str(site.record().committed_attempt)))
     assert sorted(eviction.entry for eviction in evictions) == sorted(names)
-    assert eve.get_children(home) == []
+    assert_stopped(site, *eve.get_children(home))
 
 
 def test_whatever_goes_wrong_before_the_first_write_ends_the_attempt(site: Site) -> None:

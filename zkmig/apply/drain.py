@@ -8,7 +8,7 @@ Times are counted by this process from its own first sight of an entry, so no cl
 takes over begins to count anew. An entry that its holder writes again keeps the time at which it was first seen.
 
 What is evicted is passed over by the drains of its attempt, and stays: it may still be at work, so an attempt after one
-that came to nothing has to wait for it, or to be told again not to. It goes once its own attempt is committed.
+that came to nothing has to wait for it, or to be told again not to. It is settled once its own attempt is committed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from zkmig.apply.blocking import Blocker, judged, pause_s, say_waiting
@@ -33,13 +33,16 @@ from zkmig.apply.entries import (
 )
 from zkmig.apply.evictions import read_evictions, record_evictions
 from zkmig.epoch.control import AttemptPaths, ControlPaths
+from zkmig.epoch.journal import CHUNK_BYTES_MAX
+from zkmig.epoch.leases import GuardEntry
 from zkmig.epoch.owner import HEAD_LENGTH, Migrator
 from zkmig.epoch.record import Record
 from zkmig.epoch.transitions import MIGRATING
 from zkmig.errors import Refused, ZkmigError
 from zkmig.wire.client import Client
+from zkmig.wire.codes import Code
 from zkmig.wire.faults import ConnectionLost
-from zkmig.wire.requests import Delete, Exists
+from zkmig.wire.requests import Delete, Exists, SetData, operation_size
 
 REMOVED_MAX = 10_000
 REMOVED_AT_ONCE = 100
@@ -200,28 +203,77 @@ class Drain:
 
 def _remove(migrator: Migrator, entries: Sequence[Entry]) -> None:
     """Delete the entries, as far as it may be done and goes well."""
-    left = list(entries)
+    # At the version that was judged: were it another lease by now, it would have to be judged again.
+    _write_each(migrator, [Delete(entry.path, entry.stat.version) for entry in entries])
+
+
+def _write_each(migrator: Migrator, writes: Sequence[Delete | SetData]) -> set[str]:
+    """Carry the writes out, as far as it may be done and goes well; the paths of those that are not permitted."""
+    left = list(writes)
     refusals = 0
+    forbidden: set[str] = set()
     while left and refusals < REFUSALS_MAX:
-        now, later = left[:REMOVED_AT_ONCE], left[REMOVED_AT_ONCE:]
-        # At the version that was judged: were it another lease by now, it would have to be judged again.
-        result = migrator.write([Delete(entry.path, entry.stat.version) for entry in now])
+        many = _fitting(left)
+        now, later = left[:many], left[many:]
+        result = migrator.write(now)
         if result.failed_index is not None:
-            del now[result.failed_index - HEAD_LENGTH]  # written or removed by its holder meanwhile
+            failed = now.pop(result.failed_index - HEAD_LENGTH)  # written or removed by its holder meanwhile
+            if result.code == Code.NO_AUTH:
+                forbidden.add(failed.path)
             refusals += 1
             later = now + later
         left = later
+    return forbidden | {write.path for write in left}
 
 
-def remove_evicted(migrator: Migrator) -> None:
-    """After the commit: take away what its drain was told not to wait for. What cannot be taken away stays."""
+def _fitting(writes: Sequence[Delete | SetData]) -> int:
+    """How many of them go into one transaction: at least one."""
+    size = 0
+    for count, write in enumerate(writes[:REMOVED_AT_ONCE]):
+        size += operation_size(write)
+        if size > CHUNK_BYTES_MAX and count:
+            return count
+    return min(len(writes), REMOVED_AT_ONCE)
+
+
+def settle_evicted(migrator: Migrator, before_commit: int) -> None:
+    """After the commit: what its drain was told not to wait for is to hold up no other. What cannot be settled stays.
+
+    before_commit: a zxid seen before the epoch was committed. What was written later may be an action that was admitted
+    under the new epoch, or a guard that runs again, and is left alone: holders use their nodes again. A lease is
+    deleted. Of a guard it is written that nothing runs, and all else of its registration stays: the next guard of that
+    name has to know under which epoch it ran last.
+    """
     client, names, record = migrator.client, migrator.names, migrator.record
     assert record.committed_attempt is not None
     with suppress(ZkmigError):  # the epoch is committed, whatever comes of this
         evictions = read_evictions(client, names.attempt(record.epoch, record.committed_attempt))
         born = {f"{names.home}/{eviction.entry}": eviction.czxid for eviction in evictions}
-        found = read_entries(client, list(born))
-        _remove(migrator, [e for e in found if e.stat.czxid == born[e.path] and e.stat.num_children == 0])
+        found = [
+            entry
+            for entry in read_entries(client, list(born))
+            if entry.stat.czxid == born[entry.path] and entry.stat.mzxid <= before_commit
+        ]
+        guards = {entry.path: entry for entry in found if _is_known_guard(entry)}
+        _put_down(migrator, guards, record.epoch)
+        rest = [entry for entry in found if entry.path not in guards]
+        _remove(migrator, [entry for entry in rest if entry.stat.num_children == 0])
+
+
+def _is_known_guard(entry: Entry) -> bool:
+    return isinstance(entry.content, GuardEntry) and not entry.content.is_newer
+
+
+def _put_down(migrator: Migrator, guards: dict[str, Entry], epoch: int) -> None:
+    """Write that they have stopped; those whose ACL keeps the admins out are deleted."""
+    writes = []
+    for path, entry in guards.items():
+        guard = entry.content
+        if isinstance(guard, GuardEntry) and not guard.stopped:
+            down = replace(guard, stopped=True, since=time.time(), why=f"evicted, and epoch {epoch} committed")
+            writes.append(SetData(path, down.encode(), entry.stat.version))
+    forbidden = _write_each(migrator, writes)
+    _remove(migrator, [guards[path] for path in forbidden if guards[path].stat.num_children == 0])
 
 
 def refuse_unknown(client: Client, names: ControlPaths, record: Record, evict: Sequence[str]) -> None:

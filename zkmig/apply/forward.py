@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from zkmig.apply.aclsteps import finals, tightenings, write_acls
 from zkmig.apply.batches import CURSOR, BatchWriter
 from zkmig.apply.conflicts import PutBacks, acls_given, examine_conflict
-from zkmig.apply.drain import Drain, remove_evicted
+from zkmig.apply.drain import Drain, settle_evicted
 from zkmig.apply.options import DRAIN_TIMEOUT_S, Applied, Options, Progress
 from zkmig.apply.pacing import Pacing, paced
 from zkmig.apply.preflight import examine
@@ -279,12 +279,13 @@ class Forward:
         total = len(self.plan.batch_ends)
         record = self._committed("commit")
         checks = [Check(self._attempt().cursor, total), *self._path_checks()]
+        before_commit = self.migrator.client.last_zxid
         result = self._transition_to_commit(record, checks, single_shot=False)
         if result.failed_index is not None:
             failed = checks[result.failed_index - HEAD_LENGTH]
             self._record_conflict(Deviation(failed.path, "changed just before the commit"), "commit", total)
         deviations = finish_pending(self.migrator, self.journal, self.plan.quotas, self.options)
-        remove_evicted(self.migrator)
+        settle_evicted(self.migrator, before_commit)
         return self._applied(total, False, deviations)
 
     def _transition_to_commit(self, record: Record, extra: Sequence[WriteOp], single_shot: bool) -> MultiResult:
@@ -315,11 +316,12 @@ class Forward:
     def _commit_single_shot(self) -> Applied:
         writer = BatchWriter(self.migrator.client, self.plan, self._attempt().cursor, 0)
         writes = writer.all_writes()
+        before_commit = self.migrator.client.last_zxid
         result = self._transition_to_commit(self._committed("commit_single_shot"), writes, single_shot=True)
         if result.failed_index is not None:
             self._give_up(writes[result.failed_index - HEAD_LENGTH].path, result, "single shot")
         deviations = finish_pending(self.migrator, self.journal, self.plan.quotas, self.options)
-        remove_evicted(self.migrator)
+        settle_evicted(self.migrator, before_commit)
         return self._applied(0, True, deviations)
 
     def _give_up(self, path: str, result: MultiResult, operation: str) -> NoReturn:

@@ -90,7 +90,7 @@ class GuardEntry:
     instance, write: which guard wrote this, and its how manieth write it was, by which it knows its own again. since:
     running or stopped since then, unix time in s. epoch: the committed one under which the process ran last; None: it
     never ran. process: who the guard is, to judge after a crash whether it can still live. down: see there. What tells
-    and does not decide is taken as left out where it is not well-formed.
+    and does not decide is taken as left out where it is not well-formed. is_newer: of a format that is not known here.
     """
 
     unit: str
@@ -102,9 +102,12 @@ class GuardEntry:
     epoch: int | None = None
     process: Mapping[str, Any] | None = None
     down: Down | None = None
+    is_newer: bool = False
 
     def encode(self) -> bytes:
-        return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True).encode()
+        fields = asdict(self)
+        del fields["is_newer"]
+        return json.dumps({"format": FORMAT, **fields}, sort_keys=True).encode()
 
     @classmethod
     def decode(cls, data: bytes | None) -> GuardEntry | None:
@@ -112,7 +115,7 @@ class GuardEntry:
         try:
             fields = json.loads(data or b"")
             if _is_newer(fields["format"]):
-                return cls("of a newer zkmig", stopped=False)
+                return cls("of a newer zkmig", stopped=False, is_newer=True)
             if fields["format"] != FORMAT:
                 return None
             unit, stopped = str(fields["unit"]), fields["stopped"] is True
