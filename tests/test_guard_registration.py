@@ -41,7 +41,6 @@ from zkmig.guard.registration import Me, Registration
 from zkmig.model.acl import Identity
 
 TIMEOUT_S = 20.0
-OP_SET_DATA = 5
 Kind = TypeVar("Kind")
 
 
@@ -258,17 +257,115 @@ def test_were_it_not_written_over_it_would(site: Site, bench: Make, proxy: Proxy
 
 
 @pytest.mark.parametrize("fate", [Fate.UNANSWERED, Fate.LOST])
-def test_an_acknowledgement_is_sent_until_it_is_answered(
-    site: Site, bench: Make, proxy: Proxy, fate: Fate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_acknowledgement_is_sent_until_it_is_answered(site: Site, bench: Make, proxy: Proxy, fate: Fate) -> None:
     site.init(BEFORE)
     one = bench(proxy.hosts)
     assert one.answered(Register(one.wait(Seen), 0, "runs")) == Registered()
-    monkeypatch.setattr("tests.proxy.WRITES", (*WRITES, OP_SET_DATA))
-    proxy.judge = lambda opcode, _: fate if opcode == OP_SET_DATA and not proxy.cuts else Fate.PASS
+    proxy.judge = lambda opcode, _: fate if opcode in WRITES and not proxy.cuts else Fate.PASS
     assert one.answered(STOPPED) == Acknowledged()
     assert proxy.cuts == 1
     assert one.says() == "stopped"
+
+
+def say_stopped_too_late(site: Site, bench: Make, proxy: Proxy, cut: Callable[[Bench], None]) -> None:
+    """A guard wants to say "stopped" while it is cut off, and by the time that it can, its node was deleted by hand and
+    another guard has registered: all versions are the same again."""
+    one = bench(proxy.hosts, instance="one")
+    assert one.answered(Register(one.wait(Seen), 0, "runs")) == Registered()
+    one.wait(EntrySeen, lambda e: e.holder is Holder.OURS)
+    cut(one)
+    site.kazoo.delete(one.path)
+    other = bench(instance="other")
+    assert other.answered(Register(other.wait(Seen), 0, "runs")) == Registered()
+    proxy.heal()
+    proxy.release()
+    answer = one.wait(object, lambda event: isinstance(event, Acknowledged | NotAcknowledged))
+    entry = other.entry()
+    assert entry is not None
+    assert (entry.instance, entry.stopped) == ("other", False), "another guard's registration was written over"
+    assert isinstance(answer, NotAcknowledged)
+
+
+def ordered_while_cut_off(proxy: Proxy) -> Callable[[Bench], None]:
+    def cut(one: Bench) -> None:
+        proxy.partition()
+        proxy.cut_all()
+        one.wait(Silent)
+        one.registration.carry_out(STOPPED)
+
+    return cut
+
+
+def trusting(monkeypatch: pytest.MonkeyPatch, cut: Callable[[Bench], None]) -> Callable[[Bench], None]:
+    """Goes by what it knew before it was cut off."""
+
+    def cut_trusting(one: Bench) -> None:
+        first = one.registration
+        known = first._entry, first._version, first._czxid
+        real = Registration._load_before_write
+
+        def load(self: Registration) -> None:
+            if self is not first:
+                real(self)
+                return
+            self._read_on = self._connection
+            self._entry, self._version, self._czxid = known
+
+        monkeypatch.setattr(Registration, "_load_before_write", load)
+        cut(one)
+
+    return cut_trusting
+
+
+def test_stopped_is_not_written_over_another_guards_registration(site: Site, bench: Make, proxy: Proxy) -> None:
+    site.init(BEFORE)
+    say_stopped_too_late(site, bench, proxy, ordered_while_cut_off(proxy))
+
+
+def test_without_reading_anew_it_would_be(
+    site: Site, bench: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.init(BEFORE)
+    with pytest.raises(AssertionError, match="written over"):
+        say_stopped_too_late(site, bench, proxy, trusting(monkeypatch, ordered_while_cut_off(proxy)))
+
+
+def queued_while_cut_off(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Callable[[Bench], None]:
+    """The connection goes after the node was read and before the write was given to kazoo, which keeps it."""
+    real = Registration._load_before_write
+
+    def load(self: Registration) -> None:
+        real(self)
+        if proxy.cuts == 0:
+            proxy.cuts = 1
+            proxy.partition()
+            proxy.cut_all()
+            deadline = time.monotonic() + TIMEOUT_S
+            while self._client.connected and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+    def cut(one: Bench) -> None:
+        monkeypatch.setattr(Registration, "_load_before_write", load)
+        one.registration.carry_out(STOPPED)
+        one.wait(Silent)
+
+    return cut
+
+
+def test_what_is_sent_on_the_next_connection_fails(
+    site: Site, bench: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.init(BEFORE)
+    say_stopped_too_late(site, bench, proxy, queued_while_cut_off(proxy, monkeypatch))
+
+
+def test_were_it_not_bound_it_would_land(
+    site: Site, bench: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.init(BEFORE)
+    monkeypatch.setattr("zkmig.guard.bound.NO_VERSION", 0)
+    with pytest.raises(AssertionError, match="written over"):
+        say_stopped_too_late(site, bench, proxy, queued_while_cut_off(proxy, monkeypatch))
 
 
 def test_an_outage_is_told_and_its_end(site: Site, bench: Make, proxy: Proxy) -> None:

@@ -1,6 +1,6 @@
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, ParamSpec, Protocol, Self, TypeVar, overload
 
 from kazoo.handlers.threading import SequentialThreadingHandler
@@ -175,7 +175,7 @@ class KazooClient:
 
 class TransactionRequest:
     client: KazooClient
-    operations: Collection[object]
+    operations: list[object]
     committed: bool
     def __init__(self, client: KazooClient) -> None: ...
     def create(

@@ -6,11 +6,19 @@ it finds it posts as events. Three things are done:
 - look: record and registration are read, and watched. Watches may be lost, so it is done every half session as well.
 - register: one transaction checks the incarnation and the record at the version it was read, and writes "running" at
   the version of the registration that was read. So it lands only under the very record that was STABLE and not held.
-- acknowledge: "stopped" is written at the version known, as often as it takes.
+- acknowledge: "stopped" is written over what says "running" of this guard, as often as it takes.
 
-A registration whose answer did not come may still land. It is conditional on the version of the node, or on there being
-none: once "stopped" was written on the same condition, it cannot any more; and where it came first, that is found out
-by reading back, since each write bears the guard's own name and a number.
+A version alone does not tell whose a node is: one that was deleted and created by another guard has the same versions
+again. So before each write, repeated ones included, the node is read behind a sync, and nothing is written where it has
+become another guard's; and a setData is carried out on the connection on which that was read, or fails (`bound`). What
+was under way on an earlier connection cannot land any more by then: servers refuse what comes in a session that has
+moved on, or is closed, and on one connection all is in order. So what was read tells what came of it, by the guard's
+own name and a number in each write.
+
+What remains: between that reading and the write's arrival, a moment if the network carries it and the session's timeout
+at most, somebody deletes the node by hand and another guard of this name, on another machine, registers and reaches
+the same version. It is found out by the czxid in the answer, and told; the other guard finds its registration gone and
+ends its command. zkmig itself deletes no registration that may be written yet.
 """
 
 from __future__ import annotations
@@ -41,6 +49,7 @@ from zkmig.epoch import record as records
 from zkmig.epoch.control import ControlPaths
 from zkmig.epoch.leases import ENTRY_BYTES_MAX, GuardEntry
 from zkmig.errors import BadInput, Forbidden, UnknownFormat, ZkmigError
+from zkmig.guard.bound import BoundSetData, NoAnswerError
 from zkmig.guard.events import (
     Acknowledge,
     Acknowledged,
@@ -70,6 +79,9 @@ CONNECT_TIMEOUT_S: Final = 10.0
 """So long after its start a guard says that the servers do not answer."""
 
 CHANGED: Final = "the registration was changed by somebody else"
+LOST: Final = "the registration is another's by now"
+SILENT: Final = "the servers do not answer"
+REFUSALS: Final = (NoNodeError, NoAuthError, NodeExistsError, BadVersionError, InvalidACLError)
 CLOSE_TIMEOUT_S: Final = 1.0
 RETRY_S: Final = 0.1
 
@@ -91,10 +103,6 @@ class Me:
     unit: str
     instance: str
     process: dict[str, object]
-
-
-class _NoAnswerError(Exception):
-    """What was asked may have been done, or may yet be."""
 
 
 class Registration:
@@ -132,9 +140,14 @@ class Registration:
         # Of the thread alone:
         self._entry: GuardEntry | None = None
         self._version: int | None = None  # of the registration; None: there is none
+        self._czxid = 0
+        self._own_czxid = 0  # of the node that last was seen to be this guard's, 0: none is
+        self._read_on = 0  # the connection on which it was read before a write
         self._is_unreadable = False
         self._writes = 0
         self._known_gone = ""  # the instance that was last judged to be
+        # Of all that is connected to it, by kazoo's thread:
+        self._connection = 0
         # Of both:
         self._wakeup = threading.Condition()
         self._order: Register | Acknowledge | None = None
@@ -185,7 +198,8 @@ class Registration:
     # -- the thread ---------------------------------------------------------------------------------------------------
 
     def _on_state(self, state: str) -> None:
-        """Of the session; called by kazoo, and must not wait."""
+        """Of the session; called by kazoo before it sends anything on a new connection, and must not wait."""
+        self._connection += 1
         if state == KazooState.CONNECTED:
             self.look()
         elif not self._is_closing:
@@ -213,7 +227,7 @@ class Registration:
                     self.look()  # with a watch on what was written
                 else:
                     self._acknowledge_until_answered(order)
-            except _NoAnswerError:
+            except NoAnswerError:
                 self._post(_silence())
                 self._pause()
                 self.look()
@@ -276,18 +290,28 @@ class Registration:
             last,
         )
 
-    def _read_entry(self) -> EntrySeen:
-        """Remembers what was found, for the writes that follow."""
+    def _load_entry(self) -> None:
+        """Remembers what is found, for the writes that follow on the same connection."""
+        self._entry, self._version, self._czxid, self._is_unreadable = None, None, 0, False
         try:
             data, stat = self._answer(self._client.get_async(self.path, watch=self._on_watch))
         except NoNodeError:
-            self._entry, self._version, self._is_unreadable = None, None, False
-            return EntrySeen(Holder.NOBODY)
+            return
         except NoAuthError:
-            self._entry, self._version, self._is_unreadable = None, None, True
-            return EntrySeen(Holder.ANOTHER, who=f"{self.path} may not be read by this identity")
-        self._version, self._is_unreadable = stat.version, False
-        self._entry = entry = GuardEntry.decode(data) if stat.dataLength <= ENTRY_BYTES_MAX else None
+            self._is_unreadable = True
+            return
+        self._version, self._czxid = stat.version, stat.czxid
+        self._entry = GuardEntry.decode(data) if stat.dataLength <= ENTRY_BYTES_MAX else None
+        if self._entry is not None and self._entry.instance == self._me.instance:
+            self._own_czxid = stat.czxid
+
+    def _read_entry(self) -> EntrySeen:
+        self._load_entry()
+        entry = self._entry
+        if self._is_unreadable:
+            return EntrySeen(Holder.ANOTHER, who=self._unreadable)
+        if self._version is None:
+            return EntrySeen(Holder.NOBODY)
         if entry is None:
             return EntrySeen(Holder.STOPPED)  # what is no registration holds up nobody
         if entry.stopped:
@@ -303,6 +327,37 @@ class Registration:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
+    def _load_before_write(self) -> None:
+        """What the node is now, and not earlier than what this guard has sent on connections that are over."""
+        connection = self._connection
+        self._answer(self._client.sync_async(self.path))
+        self._load_entry()
+        self._read_on = connection
+
+    @property
+    def _unreadable(self) -> str:
+        return f"{self.path} may not be read by this identity"
+
+    @property
+    def _is_anothers(self) -> bool:
+        """Whether the node on which this guard was registered is gone, and this one is of somebody else's making."""
+        entry = self._entry
+        return entry is not None and entry.instance != self._me.instance and self._own_czxid not in (0, self._czxid)
+
+    def _set_bound(self, entry: GuardEntry) -> BoundSetData:
+        assert self._version is not None
+        read_on = self._read_on
+        return BoundSetData(self.path, entry.encode(), self._version, lambda: self._connection == read_on)
+
+    def _has_landed_elsewhere(self, stat: ZnodeStat) -> bool:
+        """Whether what was written over is not the node that was read: what the docstring of this module leaves."""
+        if stat.czxid == self._czxid:
+            return False
+        _logger.error(
+            "%s was deleted and created anew while it was written: another guard's was written over", self.path
+        )
+        return True
+
     def _may_write_over(self, taking: str = "") -> bool:
         """Whether what was read last does not say "running" of somebody else; it may be later than what was ordered."""
         entry = self._entry
@@ -311,7 +366,12 @@ class Registration:
         )
 
     def _register(self, order: Register) -> Event:
-        if not self._may_write_over():
+        known = self._entry, self._version
+        try:
+            self._load_before_write()
+        except NoAnswerError:
+            return NotRegistered(SILENT)  # nothing was sent
+        if (self._entry, self._version) != known or not self._may_write_over():
             return NotRegistered(CHANGED)
         entry = self._next_entry(stopped=False, why=order.why, epoch=order.epoch)
         transaction = self._client.transaction()
@@ -322,27 +382,29 @@ class Registration:
             if self._version is None:
                 transaction.create(self.path, entry.encode(), acl=kazoo_acl(lease_acl(record_acl, self._who())))
             else:
-                transaction.set_data(self.path, entry.encode(), self._version)
+                transaction.operations.append(self._set_bound(entry))
             if self._limits is not None and order.is_command:
                 ran = None if self._entry is None else self._entry.epoch
                 put_into(transaction, self._limits.of_start(order.under, ran, record_acl, self._who(), order.override))
         except (NoNodeError, NoAuthError) as error:
             return NotRegistered(self._refusal("read who is admin of", error), isinstance(error, NoAuthError))
-        except _NoAnswerError:
-            return NotRegistered("the servers do not answer")  # it was not sent
+        except NoAnswerError:
+            return NotRegistered(SILENT)  # it was not sent
         except OverBudget as verdict:
             return NotRegistered(str(verdict), is_over_budget=True)
         except ZkmigError as error:
             return NotRegistered(str(error), is_forbidden=isinstance(error, Forbidden | BadInput))
         try:
             results = self._answer(transaction.commit_async())
-        except _NoAnswerError:
+        except NoAnswerError:
             return Doubtful()
         failed = _first_failure(results)
         if failed is not None:
             return self._not_registered(failed, results[failed], is_budget=failed > place)
-        self._entry = entry
-        self._version = results[place].version if isinstance(results[place], ZnodeStat) else 0
+        stat = results[place]
+        if isinstance(stat, ZnodeStat) and self._has_landed_elsewhere(stat):
+            return NotRegistered(CHANGED)
+        self._entry, self._version = entry, stat.version if isinstance(stat, ZnodeStat) else 0
         return Registered()
 
     def _check(self, transaction: TransactionRequest, under: Seen) -> None:
@@ -375,7 +437,7 @@ class Registration:
                     is_kept = True
                 self._post(self._acknowledge(order))
                 return
-            except _NoAnswerError:
+            except NoAnswerError:
                 self._post(_silence())
             self._pause()
             if not self._await_connection(None):
@@ -395,36 +457,40 @@ class Registration:
         """Write "stopped" over whatever is ours, be it there by now or not yet."""
         entry = self._next_entry(stopped=True, why=order.why, epoch=order.epoch, down=order.down)
         while not self._is_closing:
-            if not self._may_write_over(order.taking):
-                return NotAcknowledged("the registration is another's by now", is_forbidden=True)
+            self._load_before_write()
+            if self._is_unreadable:
+                return NotAcknowledged(self._unreadable, is_forbidden=True)
+            if self._is_anothers or not self._may_write_over(order.taking):
+                self._own_czxid = 0
+                return NotAcknowledged(LOST, is_forbidden=True)
             try:
-                self._write_stopped(entry)
-                return Acknowledged()
+                return Acknowledged() if self._write_stopped(entry) else NotAcknowledged(LOST, is_forbidden=True)
             except (BadVersionError, NodeExistsError):
-                self._read_entry()
-                if self._version is None and self._is_unreadable:
-                    return NotAcknowledged(f"{self.path} may not be read by this identity", is_forbidden=True)
-                if self._entry == entry:
-                    return Acknowledged()  # by a write of ours whose answer was lost
+                pass  # it has changed since, or the connection has
             except NoNodeError as error:
                 if self._version is None:
                     return NotAcknowledged(self._refusal("write", error))
-                self._version = self._entry = None
-                if order.down is None:
-                    return Acknowledged()  # evicted: nobody waits for it
             except (NoAuthError, InvalidACLError) as error:
                 return NotAcknowledged(self._refusal("write", error), is_forbidden=True)
-        raise _NoAnswerError
+        raise NoAnswerError
 
-    def _write_stopped(self, entry: GuardEntry) -> None:
-        """Conditional, so that what is still under way fails, and this does not land on what comes later."""
+    def _write_stopped(self, entry: GuardEntry) -> bool:
+        """Over what was just read; whether it was that."""
         if self._version is None:
             acl = lease_acl(self._record_acl(), self._who())
             self._answer(self._client.create_async(self.path, entry.encode(), acl=kazoo_acl(acl)))
             self._version = 0
         else:
-            self._version = self._answer(self._client.set_async(self.path, entry.encode(), self._version)).version
+            transaction = self._client.transaction()
+            transaction.operations.append(self._set_bound(entry))
+            results = self._answer(transaction.commit_async())
+            if (failed := _first_failure(results)) is not None:
+                raise results[failed] if isinstance(results[failed], REFUSALS) else NoAnswerError
+            if self._has_landed_elsewhere(results[0]):
+                return False
+            self._version = results[0].version
         self._entry = entry
+        return True
 
     def _next_entry(self, *, stopped: bool, **fields: Any) -> GuardEntry:
         self._writes += 1
@@ -447,11 +513,11 @@ class Registration:
         """The result; the server's refusals as they are, anything else is no answer."""
         try:
             return result.get(timeout=self._answer_timeout_s)
-        except (NoNodeError, NoAuthError, NodeExistsError, BadVersionError, InvalidACLError):
+        except REFUSALS:
             raise
         except (KazooException, self._client.handler.timeout_exception) as error:
             _logger.info("no answer from the servers: %s", type(error).__name__)
-            raise _NoAnswerError from error
+            raise NoAnswerError from error
 
 
 def _silence() -> Silent:
