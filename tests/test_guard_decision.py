@@ -171,7 +171,14 @@ class Run:
 EPOCHS = st.integers(3, 5)
 STATES = st.sampled_from([State.STABLE] * 4 + [State.PREPARING, State.OPEN, State.ROLLING_BACK, State.EMPTY])
 DOWNS = st.sampled_from([None, None, Down(3, "hook", 1.0)])
-ENTRIES = st.builds(EntrySeen, st.sampled_from(Holder), st.sampled_from([None, 3, 4]), DOWNS, st.just("elsewhere"))
+ENTRIES = st.builds(
+    EntrySeen,
+    st.sampled_from(Holder),
+    st.sampled_from([None, 3, 4]),
+    DOWNS,
+    st.just("elsewhere"),
+    st.sampled_from(["", "a"]),
+)
 ANY: st.SearchStrategy[Event | str] = st.one_of(
     st.builds(
         lambda state, epoch, held: seen(0, state, epoch, held), STATES, EPOCHS, st.sampled_from([None, None, HELD])
@@ -434,10 +441,36 @@ def test_a_registration_of_somebody_who_may_live_is_left_alone() -> None:
 
 def test_unless_it_is_to_be_taken_over() -> None:
     run = Run(Settings(take_over=True))
-    run.take(seen(1), EntrySeen(Holder.ANOTHER, 3, None, "zk9 pid 7"))
+    run.take(seen(1), EntrySeen(Holder.ANOTHER, 3, None, "zk9 pid 7", "a"))
     written = run.ordered_one(Acknowledge)
     assert isinstance(written, Acknowledge)
     assert written.why == "taken over from zk9 pid 7"
+
+
+@pytest.mark.parametrize("first", [NOBODY, STOPPED, EntrySeen(Holder.ANOTHER, 3, None, "zk9 pid 7", "a")])
+def test_who_comes_later_is_not_taken_over(first: EntrySeen) -> None:
+    """--take-over is said of what is there when it is said, by somebody who has looked at that."""
+    run = Run(Settings(take_over=True))
+    run.take(seen(1), first)
+    while not run.is_in(Phase.RUNNING):
+        run.take(Acknowledged() if run.is_in(Phase.ACKNOWLEDGING) else STOPPED)
+        run.take(*((Registered(),) if run.is_in(Phase.REGISTERING) else ()))
+    for later in (EntrySeen(Holder.ANOTHER, 3, None, "zk5 pid 8", "b"), first):
+        if later.holder is Holder.ANOTHER:
+            run.take(later, *((Gone(), later) if run.is_in(Phase.RUNNING) or run.is_in(Phase.ENDING) else ()))
+            assert run.is_in(Phase.CONTESTED), later
+
+
+def test_who_is_known_to_live_is_never_taken_over() -> None:
+    run = Run(Settings(take_over=True))
+    run.take(seen(1), EntrySeen(Holder.ALIVE, 3, None, "pid 7, which runs on this machine", "a"))
+    assert run.is_in(Phase.CONTESTED)
+
+
+def test_who_may_not_be_read_is_never_taken_over() -> None:
+    run = Run(Settings(take_over=True))
+    run.take(seen(1), EntrySeen(Holder.ANOTHER, who="may not be read"))
+    assert run.is_in(Phase.CONTESTED)
 
 
 def test_what_watches_over_the_processes_fails() -> None:

@@ -411,6 +411,24 @@ def test_a_registration_of_another_is_judged_and_left_alone(site: Site, bench: M
     assert entry.instance == "me"
 
 
+@pytest.mark.parametrize("data", [b'{"format": 99}', b'{"format": 1, "unit": "u", "stopped": false}'])
+def test_a_registration_that_does_not_say_whose_it_is_can_be_taken_over_too(
+    site: Site, bench: Make, data: bytes
+) -> None:
+    """As long as it is that very write: the name of its instance cannot tell."""
+    site.init(BEFORE)
+    path = f"{site.names.guards}/unit"
+    site.kazoo.create(path, data)
+    one = bench(poll_s=0.2)
+    found = one.wait(EntrySeen)
+    assert found.holder is Holder.ANOTHER
+    site.kazoo.set(path, data)
+    assert isinstance(one.answered(Acknowledge("taken over", 0, None, found.instance)), NotAcknowledged)
+    found = one.wait(EntrySeen, lambda event: event.instance != found.instance)
+    assert one.answered(Acknowledge("taken over", 0, None, found.instance)) == Acknowledged()
+    assert one.says() == "stopped"
+
+
 def test_a_scope_that_is_not_there_and_one_made_anew(site: Site, bench: Make) -> None:
     one = bench(poll_s=0.2)
     assert "there is no scope" in one.wait(NoRecord).why

@@ -107,7 +107,8 @@ class GuardCommand(click.Command):
 @click.option(
     "--take-over",
     is_flag=True,
-    help="Take the registration although it says that CMD runs on another machine. Only if you know that it does not.",
+    help="Take the registration that is found at the start although it says that CMD runs on another machine. Only if "
+    "you know that it does not. One that comes later is not taken, nor one whose guard is known to live.",
 )
 @click.option("--status-file", metavar="FILE", type=click.Path(path_type=Path), help="Keep phase, since and why here.")
 @click.option(

@@ -89,6 +89,7 @@ class Decision:
         self._scope: Seen | NoRecord | None = None
         self._silent = ""
         self._entry: EntrySeen | None = None
+        self._taking: str | None = None  # whose registration may be taken over, once; None: none was read yet
         self._ran: _Ran | None = None  # the command, last
         self._down: Down | None = None
         self._under: Seen | None = None  # what is being registered, or runs
@@ -170,7 +171,9 @@ class Decision:
                 self._entry = event
             return
         self._entry = event
-        if event.holder in (Holder.STOPPED, Holder.GONE, Holder.ANOTHER):
+        if self._taking is None:  # said of what was found then, and of nobody who comes later
+            self._taking = event.instance if self._settings.take_over and event.holder is Holder.ANOTHER else ""
+        if event.holder in (Holder.STOPPED, Holder.GONE, Holder.ANOTHER, Holder.ALIVE):
             self._down = event.down
             if event.epoch is not None and (self._ran is None or self._ran.epoch != event.epoch):
                 self._ran = _Ran(None, event.epoch)
@@ -207,7 +210,7 @@ class Decision:
         match event:
             case Acknowledged():
                 epoch = None if self._ran is None else self._ran.epoch
-                self._entry, self._is_forbidden = EntrySeen(Holder.STOPPED, epoch, self._down), False
+                self._entry, self._is_forbidden, self._taking = EntrySeen(Holder.STOPPED, epoch, self._down), False, ""
             case NotAcknowledged(why=why, is_forbidden=is_forbidden):
                 self._entry = None
                 if self._leaving is not None:
@@ -339,10 +342,10 @@ class Decision:
             self._wait(Phase.LOOKING, self._blocked, is_final=self._is_forbidden)
         elif entry is None or scope is None:
             self._wait(Phase.LOOKING, "asking the servers", is_final=False)
-        elif entry.holder is Holder.ANOTHER and not self._settings.take_over:
-            self._wait(Phase.CONTESTED, f"the registration says that it runs elsewhere: {entry.who}")
-        elif entry.holder is Holder.ANOTHER:
+        elif entry.holder is Holder.ANOTHER and entry.instance and entry.instance == self._taking:
             self._acknowledge(f"taken over from {entry.who}", entry.instance)
+        elif entry.holder in (Holder.ANOTHER, Holder.ALIVE):
+            self._wait(Phase.CONTESTED, f"the registration says that it runs elsewhere: {entry.who}")
         elif entry.holder in (Holder.OURS, Holder.GONE):
             self._acknowledge("what ran before is gone" if entry.holder is Holder.GONE else self._ended_for)
         elif isinstance(scope, NoRecord):

@@ -55,6 +55,7 @@ class Holder(Enum):
     OURS = auto()  # it says running, written by this guard
     GONE = auto()  # it says running, and its guard and all that this had started are known to be gone
     ANOTHER = auto()  # it says running, and its guard may live
+    ALIVE = auto()  # it says running, and its guard, or what this has left, is known to live
 
 
 # -- what comes in ----------------------------------------------------------------------------------------------------
@@ -95,7 +96,8 @@ class Silent:
 
 @dataclass(frozen=True, slots=True)
 class EntrySeen:
-    """The registration as it was read. epoch, down, instance: as it has them. who: whose it is, for ANOTHER."""
+    """The registration as it was read. epoch, down: as it has them. who: whose it is, for ANOTHER and ALIVE; instance:
+    what tells it from others."""
 
     holder: Holder
     epoch: int | None = None
@@ -290,8 +292,8 @@ Order = Look | Register | Start | Stop | Pass | Acknowledge | Arm | Leave
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """may_wait: else leave with 75. take_over: a registration of somebody who may live. ends_on: signals that end a
-    guard while nothing runs."""
+    """may_wait: else leave with 75. take_over: the registration found at first, if it is of somebody who may live.
+    ends_on: signals that end a guard while nothing runs."""
 
     after_commit: AfterCommit = AfterCommit.RESTART
     may_wait: bool = True

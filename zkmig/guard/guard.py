@@ -297,9 +297,9 @@ def _judged(
             return events.Holder.GONE, who
         case Verdict.LEFTOVERS:
             left = _end_leftovers(entry.instance, process, grace_s)
-            return (events.Holder.ANOTHER, left) if left else (events.Holder.GONE, who)
+            return (events.Holder.ALIVE, left) if left else (events.Holder.GONE, who)
         case Verdict.ALIVE:
-            return events.Holder.ANOTHER, f"{who}, which runs on this machine with another --state-dir"
+            return events.Holder.ALIVE, f"{who}, which runs on this machine with another --state-dir"
         case Verdict.UNKNOWN:
             return events.Holder.ANOTHER, f"{who}, another machine or container; --take-over if it is over"
         case never:

@@ -92,8 +92,8 @@ Clean = Callable[[], str]
 """Ends what earlier guards of the name have left: "" once all is gone, else what is not. May take its time."""
 
 Judge = Callable[[GuardEntry], tuple[Holder, str]]
-"""Whether a registration that says running, of another guard than this, is of one that is gone: GONE or ANOTHER, and
-whose it is. May take as long as ending what that one has left."""
+"""Whether a registration that says running, of another guard than this, is of one that is gone: GONE, ANOTHER or
+ALIVE, and whose it is. May take as long as ending what that one has left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class Registration:
         self._read_on = 0  # the connection on which it was read before a write
         self._is_unreadable = False
         self._writes = 0
-        self._known_gone = ""  # the instance that was last judged to be
+        self._known_gone = ""  # whose registration was last judged to be
         # Of all that is connected to it, by kazoo's thread:
         self._connection = 0
         # Of both:
@@ -318,12 +318,12 @@ class Registration:
             return EntrySeen(Holder.STOPPED, entry.epoch, entry.down)
         if entry.instance == self._me.instance:
             return EntrySeen(Holder.OURS, entry.epoch, entry.down)
-        if entry.instance and entry.instance == self._known_gone:
+        if self._whose(entry) == self._known_gone:
             return EntrySeen(Holder.GONE, entry.epoch, entry.down)
         holder, who = self._judge(entry)
         if holder is Holder.GONE:
-            self._known_gone = entry.instance
-        return EntrySeen(holder, entry.epoch, entry.down, who, entry.instance)
+            self._known_gone = self._whose(entry)
+        return EntrySeen(holder, entry.epoch, entry.down, who, self._whose(entry))
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -358,12 +358,16 @@ class Registration:
         )
         return True
 
+    def _whose(self, entry: GuardEntry) -> str:
+        """What tells a registration from others: its instance, or this very write of one that has none that we know."""
+        return entry.instance or f"czxid {self._czxid}, version {self._version}"
+
     def _may_write_over(self, taking: str = "") -> bool:
         """Whether what was read last does not say "running" of somebody else; it may be later than what was ordered."""
         entry = self._entry
-        return (
-            entry is None or entry.stopped or (entry.instance or None) in (self._me.instance, self._known_gone, taking)
-        )
+        if entry is None or entry.stopped:
+            return True
+        return self._whose(entry) in (self._me.instance, self._known_gone, taking)
 
     def _register(self, order: Register) -> Event:
         known = self._entry, self._version
