@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from contextlib import suppress
 from pathlib import Path
 
@@ -66,3 +67,15 @@ def test_the_status_file(tmp_path: Path) -> None:
 def test_a_status_file_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     report(None, tmp_path / "missing" / "status").tell(situation(Phase.RUNNING, "a"), 9.0)
     assert "cannot be written" in caplog.text
+
+
+def test_what_is_no_utf_8_is_told_all_the_same(tmp_path: Path) -> None:
+    """As bytes of another encoding come in from a command line: a guard that fails at them would never run again."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        one = Report("unit", "prod", out=None, status_file=tmp_path / "status", notifier=notifier, pid=11)
+        one.tell(situation(Phase.WAITING, "held: f\udcfcr Platten"), 9.0)
+        assert b"waiting" in manager.recv(1_000)
+        notifier.close()
+    assert json.loads((tmp_path / "status").read_text())["phase"] == "waiting"

@@ -395,17 +395,20 @@ def test_the_program_holds_and_releases(site: Site, program: Program) -> None:
     assert "nothing acts" in shown
     assert held(site)["holder"] == default_holder()
     assert held(site)["deadline"] - time.time() == pytest.approx(7200, abs=60)
-    document = program("hold", *scope, "--reason", "disks", "--json", env=AUTH).succeeded().document
-    assert (document["outcome"], document["held"]["deadline"], document["changed"]) == ("renewed", None, True)
-    program("hold", *scope, "--reason", "x", "--holder", "other", env=AUTH).failed(
-        3, default_holder(), "disks", "since"
-    )
+    document = program("hold", *scope, "--reason", "fans", "--json", env=AUTH).succeeded().document
+    assert (document["outcome"], document["changed"]) == ("renewed", True)
+    assert document["held"]["deadline"] == held(site)["deadline"]  # which a renewal without a time keeps
+    assert held(site)["deadline"] - time.time() == pytest.approx(7200, abs=60)
+    program("hold", *scope, "--reason", "x", "--holder", "other", env=AUTH).failed(3, default_holder(), "fans", "since")
     assert program("release", *scope, "--dry-run", "--json", env=AUTH).succeeded().document["outcome"] == "dry run"
     assert held(site) is not None
     program("release", *scope, "--holder", "other", env=AUTH).failed(3, default_holder(), "--holder")
     assert program("release", *scope, "--json", env=AUTH).succeeded().document["outcome"] == "released"
     assert "is not held" in program("release", *scope, env=AUTH).succeeded().stdout
     program("hold", *scope, "--reason", "x", "--for", "soon", env=AUTH).failed(2, "--for")
+    for reason in ("f\udcfcr Platten", "two\nlines"):  # bytes that are no UTF-8, as a Latin-1 terminal sends them
+        program("hold", *scope, "--reason", reason, env=AUTH).failed(2, "--reason")
+    program("hold", *scope, "--reason", "x", "--for", "9" * 400, env=AUTH).failed(2, "--for")
     program("hold", *scope, "--reason", "x", "--for", "2h", "--until", "17:00", env=AUTH).failed(2, "--until")
 
 

@@ -333,6 +333,8 @@ class Enumeration:
             first.watch = sleep
             with suppress(ZkmigError):
                 scenario.work(site, first, sealed)
+            if not left:
+                raise Violation("it did not come to fall asleep, or others found no way out")
             scenario.revive(site)
             watcher.look()
             if [site.look(), site.record()] != left:
@@ -347,9 +349,10 @@ class Enumeration:
             if client.writes:
                 return
             if site.record().epoch == 0 and way is Way.RESUME and not (site.foreign or site.foreign_acls):
-                apply(site, client, sealed)
-            else:
-                Migrator.take(client, site.names, STEAL, StopRequest()).release()
+                with suppress(StalePlan):  # after a rollback, which has moved versions: then the scope is only taken
+                    apply(site, client, sealed)
+                    return
+            Migrator.take(client, site.names, STEAL, StopRequest()).release()
 
     # -- what the server's own log says -------------------------------------------------------------------------------
 

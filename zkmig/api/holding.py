@@ -44,10 +44,10 @@ def hold(
 ) -> Holding:
     """Hold a scope: no action is admitted and no epoch begins until it is released. Nothing is ended by it.
 
-    It works in every state; a migration that is under way goes on, and ends under the hold. holder: default
-    user@host; the same one may renew its hold, with another reason or time. until: Unix seconds by which it is meant
-    to be released; past it the hold stays, and is told as expired. Held, a Refused, when somebody else holds the
-    scope, unless `replace`.
+    It works in every state; a migration that is under way, were it only preparing, goes on, and ends under the hold.
+    holder: default user@host; the same one may renew its hold, with another reason, or time (None keeps the one that
+    it has). until: Unix seconds by which it is meant to be released; past it the hold stays, and is told as expired.
+    Held, a Refused, when somebody else holds the scope, unless `replace`.
 
     What was admitted before may still act, for as long as its lease lasts, and guarded processes until their guards
     have stopped them: `blocking` of the result names it. wait: return once nothing does; past drain_timeout_s it is

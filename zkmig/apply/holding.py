@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from zkmig.errors import (
     NotPermitted,
     OtherIncarnation,
     Outcome,
+    OutcomeUnknown,
     Refused,
     UnknownFormat,
     ZkmigError,
@@ -77,6 +79,11 @@ def check_hold(held: Held, now: float) -> None:
         raise BadInput("a hold needs a reason", "--reason", "say why: others will ask")
     if not held.holder.strip():
         raise BadInput("a hold needs a holder", "--holder", "say who: others will ask")
+    for option, text in (("--reason", held.reason), ("--holder", held.holder)):
+        if not text.isprintable():  # neither control characters nor bytes that are no UTF-8
+            raise BadInput("this is to be one line of readable text", option, "leave out what cannot be printed")
+    if held.deadline is not None and not math.isfinite(held.deadline):
+        raise BadInput("this is no time", "--until", "give a time, or none")
     size = len(json.dumps(dataclasses.asdict(held)))
     if size > HOLD_BYTES_MAX:
         raise BadInput(f"this takes {size} bytes of the record, more than {HOLD_BYTES_MAX}", "--reason", "shorten it")
@@ -99,7 +106,7 @@ def hold_scope(
         if found is None:
             return held
         if found.holder == held.holder:
-            return dataclasses.replace(held, since=found.since)
+            return dataclasses.replace(held, since=found.since, deadline=held.deadline or found.deadline)
         if replace:
             return held
         hint = "wait until it is released, or replace it with --replace"
@@ -161,7 +168,9 @@ def _write(
         if held == record.held or dry_run:
             changed = held != record.held or in_doubt
             now = record.updated(held=held)
-            return Holding(names.scope, now, before[0], changed, is_dry_run=dry_run), node.stat.mzxid
+            # Were it set now, whatever is there by now would have been admitted before.
+            zxid = client.last_zxid if dry_run else node.stat.mzxid
+            return Holding(names.scope, now, before[0], changed, is_dry_run=dry_run), zxid
         # The check has no version: the name of the incarnation's node is its identity.
         multi = Multi(
             (
@@ -169,7 +178,11 @@ def _write(
                 SetData(names.record, records.with_hold(node.data or b"", held), node.stat.version),
             )
         )
-        reply, in_doubt = sending.send(multi, in_doubt)
+        try:
+            reply, in_doubt = sending.send(multi, in_doubt)
+        except OutcomeUnknown as error:
+            error.hint = "run zkmig status, and then the same command again"
+            raise
         if reply.error == 0:
             return Holding(names.scope, record.updated(held=held), before[0], changed=True), reply.zxid
         sent = held
@@ -284,7 +297,7 @@ def _wait(
             raise StillActing(
                 f"still at work after {timeout_s:.0f} s: {some(admitted.blocking.values())}",
                 admitted.names.home,
-                "wait again with zkmig hold --wait; or do without: --evict NAME",
+                "run the same command again to go on waiting; or do without: --evict NAME",
             )
         _through_losses(client, lambda: admitted.look_again(client))
         time.sleep(pause_s(begun))

@@ -11,11 +11,14 @@ import click
 _SECONDS: Final[Mapping[str, int]] = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_CHARS_MAX: Final = 20
 
 
 def duration_s(text: str) -> float | None:
     """Seconds; None for what is no length of time, or none at all."""
     text = text.strip().lower()
+    if len(text) > _CHARS_MAX:
+        return None
     if _NUMBER.fullmatch(text):
         return float(text) or None
     match = _DURATION.fullmatch(text)
