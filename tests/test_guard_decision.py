@@ -473,6 +473,57 @@ def test_who_may_not_be_read_is_never_taken_over() -> None:
     assert run.is_in(Phase.CONTESTED)
 
 
+OVER = Down(4, "9 changed", 1.0, over_budget=True)
+
+
+def registered_beyond(run: Run) -> str | None:
+    while not run.is_in(Phase.REGISTERING):
+        assert run.is_in(Phase.ACKNOWLEDGING) or run.is_in(Phase.LOOKING)
+        run.take(*((Acknowledged(),) if run.is_in(Phase.ACKNOWLEDGING) else (TimeUp(), STOPPED)))
+    order = run.ordered_one(Register)
+    assert isinstance(order, Register)
+    return order.override
+
+
+def test_an_override_is_of_the_epoch_that_is_there_when_it_is_said() -> None:
+    run = Run()
+    run.take(seen(1, epoch=4), EntrySeen(Holder.STOPPED, 3, OVER))
+    assert run.is_in(Phase.DOWN)
+    run.take(Signalled(signal.SIGUSR1))
+    assert registered_beyond(run) == "SIGUSR1 to the guard"
+    # It lasts until the command starts, and for no other epoch.
+    run.take(NotRegistered("the record has moved"), STOPPED, seen(2, epoch=4), TimeUp())
+    assert registered_beyond(run) == "SIGUSR1 to the guard"
+    run.take(NotRegistered("the record has moved"), STOPPED, seen(3, epoch=5), TimeUp())
+    assert registered_beyond(run) is None
+
+
+def test_who_is_not_down_cannot_be_told_to_go_beyond_the_budget() -> None:
+    """Nobody has looked at what the migration under way will make of it; the budget judges that anew."""
+    run = Run()
+    run.take(seen(1, State.PREPARING, 4), EntrySeen(Holder.STOPPED, 3, OVER))
+    run.take(Signalled(signal.SIGUSR1))
+    assert run.is_in(Phase.WAITING)
+    run.take(seen(2, epoch=5))
+    assert registered_beyond(run) is None
+
+
+def test_an_override_outlives_a_registration_that_was_no_start() -> None:
+    run = Run()
+    run.take(seen(1, epoch=4), EntrySeen(Holder.STOPPED, 3, OVER))
+    run.take(Signalled(signal.SIGUSR1), Acknowledged())
+    run.take(seen(2, epoch=4, held=HELD), Registered(), Acknowledged(), STOPPED, seen(3, epoch=4))
+    assert registered_beyond(run) == "SIGUSR1 to the guard"
+
+
+def test_who_could_not_say_that_nothing_runs_says_that_it_could_not() -> None:
+    run = Run().started()
+    run.take(seen(2, State.PREPARING), Gone(), NotAcknowledged("not permitted to write", is_forbidden=True))
+    (left,) = run.take(Signalled(signal.SIGTERM))
+    assert isinstance(left, Leave)
+    assert "may still say that it does" in left.error
+
+
 def test_what_watches_over_the_processes_fails() -> None:
     run = Run().started()
     run.take(Broken("the keeper is gone"), Gone())

@@ -97,12 +97,15 @@ class Decision:
         self._pid: int | None = None
         self._hook_code: int | None = None
         self._cleared: _Ran | None = None  # where the hook, or an operator, has said that the command may start
-        self._is_overridden = False  # an operator has said that it may start beyond its budget
+        self._overridden: _Ran | None = None  # where an operator has said that it may start beyond its budget
         self._is_cut_off = False  # it ran on while a migration may have thought it gone
         self._ended_for = ""
         self._asked_to_end = 0
         self._blocked = ""  # why the next write has to wait for TimeUp
         self._is_forbidden = False  # the latest one, for want of rights
+        self._is_unsettled = (
+            False  # it could not be written that nothing runs, and what the registration says is not known
+        )
         self._leaving: int | None = None
         self._leaving_error = ""
         self._orders: list[Order] = []
@@ -170,7 +173,7 @@ class Decision:
             if self._entry is not None and event.holder is not Holder.OURS:
                 self._entry = event
             return
-        self._entry = event
+        self._entry, self._is_unsettled = event, False
         if self._taking is None:  # said of what was found then, and of nobody who comes later
             self._taking = event.instance if self._settings.take_over and event.holder is Holder.ANOTHER else ""
         if event.holder in (Holder.STOPPED, Holder.GONE, Holder.ANOTHER, Holder.ALIVE):
@@ -183,13 +186,12 @@ class Decision:
         match event:
             case Registered():
                 self._entry, self._is_forbidden = EntrySeen(Holder.OURS), False
-                if self._role is Role.COMMAND:
-                    self._down, self._is_cut_off, self._is_overridden = None, False, False
                 if self._leaving is not None or self._must_end():
                     self._ended_for = self._must_end() or "the guard is ending"
                     self._acknowledge(self._ended_for)
                     return
                 if self._role is Role.COMMAND:
+                    self._down, self._is_cut_off, self._overridden = None, False, None
                     self._ran = _Ran(self._under.incarnation, self._under.epoch)
                 self._start()
             case NotRegistered(why=why, is_over_budget=True):
@@ -211,8 +213,8 @@ class Decision:
             case Acknowledged():
                 epoch = None if self._ran is None else self._ran.epoch
                 self._entry, self._is_forbidden, self._taking = EntrySeen(Holder.STOPPED, epoch, self._down), False, ""
-            case NotAcknowledged(why=why, is_forbidden=is_forbidden):
-                self._entry = None
+            case NotAcknowledged(why=why, is_forbidden=is_forbidden, is_ours=is_ours):
+                self._entry, self._is_unsettled = None, is_ours
                 if self._leaving is not None:
                     self._leaving_error = f"{self._leaving_error}; {why}".removeprefix("; ")
                     self._entry = EntrySeen(Holder.NOBODY)
@@ -261,14 +263,23 @@ class Decision:
                 if number in self._settings.ends_on:
                     self._leave_for(number)
                 elif number == signal.SIGUSR1 and self._down is not None:
-                    self._is_overridden = self._down.over_budget
-                    self._down = None
-                    if isinstance(self._scope, Seen):
-                        self._cleared = _Ran(self._scope.incarnation, self._scope.epoch)
+                    self._let_up(self._down)
             case Phase.LEFT:
                 pass
             case _:
                 assert_never(self.phase)
+
+    def _let_up(self, down: Down) -> None:
+        """An operator has looked, and says that it may start: under what is committed now, and beyond its budget only
+        where that is what it is kept down for now."""
+        scope = self._scope if isinstance(self._scope, Seen) else None
+        here = None if scope is None else _Ran(scope.incarnation, scope.epoch)
+        if down.over_budget and (self.phase is not Phase.DOWN or here is None):
+            return
+        self._overridden = here if down.over_budget else None
+        self._down = None
+        if here is not None:
+            self._cleared = here
 
     def _leave_for(self, number: int) -> None:
         if self._leaving is None:
@@ -334,6 +345,8 @@ class Decision:
         if self._leaving is not None:
             if entry is not None and entry.holder in (Holder.OURS, Holder.GONE):
                 self._acknowledge(self._ended_for or "the guard is ending")
+            elif self._is_unsettled:
+                self._leave_unsettled()
             else:
                 self._leave()
         elif self._silent and (entry is None or entry.holder is not Holder.OURS):
@@ -359,8 +372,8 @@ class Decision:
             self._acknowledge("stays down" if self._down is not None else "no longer to stay down")
         elif not scope.admits:
             self._wait(Phase.WAITING, obstacle(scope, self._now))
-        elif self._down is not None:
-            self._wait(Phase.DOWN, self._down.why)
+        elif self._down is not None and (not self._down.over_budget or self._down.epoch == scope.epoch):
+            self._wait(Phase.DOWN, self._down.why)  # of another epoch the budget has not judged yet
         elif not self._is_after_commit(scope) or self._cleared == _Ran(scope.incarnation, scope.epoch):
             self._register(scope, Role.COMMAND)
         else:
@@ -402,7 +415,7 @@ class Decision:
         ran = None if self._ran is None else self._ran.epoch
         if role is Role.COMMAND:
             self._go(Phase.REGISTERING, f"under epoch {under.epoch}")
-            override = OVERRIDE if self._is_overridden else None
+            override = OVERRIDE if self._overridden == _Ran(under.incarnation, under.epoch) else None
             self._orders.append(Register(under, under.epoch, "runs", override=override))
         else:
             self._go(Phase.REGISTERING, f"for the hook, under epoch {under.epoch}")

@@ -132,10 +132,11 @@ class Acknowledged:
 
 @dataclass(frozen=True, slots=True)
 class NotAcknowledged:
-    """The registration is not ours any more, or nothing can be written there."""
+    """It is not ours any more, or nothing can be written there. is_ours: it may still say that it runs."""
 
     why: str
     is_forbidden: bool = False
+    is_ours: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -466,9 +466,13 @@ class Registration:
                 return NotAcknowledged(self._unreadable, is_forbidden=True)
             if self._is_anothers or not self._may_write_over(order.taking):
                 self._own_czxid = 0
-                return NotAcknowledged(LOST, is_forbidden=True)
+                return NotAcknowledged(LOST, is_forbidden=True, is_ours=False)
             try:
-                return Acknowledged() if self._write_stopped(entry) else NotAcknowledged(LOST, is_forbidden=True)
+                return (
+                    Acknowledged()
+                    if self._write_stopped(entry)
+                    else NotAcknowledged(LOST, is_forbidden=True, is_ours=False)
+                )
             except (BadVersionError, NodeExistsError):
                 pass  # it has changed since, or the connection has
             except NoNodeError as error:
