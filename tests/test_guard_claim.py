@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -51,6 +52,28 @@ def test_a_name_is_held_once_and_free_again(folder: Path) -> None:
         assert [holder.instance for holder in second.earlier] == ["a"]
     with claim("web", "e", folder=folder) as third:
         assert [holder.instance for holder in third.earlier] == ["d", "a"]
+
+
+def test_a_name_is_one_of_its_scope(folder: Path) -> None:
+    with claim("web", "a", within=("/zkmig", "prod"), folder=folder):
+        claim("web", "b", within=("/zkmig", "test"), folder=folder).close()
+        claim("web", "c", within=("/other", "prod"), folder=folder).close()
+        with pytest.raises(NameTaken):
+            claim("web", "d", within=("/zkmig", "prod"), folder=folder)
+
+
+def test_a_claim_that_cannot_be_written_leaves_whom_the_file_names(folder: Path) -> None:
+    """A full disk, of which RLIMIT_FSIZE is the stand-in. It is refused in words, and the name is free."""
+    claim("web", "a", folder=folder).close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((folder / file_name("web")).stat().st_size, hard))
+    try:
+        with pytest.raises(BadInput, match="cannot be written"):
+            claim("web", "b", folder=folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with claim("web", "c", folder=folder) as ours:
+        assert [holder.instance for holder in ours.earlier] == ["a"]
 
 
 def test_a_predecessor_that_is_being_cleaned_up_is_waited_for(yard: Yard, folder: Path) -> None:
@@ -160,7 +183,9 @@ def test_where_claims_are(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_file_names_are_plain_and_differ() -> None:
     names = ["web", "../web", "a/b", "a%2Fb", "ä", "x" * 500, "x" * 501, ""]
     files = [file_name(name) for name in names]
-    assert len(set(files)) == len(names)
+    files += [file_name("a", ["b", "c"]), file_name("a", ["b,c"]), file_name("c,a", ["b"]), file_name("b,c,a")]
+    files += [file_name("x" * 500, ["b"]), file_name("x" * 500, ["c"])]
+    assert len(set(files)) == len(names) + 6
     assert all("/" not in file and len(file.encode()) <= 255 for file in files)
 
 

@@ -10,6 +10,7 @@ It says OVER only on proof; where there is none, a human has to say so.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -141,19 +142,21 @@ def claim(
     name: str,
     instance: str,
     *,
+    within: Sequence[str] = (),
     folder: Path | None = None,
     on_wait: Callable[[Holder], None] | None = None,
     check: Callable[[], None] | None = None,
 ) -> Claim:
     """Hold `name` for the guard `instance`; waits while a predecessor that has died is being cleaned up by its keeper.
 
+    within: where the name is one (control root, scope): elsewhere it may be held as well.
     on_wait: called once, with whom we wait for. check: called often while waiting; what it raises ends the wait.
     NameTaken: a guard of this name lives. BadInput: the directory cannot be used.
     """
     where = state_folder() if folder is None else folder
     opened = _open_folder(where, private=folder is None and "RUNTIME_DIRECTORY" not in os.environ)
     try:
-        return _claim_in(opened, where / file_name(name), name, instance, on_wait, check)
+        return _claim_in(opened, where / file_name(name, within), name, instance, on_wait, check)
     finally:
         os.close(opened)
 
@@ -174,7 +177,7 @@ def _claim_in(
         try:
             if _lock(descriptor, folder, path):
                 earlier = _read_holders(descriptor)
-                _write_holders(descriptor, [Holder(instance, me), *earlier[: EARLIER_MAX - 1]])
+                _write_holders(descriptor, [Holder(instance, me), *earlier[: EARLIER_MAX - 1]], path)
                 return Claim(descriptor, path, earlier)
             holder = next(iter(_read_holders(descriptor)), None)
         except BaseException:
@@ -218,11 +221,15 @@ def state_folder(environment: Mapping[str, str] | None = None) -> Path:
     return Path(tempfile.gettempdir()) / f"zkmig-{os.geteuid()}"
 
 
-def file_name(name: str) -> str:
-    """The file of a claim: the name where it is plain, else with what is not plain as %XX; a hash if it is long."""
-    plain = re.sub(rb"[^A-Za-z0-9._-]", lambda found: b"%%%02X" % found[0][0], name.encode()).decode()
+def file_name(name: str, within: Sequence[str] = ()) -> str:
+    """The file of a claim: its parts where they are plain, else with what is not plain as %XX; a hash if it is long."""
+    parts = [
+        re.sub(rb"[^A-Za-z0-9._-]", lambda found: b"%%%02X" % found[0][0], part.encode()).decode()
+        for part in (*within, name)
+    ]
+    plain = ",".join(parts)  # a comma in a part is no plain one
     if len(plain) > NAME_BYTES_MAX:
-        plain = plain[: NAME_BYTES_MAX // 2] + "%" + hashlib.sha256(name.encode()).hexdigest()
+        plain = plain[: NAME_BYTES_MAX // 2] + "%" + hashlib.sha256(plain.encode()).hexdigest()
     return f"guard.{plain}.lock"
 
 
@@ -275,16 +282,34 @@ def _lock(descriptor: int, folder: int, path: Path) -> bool:
 def _read_holders(descriptor: int) -> list[Holder]:
     """Whom the file names, the last one first; nobody if it is empty or no guard wrote it."""
     try:
-        entries = json.loads(os.pread(descriptor, FILE_BYTES_MAX, 0))["holders"]
+        entries = json.loads(os.pread(descriptor, FILE_BYTES_MAX, 0).rstrip(b"\0"))["holders"]
         return [Holder(str(entry["instance"]), ProcessIdentity.from_json(entry["process"])) for entry in entries]
     except (ValueError, KeyError, TypeError):
         return []
 
 
-def _write_holders(descriptor: int, holders: Sequence[Holder]) -> None:
-    """In one write over the old text and to its length: who reads meanwhile finds the one or the other, or no JSON."""
+def _write_holders(descriptor: int, holders: Sequence[Holder], path: Path) -> None:
+    """In one write over the old text and to its length: who reads meanwhile finds the one or the other, or no JSON.
+
+    Room is made first: where there is none, the old text stays. Whom it names is what a verdict may rest on.
+    """
     entries = [{"instance": holder.instance, "process": holder.process.to_json()} for holder in holders]
     text = json.dumps({"format": 1, "holders": entries}).encode()
-    padding = max(os.fstat(descriptor).st_size - len(text) - 1, 0)
-    os.pwrite(descriptor, text + b" " * padding + b"\n", 0)
-    os.ftruncate(descriptor, len(text) + 1)
+    before = os.fstat(descriptor).st_size
+    padded = text + b" " * max(before - len(text) - 1, 0) + b"\n"
+    try:
+        _make_room(descriptor, before, len(padded))
+        if os.pwrite(descriptor, padded, 0) != len(padded):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.ftruncate(descriptor, len(text) + 1)
+    except OSError as error:
+        raise _unusable(path, f"cannot be written: {error.strerror}") from error
+
+
+def _make_room(descriptor: int, before: int, needed: int) -> None:
+    try:
+        os.posix_fallocate(descriptor, 0, needed)
+    except OSError as error:
+        os.ftruncate(descriptor, before)
+        if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:  # then the file system has no such call
+            raise
