@@ -31,6 +31,7 @@ def main(descriptor: str, settings_text: str) -> None:
         patched = command_module._BOOTSTRAP.replace(before, f"exec({settings['keeper_prelude']!r}); {before}")
         assert patched != command_module._BOOTSTRAP
         command_module._BOOTSTRAP = patched
+    command_module.ANSWER_S = settings.get("answer_s", command_module.ANSWER_S)
     for number in settings.get("ignored", []):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, settings.get("blocked", []))

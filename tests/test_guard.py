@@ -207,6 +207,49 @@ def test_killed_alone_its_keeper_ends_what_it_had_started(site: Site, guarded: G
     assert guarded.await_up() != pid
 
 
+STUBBORN = ("sh", "-c", "trap '' TERM; echo up $$; while :; do sleep 0.05; done")
+
+
+def test_what_a_guard_killed_alone_has_left_is_waited_for_and_that_is_said(site: Site, guarded: Guarded) -> None:
+    """By lines, the status file and to the manager; not with --no-wait; TERM ends it. The keeper has a long grace."""
+    site.init(BEFORE)
+    process = guarded.start("--grace", "600", command=STUBBORN)
+    pid = guarded.await_up()
+    process.kill()
+    process.wait()
+    refused = guarded.start("--no-wait")
+    assert refused.wait(30) == 75
+    assert (guarded.status()["phase"], guarded.status()["code"]) == ("left", 75)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        address = f"zkmig-test-claim-{os.getpid()}"
+        manager.bind(f"\0{address}")
+        manager.settimeout(30)
+        waits = guarded.start(environment={"NOTIFY_SOCKET": f"@{address}", "WATCHDOG_USEC": "400000"})
+        told = list[str]()
+        while not ("READY=1" in told and told.count("WATCHDOG=1") > 2):
+            told.append(manager.recv(4096).decode())
+        guarded.await_phase("looking", f"pid {process.pid}, has left is being ended")
+        assert "guard unit: looking since" in guarded.stdout
+        assert guarded.end(waits) == 143
+    assert (guarded.status()["phase"], guarded.status()["code"]) == ("left", 143)
+    waits = guarded.start()
+    guarded.await_phase("looking", "is being ended")
+    os.kill(pid, signal.SIGKILL)
+    assert guarded.await_up() != pid
+    assert guarded.end(waits) == 3
+
+
+def test_a_stopped_keeper_ends_what_it_keeps(site: Site, guarded: Guarded) -> None:
+    site.init(BEFORE)
+    process = guarded.start()
+    pid = guarded.await_up()
+    os.kill(int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGSTOP)
+    hold(site, HELD)
+    guarded.await_phase("waiting")
+    assert not is_alive(pid)
+    assert guarded.end(process) == 143
+
+
 def test_its_keeper_dies(site: Site, guarded: Guarded) -> None:
     site.init(BEFORE)
     process = guarded.start()

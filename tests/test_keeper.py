@@ -294,6 +294,24 @@ def test_what_kill_does_not_end_is_named(yard: Yard) -> None:
     finish(guard)
 
 
+def test_a_stopped_keeper_goes_on_when_it_is_told_to_end_a_run(yard: Yard) -> None:
+    guard = yard.guard(SLEEPER).start()
+    os.kill(guard.keeper, signal.SIGSTOP)
+    guard.stop(600)
+    finish(guard)
+
+
+def test_a_keeper_that_does_not_answer_is_complained_of(yard: Yard) -> None:
+    """Stand-in for one that is stopped again, or suspended with its whole group: it does not hear of the end."""
+    deaf = "import zkmig.guard.keeper as k\nk.Keeper._end = lambda self, grace_s: None\n"
+    guard = yard.guard(SLEEPER, keeper_prelude=deaf, answer_s=-4.5).start()
+    guard.stop(0)
+    guard.expect("KeeperSilent")
+    assert guard.quiet(0.7)
+    os.kill(guard.command, signal.SIGKILL)
+    finish(guard)
+
+
 # -- who dies ---------------------------------------------------------------------------------------------------------
 
 
@@ -433,15 +451,17 @@ def is_inherited(descriptor: int) -> bool:
         return False
 
 
-def test_dispositions_are_default_and_nothing_is_blocked(yard: Yard) -> None:
-    """Although the guard ignores and blocks some, and Python ignores SIGPIPE."""
-    chosen = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGPIPE]
+def test_dispositions_are_those_of_who_started_the_guard_and_nothing_is_blocked(yard: Yard) -> None:
+    """As under nohup. Only that Python ignores SIGPIPE is nobody's wish, nor what the keeper ignores."""
+    ignored = [signal.SIGHUP, signal.SIGUSR2]
+    blocked = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGPIPE]
     out = yard.folder / "status"
-    guard = yard.guard(["sh", "-c", f"exec cat /proc/self/status > {out}"], ignored=chosen, blocked=chosen).start()
+    guard = yard.guard(["sh", "-c", f"exec cat /proc/self/status > {out}"], ignored=ignored, blocked=blocked).start()
     finish(guard)
     masks = dict(line.split(":\t") for line in out.read_text().splitlines() if line.startswith("Sig"))
     assert int(masks["SigBlk"], 16) == 0
-    assert int(masks["SigIgn"], 16) & ~(0b11 << 31) == 0, "32 and 33 belong to the C library: nobody can set them"
+    without_c_library = int(masks["SigIgn"], 16) & ~(0b11 << 31)  # 32 and 33: nobody else can set them
+    assert without_c_library == sum(1 << number - 1 for number in ignored)
 
 
 def test_the_marker_names_every_guard_around(yard: Yard) -> None:

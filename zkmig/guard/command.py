@@ -8,7 +8,8 @@
         match event: ...
 
 Every run ends in `Gone`, and only `Gone` says that nothing of it is left. The order is: Started or NotStarted; Exited
-when CMD's own process has ended (its descendants may live on: `stop` ends them); StillAlive as often as need be; Gone.
+when CMD's own process has ended (its descendants may live on: `stop` ends them); StillAlive and KeeperSilent as often
+as need be; Gone.
 
 The guard is a child subreaper too. If the keeper dies, what was below it becomes the guard's: `receive` reports
 KeeperDied, then ends all of that itself, a step at each call, until nothing is left (`Gone`). While it does, `fileno`
@@ -36,7 +37,7 @@ from pathlib import Path
 
 from zkmig.guard import messages
 from zkmig.guard.descendants import Process, all_processes, direct_children, look_at
-from zkmig.guard.ending import Ending
+from zkmig.guard.ending import STILL_ALIVE_AFTER_S, STILL_ALIVE_INTERVAL_S, Ending
 from zkmig.guard.keeper import GRACE_S, IGNORED, RECEIVE_BYTES, WALL
 from zkmig.guard.leftovers import MARKER, marked
 from zkmig.guard.prctl import become_subreaper
@@ -46,6 +47,10 @@ EXIT_NOT_FOUND = 127
 EXIT_SIGNAL_BASE = 128
 SWEEP_PAUSE_S = 0.05
 CLOSE_WAIT_S = 5.0
+ANSWER_S = 2.0  # beyond the time at which a keeper complains of what is still alive
+
+# Ignored by every Python; and what would let CMD's own children vanish before it could wait for them.
+NOT_INHERITED = {signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD}
 
 # Without site (-S), and without running zkmig/__init__.py, the keeper starts in a third of the time and memory.
 _BOOTSTRAP = (
@@ -107,6 +112,11 @@ class StillAlive:
 
 
 @dataclass(frozen=True, slots=True)
+class KeeperSilent:
+    """The keeper was told to end the run, and has neither said that it is gone nor what is left. It may be stopped."""
+
+
+@dataclass(frozen=True, slots=True)
 class KeeperDied:
     """The keeper has ended by itself, or was ended. Whatever was below it is being ended; Gone follows.
 
@@ -122,7 +132,7 @@ class Gone:
     """Nothing of this run is left."""
 
 
-Event = Started | NotStarted | Exited | StillAlive | KeeperDied | Gone
+Event = Started | NotStarted | Exited | StillAlive | KeeperSilent | KeeperDied | Gone
 
 
 class Command:
@@ -154,6 +164,7 @@ class Command:
         self._incoming = bytearray()
         self._run = 0
         self._busy = False
+        self._answer_by: float | None = None  # when a keeper that was told to end a run has said something at last
         self._sweep: Ending | None = None
         self._strangers: set[tuple[int, int]] = set()
         self._epoll = select.epoll()
@@ -190,7 +201,7 @@ class Command:
         environment.pop(b"LISTEN_PIDFDID", None)  # names the guard beyond doubt (systemd 258); it may be left out
         outer = os.fsdecode(environment.get(MARKER.encode(), b""))
         environment[MARKER.encode()] = marked(outer, self._instance).encode()
-        self._tell((messages.START, self._run, arguments, environment, float(self._grace_s)))
+        self._tell((messages.START, self._run, arguments, environment, _ignored(), float(self._grace_s)))
 
     def stop(self, grace_s: float) -> None:
         """TERM to all of it, KILL to what is left after the grace. Again with a shorter grace: that one holds."""
@@ -198,7 +209,10 @@ class Command:
         if self._sweep is not None:
             self._sweep.hasten(time.monotonic(), grace_s)
         elif self._busy:
+            by = time.monotonic() + grace_s + STILL_ALIVE_AFTER_S + ANSWER_S
+            self._answer_by = by if self._answer_by is None else min(by, self._answer_by)
             self._tell((messages.STOP, float(grace_s)))
+            self._wake_keeper()
 
     def signal(self, number: int) -> None:
         """Send a signal to CMD's own process, if it still runs."""
@@ -214,6 +228,7 @@ class Command:
             self._end_step(events)
         else:
             self._reap_strangers()
+            self._complain(events)
         return events
 
     def close(self, wait_s: float = CLOSE_WAIT_S) -> None:
@@ -283,6 +298,20 @@ class Command:
             if len(data) < RECEIVE_BYTES:
                 break
 
+    def _complain(self, events: list[Event]) -> None:
+        now = time.monotonic()
+        if not self._busy:
+            self._answer_by = None
+        elif self._answer_by is not None and now >= self._answer_by:
+            self._answer_by = now + STILL_ALIVE_INTERVAL_S + ANSWER_S
+            self._wake_keeper()
+            events.append(KeeperSilent())
+
+    def _wake_keeper(self) -> None:
+        """Somebody may have stopped it, perhaps with all that CMD is. A pid not yet waited for is not given away."""
+        if self._keeper is not None:
+            os.kill(self._keeper.pid, signal.SIGCONT)
+
     def _event(self, message: messages.Message) -> Event | None:
         if message[1] != self._run or not self._busy:
             return None  # of a run that is over
@@ -294,6 +323,7 @@ class Command:
             case (messages.EXITED, _, int(status)):
                 return Exited(status, None) if status >= 0 else Exited(None, -status)
             case (messages.STILL_ALIVE, _, tuple(alive)):
+                self._answer_by = time.monotonic() + STILL_ALIVE_INTERVAL_S + ANSWER_S
                 return StillAlive(tuple(Alive(*each) for each in alive))
             case (messages.GONE, _):
                 self._busy = False
@@ -310,6 +340,7 @@ class Command:
         self._keeper.kill()
         status = self._keeper.wait()
         self._keeper = None
+        self._answer_by = None
         events.append(KeeperDied(status, self._busy))
         if self._busy:
             self._take_terminal_back()
@@ -382,6 +413,12 @@ class Command:
     def _children(self) -> list[Process]:
         me = os.getpid()
         return [process for process in all_processes().values() if process.parent == me]
+
+
+def _ignored() -> bytes:
+    """The signals that we were started to ignore, as by nohup, and CMD is to ignore as well."""
+    numbers = signal.valid_signals() - NOT_INHERITED
+    return bytes(sorted(number for number in numbers if signal.getsignal(number) is signal.SIG_IGN))
 
 
 def _has_ended(child: int) -> bool:

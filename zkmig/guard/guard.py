@@ -14,7 +14,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, assert_never
@@ -23,7 +23,7 @@ from kazoo.client import KazooClient
 
 from zkmig.epoch.control import ControlPaths
 from zkmig.epoch.leases import GuardEntry
-from zkmig.errors import Stopped
+from zkmig.errors import EXIT_NOT_STABLE, Stopped
 from zkmig.guard import command as commands
 from zkmig.guard import events
 from zkmig.guard.claim import Claim, Verdict, claim, judge
@@ -98,8 +98,8 @@ def run(options: Options, environment: Mapping[str, str]) -> Left:
         notifier=notifier,
         pid=os.getpid(),
     )
-    with _signals() as wakeup:
-        claimed = _claim(options, instance, wakeup)
+    with _signals() as wakeup, closing(notifier):
+        claimed = _claim(options, instance, wakeup, report, notifier)
         command = Command(
             options.argv, instance=instance, environment=of_command, hold=[claimed.fileno()], grace_s=options.grace_s
         )
@@ -109,7 +109,6 @@ def run(options: Options, environment: Mapping[str, str]) -> Left:
         finally:
             command.close()  # were anything left, the keeper would end it
             claimed.close()
-            notifier.close()
 
 
 class _Loop:
@@ -149,7 +148,6 @@ class _Loop:
         """Until the decision is to leave."""
         self._registration.start()
         self._take(events.Tick())
-        alive_at = 0.0
         with selectors.DefaultSelector() as selector:
             selector.register(self._command.fileno(), selectors.EVENT_READ)
             selector.register(self._wakeup.fileno(), selectors.EVENT_READ)
@@ -167,9 +165,7 @@ class _Loop:
                     self._armed = None
                     self._take(events.TimeUp())
                 self._take(events.Tick())
-                if self._notifier.watchdog_s is not None and time.monotonic() >= alive_at:
-                    self._notifier.alive()
-                    alive_at = time.monotonic() + self._notifier.watchdog_s / 2
+                self._notifier.alive_if_due()
         self._registration.close()
         return self._left
 
@@ -244,6 +240,8 @@ class _Loop:
             case commands.StillAlive(processes=processes):
                 which = ", ".join(f"{one.pid} ({one.name}, state {one.state})" for one in processes)
                 yield events.StillAlive(f"KILL has not ended {which or 'what is left'} yet")
+            case commands.KeeperSilent():
+                yield events.StillAlive("the keeper of the processes does not answer: it may be stopped")
             case commands.KeeperDied(status=status, running=running):
                 if running:
                     yield events.Broken(f"the keeper of the processes has died ({status}); what it kept was ended")
@@ -258,20 +256,37 @@ class _Loop:
 # -- predecessors -----------------------------------------------------------------------------------------------------
 
 
-def _claim(options: Options, instance: str, wakeup: _Wakeup) -> Claim:
-    """The name; waits while a dead guard's keeper ends what it kept. Stopped: by a signal meanwhile."""
+def _claim(options: Options, instance: str, wakeup: _Wakeup, report: Report, notifier: Notifier) -> Claim:
+    """The name; waits while a dead guard's keeper ends what it kept, and says so.
+
+    Stopped: by a signal meanwhile, or because this guard is not to wait.
+    """
+    began = time.time()
+
+    def tell(phase: events.Phase, why: str, code: int | None = None) -> None:
+        report.tell(events.Situation(phase, began, why, None, None, None, False), time.time(), code)
+
+    def leave(why: str, code: int) -> Stopped:
+        tell(events.Phase.LEFT, why, code)
+        stopped = Stopped(why)
+        stopped.exit_code = code
+        return stopped
 
     def check() -> None:
+        notifier.alive_if_due()
         for number in wakeup.signals():
             if number in options.settings.ends_on:
-                stopped = Stopped(f"stopped: {signal.Signals(number).name}")
-                stopped.exit_code = SIGNAL_EXIT + number
-                raise stopped
+                raise leave(f"stopped: {signal.Signals(number).name}", SIGNAL_EXIT + number)
 
     def say(holder: Predecessor) -> None:
-        _logger.warning("waiting for what the guard before, pid %d, has left to end", holder.process.pid)
+        why = f"what the guard before, pid {holder.process.pid}, has left is being ended"
+        if not options.settings.may_wait:
+            raise leave(why, EXIT_NOT_STABLE)
+        _logger.warning("waiting: %s", why)
+        tell(events.Phase.LOOKING, why)
 
-    return claim(options.unit, instance, folder=options.folder, on_wait=say, check=check)
+    within = (options.names.control, options.names.scope)
+    return claim(options.unit, instance, within=within, folder=options.folder, on_wait=say, check=check)
 
 
 def _clean(earlier: Sequence[Predecessor], here: ProcessIdentity, grace_s: float) -> str:

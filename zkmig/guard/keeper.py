@@ -131,8 +131,9 @@ class Keeper:
 
     def _obey(self, message: messages.Message) -> None:
         match message:
-            case (messages.START, int(run), list(argv), dict(environment), float(grace_s)):
-                self._start(run, argv, environment, grace_s)
+            case (messages.START, int(run), list(argv), dict(environment), bytes(ignored), float(grace_s)):
+                self._grace_s = grace_s
+                self._start(run, argv, environment, ignored)
             case (messages.STOP, float(grace_s)):
                 self._grace_s = grace_s
                 if self._busy:
@@ -161,10 +162,10 @@ class Keeper:
 
     # -- starting -------------------------------------------------------------------------------------------------
 
-    def _start(self, run: int, argv: Sequence[bytes], environment: Mapping[bytes, bytes], grace_s: float) -> None:
+    def _start(self, run: int, argv: Sequence[bytes], environment: Mapping[bytes, bytes], ignored: bytes) -> None:
         if self._busy:
             raise ValueError("told to start a command while another one runs")
-        self._run, self._grace_s = run, grace_s
+        self._run = run
         if not proc_is_ours():
             text = "/proc does not show this pid namespace: descendants could not be told from strangers"
             self._say((messages.NOT_STARTED, run, errno.ENOSYS, text))
@@ -179,7 +180,7 @@ class Keeper:
         try:
             pid = os.fork()
             if pid == 0:
-                become_command(argv, environment, tell, keeper, foreground)
+                become_command(argv, environment, ignored, tell, keeper, foreground)
         except OSError as error:
             os.close(told)
             os.close(tell)
@@ -296,13 +297,14 @@ def go_on(pid: int) -> None:
 
 
 def become_command(
-    argv: Sequence[bytes], environment: Mapping[bytes, bytes], tell: int, keeper: int, foreground: bool
+    argv: Sequence[bytes], environment: Mapping[bytes, bytes], ignored: bytes, tell: int, keeper: int, foreground: bool
 ) -> None:
     """In the forked child: become CMD, as if nobody stood between it and who started the guard. Never returns.
 
     Called with signals blocked: those that came since the fork take effect once their dispositions are CMD's. Not those
     of a terminal that stop a process: nobody would continue it here, so they stay ignored as long as possible.
-    tell: where the errno goes if exec fails. keeper: the pid of the parent.
+    ignored: the signals that the guard was started to ignore. tell: where the errno goes if exec fails. keeper: the pid
+    of the parent.
     """
     try:
         os.setpgid(0, 0)
@@ -313,7 +315,7 @@ def become_command(
             os._exit(1)  # it died before we could ask to die with it
         signal.set_wakeup_fd(-1)
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         own = dict(environment)
         if b"LISTEN_PID" in own:  # the guard leaves it there when it was the guard's: sd_listen_fds(3) compares it

@@ -2,7 +2,8 @@
 
 marshal, because both ends are the same interpreter and the keeper then has nothing to load for it.
 
-To the keeper: (START, run, argv, environment, grace_s), (STOP, grace_s), (SIGNAL, number).
+To the keeper: (START, run, argv, environment, ignored, grace_s), (STOP, grace_s), (SIGNAL, number). ignored: the
+signals that CMD is to ignore, a byte for each.
 From it: (STARTED, run, pid), (NOT_STARTED, run, errno, text), (EXITED, run, code or -signal), (GONE, run),
 (STILL_ALIVE, run, ((pid, name, state), ...)).
 """
@@ -16,7 +17,7 @@ START, STOP, SIGNAL = "start", "stop", "signal"
 STARTED, NOT_STARTED, EXITED, GONE, STILL_ALIVE = "started", "not-started", "exited", "gone", "still-alive"
 
 LENGTH_BYTES = 4
-Value = str | int | float | list[bytes] | dict[bytes, bytes] | tuple[tuple[int, str, str], ...]
+Value = str | bytes | int | float | list[bytes] | dict[bytes, bytes] | tuple[tuple[int, str, str], ...]
 Message = tuple[Value, ...]
 
 
