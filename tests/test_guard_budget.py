@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.guards import SLEEPER, Guarded, entry_of, python
+from tests.proxy import Fate, Proxy, cut_at
 from tests.scopes import Site, settled
+from tests.test_guard_registration import Bench
 from tests.trees import Node, Tree
 from zkmig.apply.forward import Options
 from zkmig.epoch.budgets import BudgetNote
-from zkmig.guard.limits import READER_CHARS_MAX, reader_name
+from zkmig.guard.events import Acknowledge, Acknowledged, Doubtful, NotRegistered, Register, Registered, Seen
+from zkmig.guard.limits import READER_CHARS_MAX, Limits, reader_name
+from zkmig.reader.budget import Budget
+from zkmig.wire.requests import OP_GET_CHILDREN, OP_GET_CHILDREN2, OP_MULTI_READ
 
 HOSTS = 20
+READS = (OP_GET_CHILDREN, OP_GET_CHILDREN2, OP_MULTI_READ)
 AS_PROGRAM = "import sys; from zkmig.cli.main import main; sys.argv[0] = 'zkmig'; main()"
 
 # What is left out of a guard, told to a Python that then is one.
@@ -142,6 +149,67 @@ def test_an_emptied_registry_is_beyond_every_share(site: Site, guarded: Guarded)
     guarded.await_up()
     migrate(site, settled({"": Node(b""), "/hosts": Node(b"")}))
     guarded.await_phase("down", "20 removed")
+
+
+# -- registrations under which nothing ran ----------------------------------------------------------------------------
+
+
+def _admits(epoch: int, seen: Seen) -> bool:
+    return seen.epoch == epoch and seen.admits
+
+
+def creep(site: Site, proxy: Proxy | None) -> None:
+    """Epochs that move two hosts of twenty each; what was registered under them was never started, as when the next
+    migration begins before. With a proxy, no registration is answered; only the third is told to be."""
+    site.init(hosts(0))
+    server = site.server.hosts if proxy is None else proxy.hosts
+    one = Bench(site, server, poll_s=0.3, budgets=[Budget(f"{site.root}/hosts/*", share=0.1)])
+    try:
+        one.registration.start()
+        assert one.answered(Register(one.wait(Seen), 0, "runs")) == Registered()
+        assert one.answered(Acknowledge("ended", 0, None)) == Acknowledged()
+        for epoch, moved in ((1, 2), (2, 4)):
+            migrate(site, hosts(moved))
+            scope = one.wait(Seen, partial(_admits, epoch))
+            if proxy is not None:
+                proxy.judge = cut_at(proxy.writes, Fate.UNANSWERED)
+            answer = one.answered(Register(scope, epoch, "runs"))
+            if epoch == 1:
+                assert answer == (Registered() if proxy is None else Doubtful())
+                assert one.answered(Acknowledge("a migration has begun", 0, None, not_begun=True)) == Acknowledged()
+        assert isinstance(answer, NotRegistered), "the budget is spent by what never ran"
+        assert "4 changed" in answer.why
+    finally:
+        one.registration.close()
+
+
+def test_what_was_registered_and_not_started_does_not_spend_the_budget(site: Site) -> None:
+    creep(site, None)
+
+
+def test_nor_does_a_registration_in_doubt(site: Site) -> None:
+    with Proxy(site.server.port) as proxy:
+        creep(site, proxy)
+
+
+def test_were_it_not_put_back_it_would(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Limits, "take_back", lambda _self: None)
+    with pytest.raises(AssertionError, match="never ran"):
+        creep(site, None)
+
+
+# -- what takes long --------------------------------------------------------------------------------------------------
+
+
+def test_a_view_that_takes_too_long_does_not_keep_stopped_from_being_written(site: Site, guarded: Guarded) -> None:
+    """At the end, when a guard has five seconds: reads of the tree are kept back, nothing else."""
+    site.init(hosts(0))
+    with Proxy(site.server.port) as proxy:
+        process = guarded.start(*budget(site), hosts=proxy.hosts)
+        guarded.await_up()
+        proxy.judge = lambda opcode, _: Fate.HELD if opcode in READS else Fate.PASS
+        assert guarded.end(process) == 3
+        assert entry_of(site.kazoo.get(f"{site.names.guards}/unit")[0]).stopped, guarded.stderr
 
 
 def test_every_guard_has_a_readers_name_of_its_own() -> None:

@@ -8,7 +8,7 @@ the node looked at by plain kazoo. Each control leaves out what the test is abou
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, Queue
 from typing import TypeVar
 
@@ -39,6 +39,7 @@ from zkmig.guard.events import (
 )
 from zkmig.guard.registration import Me, Registration
 from zkmig.model.acl import Identity
+from zkmig.reader.budget import Budget
 
 TIMEOUT_S = 20.0
 Kind = TypeVar("Kind")
@@ -58,6 +59,7 @@ class Bench:
         instance: str = "me",
         timeout_s: float = 10.0,
         poll_s: float = 60.0,
+        budgets: Sequence[Budget] = (),
     ) -> None:
         self.site = site
         self.events: Queue[Event] = Queue()
@@ -74,6 +76,7 @@ class Bench:
             self.events.put,
             poll_s=poll_s,
             answer_timeout_s=1.0,
+            budgets=budgets,
         )
         self.path = self.registration.path
 

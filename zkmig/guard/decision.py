@@ -188,7 +188,7 @@ class Decision:
                 self._entry, self._is_forbidden = EntrySeen(Holder.OURS), False
                 if self._leaving is not None or self._must_end():
                     self._ended_for = self._must_end() or "the guard is ending"
-                    self._acknowledge(self._ended_for)
+                    self._acknowledge(self._ended_for, not_begun=True)
                     return
                 if self._role is Role.COMMAND:
                     self._down, self._is_cut_off, self._overridden = None, False, None
@@ -204,7 +204,7 @@ class Decision:
                 self._rest_again()
             case Doubtful():
                 # Whatever it still does: what says "stopped" is written over it, and then it is asked for anew.
-                self._acknowledge("the answer to a registration did not come")
+                self._acknowledge("the answer to a registration did not come", not_begun=True)
             case _:
                 assert_never(event)
 
@@ -464,11 +464,12 @@ class Decision:
         self._go(Phase.LOOKING, "asking the servers")
         self._orders.append(Look())
 
-    def _acknowledge(self, why: str, taking: str = "") -> None:
+    def _acknowledge(self, why: str, taking: str = "", *, not_begun: bool = False) -> None:
         self._go(Phase.ACKNOWLEDGING, why)
         if self._leaving is not None:
             self._orders.append(Arm(LEAVE_WAIT_S))
-        self._orders.append(Acknowledge(why, None if self._ran is None else self._ran.epoch, self._down, taking))
+        ran = None if self._ran is None else self._ran.epoch
+        self._orders.append(Acknowledge(why, ran, self._down, taking, not_begun))
 
     def _block(self, why: str, is_forbidden: bool) -> None:
         self._blocked, self._is_forbidden = why, is_forbidden

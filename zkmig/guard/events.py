@@ -265,12 +265,13 @@ class Pass:
 @dataclass(frozen=True, slots=True)
 class Acknowledge:
     """Write that nothing runs. epoch: under which the command ran last. taking: another guard's instance, over whose
-    registration it is to be written."""
+    registration it is to be written. not_begun: what was registered last was not started."""
 
     why: str
     epoch: int | None
     down: Down | None
     taking: str = ""
+    not_begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)

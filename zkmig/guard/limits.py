@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import logging
 import re
+import threading
 from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
@@ -23,6 +24,7 @@ from kazoo.interfaces import IAsyncResult
 
 from zkmig.epoch.control import ControlPaths
 from zkmig.errors import ActingRefused, BadInput, ReaderError, ZkmigError
+from zkmig.guard.bound import NoAnswerError
 from zkmig.guard.events import Seen
 from zkmig.model.acl import AclList, Identity
 from zkmig.model.patterns import Pattern
@@ -36,6 +38,7 @@ from zkmig.reader.baseline import (
     decide,
     fingerprint,
     holders,
+    taken_back,
 )
 from zkmig.reader.budget import Budget
 from zkmig.reader.ledger import KEPT_BYTES_MAX, put_into
@@ -44,7 +47,11 @@ from zkmig.reader.view import View
 from zkmig.wire.requests import operation_size
 
 VIEW_TIMEOUT_S: Final = 5.0
-"""How long a view may take: a drain waits for the one that is taken when the command has ended."""
+"""How long it is tried to get a view."""
+
+END_TIMEOUT_S: Final = 1.5
+"""How long that may take when the command has ended, with all that belongs to it: a drain waits, and a guard that
+leaves has `decision.LEAVE_WAIT_S` for this and for "stopped"."""
 
 READER_CHARS_MAX: Final = 40
 
@@ -76,9 +83,14 @@ class Limits:
         self._answer = answer
         self.reader = reader_name(unit)
         """Under which what it ran on is kept, and `status` shows an override."""
-        tops = list(dict.fromkeys(Pattern.parse(budget.pattern).top for budget in budgets))
-        self._reader = Reader(
-            client, names.scope, tops, control=names.control, name=self.reader, timeout_s=VIEW_TIMEOUT_S
+        self._tops = list(dict.fromkeys(Pattern.parse(budget.pattern).top for budget in budgets))
+        self._reader = self._new_reader()
+        self._moved: tuple[Keeping, Decision] | None = None  # by the latest registration, as far as it has landed
+
+    def _new_reader(self) -> Reader:
+        names = self._names
+        return Reader(
+            self._client, names.scope, self._tops, control=names.control, name=self.reader, timeout_s=VIEW_TIMEOUT_S
         )
 
     def of_start(
@@ -100,16 +112,52 @@ class Limits:
                 raise OverBudget(refused.what) from refused
             decision = self._decide(keeping, view, known, override)
             _logger.warning("%s runs beyond its budget, overridden (%s): %s", self._unit, override, refused.what)
+        self._moved = (keeping, decision) if decision.writes else None
         return decision.operations
+
+    def begun(self) -> None:
+        """The command has run on the image of the latest `of_start`, or that was never sent."""
+        self._moved = None
+
+    def take_back(self) -> None:
+        """What `of_start` gave was sent and the command was not started: it has not run on that image.
+
+        What is stored is put back where it still is of that sending; nothing of it may be under way any more.
+        """
+        if self._moved is None:
+            return
+        self._answer(self._client.sync_async(self._names.seen(self.reader)))
+        try:
+            operations = taken_back(*self._moved, self._stored())
+            if operations:
+                transaction = self._client.transaction()
+                put_into(transaction, operations)
+                self._answer(transaction.commit_async())  # refused: another guard of this name has registered since
+        except (ZkmigError, KazooException) as error:
+            _logger.warning("what %s ran on last could not be put back: %s", self._unit, type(error).__name__)
+        self._moved = None
 
     def at_end(self, ran: int, record_acl: AclList, identities: Sequence[Identity]) -> None:
         """The command has ended: the image that it saw last is what the next start is held against.
 
-        Only while that is still the image of its epoch. What cannot be done is left: then more differs at the next
-        start, not less.
+        Only while that is still the image of its epoch. What cannot be done, or not in time, is left: then more differs
+        at the next start, not less.
         """
+        reader = self._reader
+        keeping = threading.Thread(
+            target=self._keep_last_seen, args=(reader, ran, record_acl, identities), name="zkmig guard, last view"
+        )
+        keeping.daemon = True
+        keeping.start()
+        keeping.join(END_TIMEOUT_S)
+        if keeping.is_alive():
+            _logger.info("what %s saw last could not be kept in time", self._unit)
+            self._reader = self._new_reader()  # that one is the thread's, which ends it
+
+    def _keep_last_seen(self, reader: Reader, ran: int, record_acl: AclList, identities: Sequence[Identity]) -> None:
+        """However late: it is written where the image is that of its epoch, over the version that was read."""
         try:
-            view = self._reader.view()
+            view = reader.view()
             if view.epoch != ran:
                 return
             keeping = self._keeping(record_acl, identities, view)
@@ -119,8 +167,11 @@ class Limits:
             self._answer(transaction.commit_async())
         except ZkmigError as error:
             _logger.info("what %s saw last could not be kept: %s", self._unit, error)
-        except KazooException as error:
+        except (KazooException, NoAnswerError) as error:
             _logger.info("what %s saw last could not be kept: %s", self._unit, type(error).__name__)
+        finally:
+            if reader is not self._reader:
+                reader.close()
 
     def close(self) -> None:
         """End what the views have begun."""

@@ -449,9 +449,16 @@ class Registration:
 
     def _keep_last_seen(self, order: Acknowledge) -> None:
         """Where there is a budget, and the command ran until now: the image that it saw last. It is only read while
-        nothing of the next epoch can be written, since a drain waits for what is said after it."""
+        nothing of the next epoch can be written, since a drain waits for what is said after it. Where it was registered
+        and did not start, it is put back what the registration has moved."""
         entry = self._entry
-        if self._limits is None or order.epoch is None or entry is None:
+        if self._limits is None:
+            return
+        if order.not_begun:
+            self._limits.take_back()
+            return
+        self._limits.begun()
+        if order.epoch is None or entry is None:
             return
         if not entry.stopped and entry.instance == self._me.instance:
             with suppress(NoNodeError, NoAuthError):
