@@ -52,6 +52,27 @@ def test_a_pipe_that_nobody_reads_holds_nothing_up() -> None:
     os.close(writing)
 
 
+def test_a_pipe_that_fills_up_after_it_was_looked_at_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command writes to it as well. A pipe that select says has room, always; and one that is read again later."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while os.write(writing, b"x" * 4096):
+            pass
+    os.set_blocking(writing, True)
+    monkeypatch.setattr("select.select", lambda reads, writes, others, _timeout: (reads, writes, others))
+    one = report(writing)
+    one.tell(situation(Phase.RUNNING, "a"), 9.0)
+    os.set_blocking(reading, False)
+    with suppress(BlockingIOError):
+        while os.read(reading, 65536):
+            pass
+    one.tell(situation(Phase.WAITING, "b"), 9.0)
+    os.close(writing)
+    assert os.read(reading, 9_999).startswith(b"guard unit: waiting")
+    os.close(reading)
+
+
 def test_the_status_file(tmp_path: Path) -> None:
     file, other = tmp_path / "status", tmp_path / "other"
     (tmp_path / ".status.11").symlink_to(other)

@@ -183,6 +183,7 @@ def test_pid_1_reaps_strangers_and_spares_them_when_its_keeper_dies(yard: Yard) 
     guard.expect("Gone")
     assert runs(outside)
     guard.process.kill()
+    wait_for(lambda: not yard.inhabitants(), "the end of the namespace, which the kernel takes its time for")
 
 
 def innermost(pid: int) -> int:

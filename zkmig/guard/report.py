@@ -6,6 +6,7 @@ Nothing of it may hold up the guard: who does not read what the command writes m
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -20,6 +21,9 @@ FORMAT: Final = 1
 LINE_BYTES_MAX: Final = 2_000
 """Less than a pipe takes at once, so that a line is written whole or not at all."""
 
+AT_ITS_PLACE: Final = -1  # of pwritev: where the descriptor stands, as write does; also in pipes (Linux 4.16)
+
+_NOT_OFFERED = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ESPIPE})
 _logger = logging.getLogger("zkmig.guard")
 
 
@@ -61,8 +65,9 @@ class Report:
             return
         line = "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
         try:
-            if select.select([], [self._out], [], 0)[1]:
-                os.write(self._out, line.encode(errors="replace")[:LINE_BYTES_MAX])
+            _write_without_waiting(self._out, line.encode(errors="replace")[:LINE_BYTES_MAX])
+        except BlockingIOError:
+            return  # dropped: nobody reads
         except (OSError, ValueError):
             self._out = None  # nobody is there any more
 
@@ -95,6 +100,18 @@ class Report:
             with contextlib.suppress(OSError):
                 beside.unlink()
         self._written = document
+
+
+def _write_without_waiting(out: int, line: bytes) -> None:
+    """BlockingIOError: there is no room. Descriptors are shared with the command, so O_NONBLOCK is not ours to set."""
+    try:
+        os.pwritev(out, [line], AT_ITS_PLACE, os.RWF_NOWAIT)
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
+        # Files, terminals. The command may fill a terminal between the two calls; a file does not fill up.
+        if select.select([], [out], [], 0)[1]:
+            os.write(out, line)
 
 
 def _write_new(path: Path, text: str) -> None:
