@@ -19,7 +19,8 @@ from tests.scopes import Site, settled
 from tests.test_guard_registration import Bench
 from tests.trees import Node, Tree
 from zkmig.apply.forward import Options
-from zkmig.epoch.budgets import BudgetNote
+from zkmig.epoch.budgets import BudgetNote, Difference
+from zkmig.errors import BadInput
 from zkmig.guard.events import Acknowledge, Acknowledged, Doubtful, NotRegistered, Register, Registered, Seen
 from zkmig.guard.limits import READER_CHARS_MAX, Limits, reader_name
 from zkmig.reader.budget import Budget
@@ -149,6 +150,37 @@ def test_an_emptied_registry_is_beyond_every_share(site: Site, guarded: Guarded)
     guarded.await_up()
     migrate(site, settled({"": Node(b""), "/hosts": Node(b"")}))
     guarded.await_phase("down", "20 removed")
+
+
+def test_a_budget_of_nothing_is_said_to_be_one(site: Site, guarded: Guarded) -> None:
+    """Where it runs, and in the log: a mistyped pattern would keep nothing down."""
+    site.init(hosts(0))
+    guarded.start("--budget", f"{site.root}/hots/*=10%")
+    guarded.await_phase("running", f"no znode matches its budget {site.root}/hots/*")
+    assert "hots" in guarded.stderr
+
+
+def test_a_budget_outside_the_scope_is_bad_input(site: Site, guarded: Guarded) -> None:
+    site.init(hosts(0))
+    process = guarded.start("--budget", "/elsewhere/*=10%")
+    assert process.wait(30) == 2
+    assert "/elsewhere" in guarded.stderr
+    assert not site.kazoo.exists(f"{site.names.guards}/unit")
+
+
+@pytest.mark.parametrize("percent", ["29", "7", "1.1", "0.07", "57", "100"])
+def test_a_share_is_what_is_written(percent: str) -> None:
+    """So many in ten thousand of ten thousand, to the last one."""
+    limit = Budget.parse(f"/hosts/*={percent}%")
+    allowed = round(float(percent) * 100)
+    assert limit.allows(Difference("/hosts/*", 10_000, 0, 0, allowed))
+    assert not limit.allows(Difference("/hosts/*", 10_000, 0, 0, allowed + 1))
+
+
+@pytest.mark.parametrize("text", ["nan%", "inf%", "x%", "-1%", "%", "1%%"])
+def test_what_is_no_share_is_refused(text: str) -> None:
+    with pytest.raises(BadInput):
+        Budget.parse(f"/hosts/*={text}")
 
 
 # -- registrations under which nothing ran ----------------------------------------------------------------------------

@@ -466,6 +466,14 @@ def test_a_registration_of_another_identity_is_named(site: Site, bench: Make) ->
     assert "made by another identity" in answer.why
 
 
+def test_without_credentials_it_is_not_bound_to_an_address(site: Site, bench: Make) -> None:
+    """A host with two, or with another tomorrow, could not say "stopped"."""
+    site.init(BEFORE)
+    one = bench(who=(Identity("ip", "192.0.2.7"),))
+    assert one.answered(Register(one.wait(Seen), 0, "runs")) == Registered()
+    assert one.answered(STOPPED) == Acknowledged()
+
+
 def test_only_its_holder_and_admins_write_it(site: Site, bench: Make) -> None:
     site.init(BEFORE)
     one = bench(auth=((ME.scheme, ME.secret.decode()),), who=(MY_IDENTITY,))

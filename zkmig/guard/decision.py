@@ -18,7 +18,7 @@ import signal
 from typing import Final, NamedTuple, assert_never
 
 from zkmig.epoch.leases import Down
-from zkmig.errors import EXIT_INTERNAL, EXIT_NOT_STABLE
+from zkmig.errors import EXIT_BAD_INPUT, EXIT_INTERNAL, EXIT_NOT_STABLE
 from zkmig.guard.events import (
     PASSING,
     RESTING,
@@ -184,7 +184,7 @@ class Decision:
     def _learn_registration(self, event: Registered | NotRegistered | Doubtful) -> None:
         assert self._under is not None
         match event:
-            case Registered():
+            case Registered(remark=remark):
                 self._entry, self._is_forbidden = EntrySeen(Holder.OURS), False
                 if self._leaving is not None or self._must_end():
                     self._ended_for = self._must_end() or "the guard is ending"
@@ -193,7 +193,10 @@ class Decision:
                 if self._role is Role.COMMAND:
                     self._down, self._is_cut_off, self._overridden = None, False, None
                     self._ran = _Ran(self._under.incarnation, self._under.epoch)
-                self._start()
+                self._start(remark)
+            case NotRegistered(why=why, is_usage=True):
+                self._leaving, self._leaving_error = EXIT_BAD_INPUT, why
+                self._rest_again()
             case NotRegistered(why=why, is_over_budget=True):
                 self._down = Down(self._under.epoch, why, self._now, over_budget=True)
                 self._is_cut_off = False
@@ -421,11 +424,11 @@ class Decision:
             self._go(Phase.REGISTERING, f"for the hook, under epoch {under.epoch}")
             self._orders.append(Register(under, ran, "runs the hook", is_command=False))
 
-    def _start(self) -> None:
+    def _start(self, remark: str = "") -> None:
         assert self._under is not None
         epoch, self._ended_for, self._hook_code = self._under.epoch, "", None
         if self._role is Role.COMMAND:
-            self._go(Phase.RUNNING, f"under epoch {epoch}")
+            self._go(Phase.RUNNING, f"under epoch {epoch}" + (f"; {remark}" if remark else ""))
             self._orders.append(Start(Role.COMMAND, epoch))
         else:
             before = None if self._ran is None else self._ran.epoch

@@ -108,16 +108,20 @@ class EntrySeen:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """The registration asked for is in ZooKeeper."""
+    """The registration asked for is in ZooKeeper. remark: what an operator should know of it."""
+
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NotRegistered:
-    """It is not, and will not be. is_forbidden: rights are missing. is_over_budget: an operator has to look first."""
+    """It is not, and will not be. is_forbidden: rights are missing. is_over_budget: an operator has to look first.
+    is_usage: nor ever would be as this guard was called."""
 
     why: str
     is_forbidden: bool = False
     is_over_budget: bool = False
+    is_usage: bool = False
 
 
 @dataclass(frozen=True, slots=True)

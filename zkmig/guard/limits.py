@@ -85,6 +85,8 @@ class Limits:
         """Under which what it ran on is kept, and `status` shows an override."""
         self._tops = list(dict.fromkeys(Pattern.parse(budget.pattern).top for budget in budgets))
         self._reader = self._new_reader()
+        self.remark = ""
+        """On what was given for the latest start."""
         self._moved: tuple[Keeping, Decision] | None = None  # by the latest registration, as far as it has landed
 
     def _new_reader(self) -> Reader:
@@ -113,7 +115,17 @@ class Limits:
             decision = self._decide(keeping, view, known, override)
             _logger.warning("%s runs beyond its budget, overridden (%s): %s", self._unit, override, refused.what)
         self._moved = (keeping, decision) if decision.writes else None
+        self.remark = self._void(decision)
+        if self.remark:
+            _logger.warning("%s: %s", self._unit, self.remark)
         return decision.operations
+
+    def _void(self, decision: Decision) -> str:
+        """Of nothing nothing can be removed: a pattern that was mistyped is a budget that keeps nothing down."""
+        ours = {budget.pattern for budget in self._budgets}
+        counted = () if decision.after.note is None else decision.after.note.patterns
+        void = [one.pattern for one in counted if one.pattern in ours and not one.nodes]
+        return f"no znode matches its budget {', '.join(void)}, which limits nothing now" if void else ""
 
     def begun(self) -> None:
         """The command has run on the image of the latest `of_start`, or that was never sent."""

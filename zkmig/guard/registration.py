@@ -44,6 +44,7 @@ from kazoo.exceptions import (
 )
 from kazoo.interfaces import IAsyncResult
 from kazoo.protocol.states import WatchedEvent, ZnodeStat
+from kazoo.security import ACL
 
 from zkmig.epoch import record as records
 from zkmig.epoch.control import ControlPaths
@@ -68,9 +69,11 @@ from zkmig.guard.events import (
 )
 from zkmig.guard.limits import Limits, OverBudget
 from zkmig.model.acl import Acl, AclList, Identity
+from zkmig.reader.baseline import holders
 from zkmig.reader.budget import Budget
 from zkmig.reader.kazoo_acl import kazoo_acl, lease_acl
 from zkmig.reader.ledger import put_into
+from zkmig.reader.part import OutsideScope
 
 ANSWER_TIMEOUT_S: Final = 10.0
 """Longer than that an answer is not waited for: whatever was asked is in doubt then."""
@@ -384,7 +387,7 @@ class Registration:
         try:
             record_acl = self._record_acl()
             if self._version is None:
-                transaction.create(self.path, entry.encode(), acl=kazoo_acl(lease_acl(record_acl, self._who())))
+                transaction.create(self.path, entry.encode(), acl=self._acl(record_acl))
             else:
                 transaction.operations.append(self._set_bound(entry))
             if self._limits is not None and order.is_command:
@@ -394,6 +397,8 @@ class Registration:
             return NotRegistered(self._refusal("read who is admin of", error), isinstance(error, NoAuthError))
         except NoAnswerError:
             return NotRegistered(SILENT)  # it was not sent
+        except OutsideScope as error:
+            return NotRegistered(f"--budget: {error.where}: {error.what}", is_usage=True)
         except OverBudget as verdict:
             return NotRegistered(str(verdict), is_over_budget=True)
         except ZkmigError as error:
@@ -409,7 +414,7 @@ class Registration:
         if isinstance(stat, ZnodeStat) and self._has_landed_elsewhere(stat):
             return NotRegistered(CHANGED)
         self._entry, self._version = entry, stat.version if isinstance(stat, ZnodeStat) else 0
-        return Registered()
+        return Registered(self._limits.remark if self._limits is not None and order.is_command else "")
 
     def _check(self, transaction: TransactionRequest, under: Seen) -> None:
         """The conditions of a registration: the record as it was read, of the same incarnation."""
@@ -492,8 +497,8 @@ class Registration:
     def _write_stopped(self, entry: GuardEntry) -> bool:
         """Over what was just read; whether it was that."""
         if self._version is None:
-            acl = lease_acl(self._record_acl(), self._who())
-            self._answer(self._client.create_async(self.path, entry.encode(), acl=kazoo_acl(acl)))
+            acl = self._acl(self._record_acl())
+            self._answer(self._client.create_async(self.path, entry.encode(), acl=acl))
             self._version = 0
         else:
             transaction = self._client.transaction()
@@ -515,6 +520,11 @@ class Registration:
     def _record_acl(self) -> AclList:
         entries, _ = self._answer(self._client.get_acls_async(self._names.record))
         return tuple(Acl(entry.perms, entry.id.scheme, entry.id.id) for entry in entries)
+
+    def _acl(self, record_acl: AclList) -> list[ACL]:
+        """Who may do what to the registration. A guard without credentials leaves it to everybody to write: an address
+        would do only until the host has another."""
+        return kazoo_acl(lease_acl(record_acl, holders(self._who())))
 
     def _refusal(self, what: str, error: Exception) -> str:
         if isinstance(error, NoNodeError):

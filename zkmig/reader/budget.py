@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from hashlib import blake2b
 from typing import Final, Literal
 
@@ -68,12 +70,12 @@ class Budget:
         try:
             for limit in limits.split(",") if has_limit else ():
                 if limit.endswith("%") and share is None:
-                    share = float(limit[:-1]) / 100
+                    share = float(Decimal(limit[:-1]) / 100)
                 elif count is None:
                     count = int(limit)
                 else:
                     raise ValueError
-        except ValueError:
+        except (ValueError, InvalidOperation):
             has_limit = ""
         if not has_limit:
             raise BadInput("not a budget", repr(text), "write it like /app/hosts/*=50, or =10%, or =10%,50")
@@ -85,7 +87,8 @@ class Budget:
             return self.first == "accept"
         if self.count is not None and difference.total > self.count:
             return False
-        return self.share is None or difference.total <= self.share * difference.nodes
+        # As it is written: 0.29 of a hundred are 29, which they are not in binary fractions.
+        return self.share is None or difference.total <= Fraction(str(self.share)) * difference.nodes
 
     @property
     def limit(self) -> str:

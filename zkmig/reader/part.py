@@ -10,6 +10,10 @@ from zkmig.errors import NotReady
 from zkmig.model import path as paths
 
 
+class OutsideScope(NotReady):
+    """A path was asked for that is not part of the scope."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """tops: subtrees that are read, none inside another. ancestors: what lies above them, outermost first, from the
@@ -38,7 +42,9 @@ def part_of(record: Record, control: str, wanted: tuple[str, ...] | None) -> Par
         return Part(root, (root,), (), relevant)
     for path in wanted:
         if not paths.contains(root, path) or any(paths.contains(excluded, path) for excluded in relevant):
-            raise NotReady(f"this path is not part of the scope over {root}", path, "correct the paths of the Reader")
+            raise OutsideScope(
+                f"this path is not part of the scope over {root}", path, "correct the paths of the Reader"
+            )
     tops = tuple(_outermost(wanted))
     above = {ancestor for top in tops for ancestor in _between(root, top)}
     return Part(root, tops, tuple(sorted(above, key=paths.order_key)), relevant)
