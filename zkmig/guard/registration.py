@@ -18,7 +18,8 @@ own name and a number in each write.
 What remains: between that reading and the write's arrival, a moment if the network carries it and the session's timeout
 at most, somebody deletes the node by hand and another guard of this name, on another machine, registers and reaches
 the same version. It is found out by the czxid in the answer, and told; the other guard finds its registration gone and
-ends its command. zkmig itself deletes no registration that may be written yet.
+ends its command. zkmig itself deletes a registration only where it was evicted and its ACL keeps the admins from
+writing it.
 """
 
 from __future__ import annotations
