@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 
 from zkmig.apply.conflicts import Found
-from zkmig.apply.left import Left
-from zkmig.apply.putbacks import Expected, Tally, Verdict, Versions, judge
+from zkmig.apply.left import Left, Shift
+from zkmig.apply.putbacks import Expected, Known, Tally, Verdict, Versions, judge
 from zkmig.epoch.journal import AclEntry, Action, Entry
 from zkmig.epoch.record import data_hash
 from zkmig.model.acl import OPEN_ACL, READ, WORLD, Acl, AclList
@@ -119,5 +119,37 @@ def test_each_write_counts_once_over_many_looks() -> None:
     assert (tally.now, tally.paths, tally.times, tally.changed) == (0, 1, 5, {"/a": "written, version 11"})
     assert look(tally, 12, 11) == 1
     assert (tally.now, tally.times, tally.changed) == (1, 6, {})
-    tally.forget_now()
-    assert (tally.now, tally.paths, tally.times) == (0, 1, 6)
+
+
+UNKNOWN = WRITTEN._replace(left=Left(True, (0, 1 << 60), is_known=False))
+
+
+def test_where_an_attempt_may_have_written_a_path_only_its_value_counts() -> None:
+    assert judge(UNKNOWN, Found("/a", b"new", stat(version=9)), None) == []
+    assert judge(UNKNOWN, Found("/a", b"other", stat(czxid=40)), None) == []
+    assert [one.times for one in judge(UNKNOWN, Found("/a", b"old", stat(version=9)), None)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("known", "began", "born", "now", "writes"),
+    [
+        ((10, 6), (10, 6), None, (10, 8), 0),  # written and taken back
+        ((10, 6), (10, 6), None, (10, 9), 1),  # by others after it
+        ((10, 6), (10, 7), None, (10, 9), 1),  # before it
+        ((10, 6), (10, 7), None, (10, 10), 2),  # before and after
+        ((10, 6), (15, 0), None, (15, 3), 2),  # created again before it, written after it
+        ((10, 6), (10, 6), (20, 30), (25, 0), 0),  # deleted and created again by it
+        ((10, 6), (10, 7), (20, 30), (25, 2), 3),
+    ],
+)
+def test_what_an_attempt_has_written_and_taken_back_is_counted_for_nobody(
+    known: tuple[int, int], began: tuple[int, int], born: tuple[int, int] | None, now: tuple[int, int], writes: int
+) -> None:
+    """Two writes of the attempt, or a new node: what others have written before and after is left."""
+    versions = Known()
+    versions.saw("/a", Versions(*known, 0))
+    versions.carry("/a", Shift(stat(*began), 2 if born is None else 0, 0, born))
+    is_first, before = versions.saw("/a", Versions(*now, 0))
+    assert not is_first
+    assert before is not None
+    assert (before.czxid, now[1] - before.version) == (now[0], writes)

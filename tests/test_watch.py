@@ -9,9 +9,11 @@ of the loss fails: that is tried too.
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,17 +25,19 @@ from kazoo.security import OPEN_ACL_UNSAFE, make_digest_acl
 import zkmig
 from tests.program import Program
 from tests.proxy import Proxy
-from tests.scopes import ALICE, BEFORE, ME, MINE, Site, settled
+from tests.scopes import ALICE, BEFORE, ME, MINE, MY_IDENTITY, Site, settled
 from tests.test_history import NEXT
 from tests.test_prune import prune
 from tests.trees import Node
 from zkmig.apply.options import Options
 from zkmig.apply.watching import Sighting, Watching
-from zkmig.epoch.record import data_hash
+from zkmig.epoch.record import Held, data_hash
 from zkmig.errors import OtherIncarnation, Refused, Stopped, Unreachable
+from zkmig.model.acl import ALL, READ, WORLD, Acl, AclList
 from zkmig.source.treewatch import TreeWatch
 from zkmig.stop import EXIT_SIGINT, StopRequest
 from zkmig.wire.client import Client
+from zkmig.wire.credential import Credential
 
 WAIT_S = 30.0
 
@@ -118,7 +122,7 @@ def committed(site: Site) -> None:
 
 def once(site: Site, **options: Any) -> list[Sighting]:
     where = (f"zk://{site.server.hosts}", site.names.scope)
-    return list(zkmig.watch(*where, once=True, auth=[ME, ALICE], **options))
+    return list(zkmig.watch(*where, **{"once": True, "auth": [ME, ALICE], **options}))
 
 
 def told(sightings: list[Sighting]) -> dict[str, tuple[str, str | None, int | None]]:
@@ -265,6 +269,72 @@ def test_what_may_not_be_read_is_told_by_its_versions(site: Site) -> None:
     assert told(seen)[site.path("/mine")] == ("put_back", "data", 1)
 
 
+# -- those who may not know all ---------------------------------------------------------------------------------------
+
+READER = Credential("digest", b"reader:only")
+SHOWN: AclList = (Acl(READ, *WORLD), Acl(ALL, *MY_IDENTITY))
+NAMES = [*"abc", *(f"n{number:02}" for number in range(40))]
+OPEN_TREE = settled({"": Node(b""), **{f"/{name}": Node(b"1") for name in NAMES}})
+SECOND = {path: node._replace(data=b"2" if path else b"") for path, node in OPEN_TREE.items()}
+THIRD = {path: node._replace(data=b"3" if path else b"") for path, node in OPEN_TREE.items()}
+
+
+def rolled_back_with_a_deviation(site: Site) -> None:
+    """Epoch 1 is committed; an attempt at epoch 2 is rolled back, but for what others have written to /a meanwhile."""
+    site.init(OPEN_TREE)
+    site.apply(site.plan(SECOND))
+    attempt_with_a_deviation(site)
+
+
+def attempt_with_a_deviation(site: Site) -> None:
+    sealed = site.plan(THIRD)
+    site.leave_open(sealed, len(sealed.plan.batch_ends) - 1, 2)
+    site.kazoo.set(site.path("/a"), b"foreign")
+    assert site.path("/a") in {one.path for one in site.rollback().deviations}
+
+
+def test_a_reader_may_not_know_what_a_rollback_has_left_and_goes_on(site: Site) -> None:
+    """What that attempt has touched is not told as changed; old values there are, and so is what is written after."""
+    rolled_back_with_a_deviation(site)
+    site.kazoo.set(site.path("/b"), b"1")
+    for seen in (once(site, auth=[READER]), once(site, auth=[READER])):
+        assert told(seen) == {site.path("/b"): ("put_back", "data", 1)}
+        (said,) = (one.text for one in seen if one.event == "unjudged")
+        assert "may not be read" in said
+    assert told(once(site)) == {
+        site.path("/a"): ("changed", None, None),
+        site.path("/b"): ("put_back", "data", 1),
+    }
+
+
+def test_a_reader_who_follows_lives_through_a_rollback_with_deviations(site: Site) -> None:
+    site.init(OPEN_TREE)
+    site.apply(site.plan(SECOND))
+    with following(site, auth=[READER]) as follower:
+        attempt_with_a_deviation(site)
+        follower.until("unjudged")
+        before = len(follower.seen)
+        follower.until("heartbeat", after=before - 1)
+        site.kazoo.set(site.path("/c"), b"1")
+        assert follower.until("put_back", site.path("/c")).count == 1
+    assert follower.error is None
+    assert len([one for one in follower.seen if one.event == "unjudged"]) == 1
+
+
+def test_a_reader_is_told_of_data_where_acls_are_hidden(site: Site) -> None:
+    """The ACL steps lie in a private chunk: it is said once that ACLs are not judged."""
+    site.init(OPEN_TREE)
+    site.apply(site.plan({**SECOND, "/b": Node(b"2", SHOWN)}))
+    site.kazoo.set(site.path("/a"), b"1")
+    site.kazoo.set_acls(site.path("/b"), OPEN_ACL_UNSAFE)
+    seen = once(site, auth=[READER])
+    assert told(seen) == {site.path("/a"): ("put_back", "data", 1)}
+    assert [one.text[:21] for one in seen if one.event == "unjudged"] == ["ACLs of epoch 1 are n"]
+    seen = once(site)
+    assert told(seen)[site.path("/b")] == ("put_back", "acl", 1)
+    assert not [one for one in seen if one.event == "unjudged"]
+
+
 # -- epochs and holds -------------------------------------------------------------------------------------------------
 
 
@@ -287,6 +357,169 @@ def test_a_migration_s_own_writes_are_not_counted_and_the_next_epoch_is_followed
         one = follower.until("put_back", site.path("/change/15"))
         assert (one.epoch, one.count) == (2, 1)
         assert follower.paths("changed") == set()
+
+
+def put_back_just_before(site: Site, **options: Any) -> Follower:
+    """The watch is told of nothing, and looks once: a path that the next epoch writes and one that it does not are put
+    back; then the next is committed."""
+    committed(site)
+    with following(site, **options) as follower:
+        site.kazoo.set(site.path("/change/15"), BEFORE["/change/15"].data or b"")
+        site.kazoo.set(site.path("/change/14"), BEFORE["/change/14"].data or b"")
+        live = {**NEXT, "/change/14": BEFORE["/change/14"], "/change/15": Node(b"15")}
+        site.apply(site.plan(live), 2, options=Options("require"))
+        follower.until("superseded")
+    return follower
+
+
+@pytest.mark.parametrize("options", [{}, {"epoch": 1}])
+def test_what_was_put_back_just_before_the_next_epoch_is_found(
+    site: Site, monkeypatch: pytest.MonkeyPatch, options: dict[str, int]
+) -> None:
+    deaf_and_slow(monkeypatch)
+    follower = put_back_just_before(site, **options)
+    assert told(follower.seen) == {
+        site.path("/change/15"): ("put_back", "data", 1),
+        site.path("/change/14"): ("put_back", "data", 1),
+    }
+    assert {one.epoch for one in follower.seen if one.event == "put_back"} == {1}
+    assert follower.until("superseded").times == 2
+
+
+def test_control_without_the_look_back_it_would_be_missed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    deaf_and_slow(monkeypatch)
+    monkeypatch.setattr(Watching, "_look_back", lambda *_: iter(()))
+    assert told(put_back_just_before(site).seen) == {}
+
+
+def deaf_and_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No watch tells, and no look is due: as if all came to pass between two looks."""
+    monkeypatch.setattr(TreeWatch, "begin", lambda _: None)
+
+
+def test_counts_are_those_of_one_epoch(site: Site) -> None:
+    committed(site)
+    path = site.path("/change/15")
+    with following(site) as follower:
+        site.kazoo.set(path, BEFORE["/change/15"].data or b"")
+        follower.until("put_back", path)
+        site.apply(site.plan({**NEXT, "/change/15": Node(b"15")}), 2)
+        ended = follower.until("superseded")
+        assert (ended.epoch, ended.put_back, ended.times) == (1, 1, 1)
+        after = len(follower.seen) - 1
+        follower.until("following", after=1)
+        follower.until("heartbeat", after=after)
+        site.kazoo.set(path, BEFORE["/change/15"].data or b"")
+        one = follower.until("put_back", path, after=after)
+        assert (one.epoch, one.count, one.times) == (2, 1, 1)
+
+
+def test_a_known_path_put_back_again_after_a_rollback_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known as put back; an attempt writes it and takes that back, which is no putting back; then others do."""
+    deaf_and_slow(monkeypatch)
+    committed(site)
+    path, old = site.path("/change/15"), BEFORE["/change/15"].data or b""
+    site.kazoo.set(path, old)
+    with following(site) as follower:
+        assert follower.until("put_back", path).count == 1
+        for times in (1, 2):
+            before = len(follower.seen)
+            sealed = site.plan({**NEXT, "/change/15": Node(b"15")})
+            site.leave_open(sealed, len(sealed.plan.batch_ends) - 1, 2)
+            follower.until("paused", after=before)
+            # From here on nothing is looked at until the record tells of the rollback.
+            with paused_looks(monkeypatch) as looks:
+                site.rollback()
+                if times == 2:
+                    site.kazoo.set(path, old)
+                looks.set()
+                follower.until("heartbeat", after=before)
+            assert max(one.count or 0 for one in follower.seen) == times
+    assert follower.error is None
+
+
+@contextmanager
+def paused_looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    may, look = threading.Event(), Watching._look
+
+    def waiting(watching: Watching, is_all: bool) -> Iterator[Sighting]:
+        assert may.wait(WAIT_S)
+        yield from look(watching, is_all)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Watching, "_look", waiting)
+        yield may
+
+
+def during_each_look(monkeypatch: pytest.MonkeyPatch, what: Callable[[], object]) -> None:
+    """After the paths were read, and before the record is read again."""
+    moved = Watching._moved
+
+    def read(watching: Watching, paths: Any) -> Any:
+        found = list(moved(watching, paths))
+        what()
+        return found
+
+    monkeypatch.setattr(Watching, "_moved", read)
+
+
+def test_a_hold_that_comes_and_goes_during_every_look_blinds_nobody(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed(site)
+    site.kazoo.set(site.path("/change/15"), BEFORE["/change/15"].data or b"")
+    turns = itertools.count()
+    hold = Held("disks", "ops@zk1", 1.0)
+    during_each_look(monkeypatch, lambda: site.hold(hold if next(turns) % 2 == 0 else None))
+    assert told(once(site)) == {site.path("/change/15"): ("put_back", "data", 1)}
+
+
+@pytest.mark.parametrize("options", [{"once": True}, {"for_s": 1.0}])
+def test_a_record_that_moves_during_every_look_is_said_and_no_clean_end(
+    site: Site, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    committed(site)
+    turns = itertools.count()
+
+    def move() -> None:
+        data, _ = site.kazoo.get(site.names.record)
+        site.kazoo.set(site.names.record, json.dumps({**json.loads(data), "later": next(turns)}).encode())
+
+    during_each_look(monkeypatch, move)
+    with Follower(site.server.hosts, site, **options) as follower:
+        follower.until("blind")
+        follower.join()
+    assert isinstance(follower.error, Unreachable)
+    assert "not known" in str(follower.error)
+    assert [one.event for one in follower.seen] == ["following", "blind", "ended"]
+
+
+def test_an_end_while_an_epoch_is_open_is_no_clean_one(site: Site) -> None:
+    committed(site)
+    with following(site, for_s=2) as follower:
+        site.leave_open(site.plan(BEFORE), 4, 2)
+        follower.join()
+    assert isinstance(follower.error, Unreachable)
+    assert "no last look" in str(follower.error)
+    with pytest.raises(Refused, match="under way"):
+        once(site)
+
+
+def test_a_hold_is_told_with_its_holder_and_again_once_it_is_expired(site: Site) -> None:
+    committed(site)
+    now = time.time()
+    with following(site) as follower:
+        site.hold(Held("disks", "ops@zk1", now))
+        first = follower.until("held")
+        assert "by ops@zk1" in first.text
+        assert "EXPIRED" not in first.text
+        site.hold(Held("disks", "dba@zk2", now, time.time() + 5))
+        second = follower.until("held", after=follower.seen.index(first) + 1)
+        assert "by dba@zk2" in second.text
+        third = follower.until("held", after=follower.seen.index(second) + 1)
+        assert "EXPIRED" in third.text
+        site.hold(None)
+        follower.until("released")
 
 
 def test_one_that_stays_with_an_epoch_ends_with_it(site: Site) -> None:
@@ -412,6 +645,29 @@ def test_the_program_says_what_it_saw_and_its_code_tells(site: Site, program: Pr
     assert program(*arguments(site), "--exit-on-first", env=AUTH).code == 4
 
 
+def test_the_end_at_the_first_sums_up_too(site: Site, program: Program) -> None:
+    committed(site)
+    site.kazoo.set(site.path("/change/15"), BEFORE["/change/15"].data or b"")
+    ran = program(*arguments(site), "--exit-on-first", "--json", env=AUTH)
+    assert ran.code == 4
+    events = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [one["event"] for one in events] == ["following", "put_back", "ended"]
+    assert {name: events[-1][name] for name in ("put_back", "times", "now", "changed")} == {
+        "put_back": 1,
+        "times": 1,
+        "now": 1,
+        "changed": 0,
+    }
+    assert events[-1]["paths"] == events[0]["paths"]
+
+
+def test_open_at_the_end_is_6_and_at_the_only_look_3(site: Site, program: Program) -> None:
+    committed(site)
+    site.leave_open(site.plan(BEFORE), 4, 2)
+    assert program(*arguments(site), "--for", "1", env=AUTH).code == 6
+    assert program(*arguments(site), "--once", env=AUTH).code == 3
+
+
 def test_names_cannot_move_the_cursor(site: Site, program: Program) -> None:
     tree = settled({"": Node(b""), "/a\u202eb": Node(b"1")})
     site.init(tree)
@@ -440,7 +696,11 @@ def test_the_stream_is_told_at_once_and_a_signal_ends_it(site: Site, program: Pr
             assert {"path", "first_seen", "last_seen", "data_hash", "at", "epoch"} <= one.keys()
         process.send_signal(signal.SIGTERM)
         rest, _ = process.communicate(timeout=WAIT_S)
-        assert json.loads(rest)["event"] == "ended"
+        (ended,) = map(json.loads, rest.splitlines())
+        assert ended["event"] == "ended"
+        sums = (ended["put_back"], ended["times"], ended["now"], ended["changed"])
+        assert sums == ((1, 1, 1, 0) if is_put_back else (0, 0, 0, 0))
+        assert ended["paths"] == events[0]["paths"]
         assert process.returncode == (4 if is_put_back else 143)
     finally:
         process.kill()

@@ -2,18 +2,19 @@
 
 Put back is what carries its old value again: the data or the ACL of before, or its absence where the epoch has created
 it, or the node itself where the epoch has deleted it. Everything else that is not as the epoch has left it was changed
-by others. Times are counted by versions, so that a loop is counted that is faster than anybody looks; where somebody
-else writes a path between two looks, that counts too.
+by others. Writes are counted by versions, so that a loop is counted that is faster than anybody looks; where somebody
+else writes a path between two looks, that counts too. Of nodes that are deleted and created again in between, only
+what the last one tells is known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from zkmig.apply.conflicts import Found, times_put_back
-from zkmig.apply.left import Left, why_not, why_not_acl
+from zkmig.apply.left import Left, Shift, why_not, why_not_acl
 from zkmig.epoch.journal import AclEntry, Action, Entry
 from zkmig.epoch.record import data_hash
 from zkmig.model.acl import AclList, may_show_as
@@ -36,6 +37,55 @@ class Versions(NamedTuple):
 def versions_of(stat: Stat | None) -> Versions | None:
     """None for a node that is not there."""
     return None if stat is None else Versions(stat.czxid, stat.version, stat.aversion)
+
+
+_BORN_AGAIN: Final = -1  # for the czxid of a node that an attempt has created again
+
+
+class Known:
+    """The versions of each path at its last look, and what attempts that were rolled back have added since."""
+
+    def __init__(self) -> None:
+        self._versions: dict[str, Versions | None] = {}
+        self._born: dict[str, tuple[int, int]] = {}  # czxids that such an attempt may have given
+
+    def has_moved(self, path: str, now: Versions | None) -> bool:
+        return path not in self._versions or self._versions[path] != now
+
+    def saw(self, path: str, now: Versions | None) -> tuple[bool, Versions | None]:
+        """Remember; whether it is the first look, and the versions from which those of now are to be counted."""
+        is_first = path not in self._versions
+        before, born = self._versions.get(path), self._born.pop(path, None)
+        self._versions[path] = now
+        if before is None or now is None:
+            return is_first, before
+        if _is_born_again(before, now.czxid, born):
+            before = before._replace(czxid=now.czxid)
+        if before.czxid == now.czxid:  # an attempt may have written less often than it could have
+            before = Versions(now.czxid, min(before.version, now.version), min(before.aversion, now.aversion))
+        return is_first, before
+
+    def carry(self, path: str, shift: Shift) -> None:
+        """As if the attempt had written before the last look. What others wrote between both counts from there on."""
+        if path not in self._versions:
+            return
+        found = shift.before
+        known = self._versions[path]
+        if known is not None and _is_born_again(known, found.czxid, self._born.get(path)):
+            known = known._replace(czxid=found.czxid)
+        if known is None or known.czxid != found.czxid:
+            known = Versions(found.czxid, -1, -1)  # created since; each of its versions is a write of others
+        if shift.born is None:
+            known = Versions(known.czxid, known.version + shift.writes, known.aversion + shift.acl_writes)
+            self._born.pop(path, None)
+        else:
+            self._born[path] = shift.born
+            known = Versions(_BORN_AGAIN, known.version - found.version, known.aversion - found.aversion)
+        self._versions[path] = known
+
+
+def _is_born_again(known: Versions, czxid: int, born: tuple[int, int] | None) -> bool:
+    return known.czxid == _BORN_AGAIN and born is not None and born[0] <= czxid <= born[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +134,7 @@ def judge(expected: Expected, found: Found, acl: AclList | None) -> list[Verdict
         is_same = left.is_there and left.born[0] <= stat.czxid <= left.born[1]
         times = times_put_back(entry, found, left.version if is_same else None)
         if times:
+            times = times if left.is_known else 1  # at least: its value says so, its versions say nothing
             kind: PutBackKind = "created" if entry.action is Action.DELETED else "data"
             what = "created again as it was" if kind == "created" else "its old data again"
             verdicts.append(_verdict(found, kind, what, times))
@@ -150,12 +201,6 @@ class Tally:
     def now(self) -> int:
         """Paths that carry their old value, as last seen."""
         return len({one.path for one in self.put_back.values() if one.is_now})
-
-    def forget_now(self) -> None:
-        """Another epoch is followed: what was seen stays counted, how things are now is yet to be seen."""
-        self.changed.clear()
-        for one in self.put_back.values():
-            one.is_now = False
 
     def saw_as_left(self, path: str) -> None:
         """The path is as the epoch has left it."""

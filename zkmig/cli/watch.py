@@ -17,6 +17,7 @@ from zkmig.cli.terminal import escape
 from zkmig.errors import EXIT_CONFLICT, EXIT_DONE, ZkmigError
 
 _SUMS = ("heartbeat", "ended")
+_COUNTS = ("paths", "put_back", "times", "now", "changed")
 
 
 @click.command(
@@ -24,9 +25,11 @@ _SUMS = ("heartbeat", "ended")
         {
             "0": "nothing was put back (what others changed to new values is named, and no reason for 4)",
             **BAD_INPUT,
-            "3": "no epoch was committed yet, N is not the last one, or its undo is not kept; the scope was removed",
+            "3": "no epoch was committed yet, N is not the last one, its undo is not kept, or --once while an epoch "
+            "is OPEN; the scope was removed",
             "4": "something was put back to its old value, however the watching ended",
-            "6": "unreachable, not permitted, or not connected at the end, so that what happened last is not known",
+            "6": "unreachable, not permitted, or no look at the end (not connected, an epoch OPEN, or a record that "
+            "moved during each), so that what happened last is not known",
             "130/143": "stopped by SIGINT / by SIGTERM or --timeout, and nothing was put back until then",
         }
     )
@@ -102,11 +105,11 @@ def watch(
 
 
 class _Shown:
-    """What was shown so far. paths: that were put back, each with its times."""
+    """What was shown so far. paths: that were put back, of whatever epoch."""
 
     def __init__(self, run: Run) -> None:
-        self.paths: dict[tuple[str, str], int] = {}
-        self._changed: set[str] = set()
+        self.paths: set[str] = set()
+        self._counts: dict[int, dict[str, int]] = {}  # of each epoch, as last told
         self._run = run
         self._epoch: int | None = None
         self._is_ended = False
@@ -116,9 +119,9 @@ class _Shown:
         """One line, or none. False: nobody reads any more."""
         self._epoch, self._is_ended = one.epoch, one.event == "ended"
         if one.event == "put_back":
-            self.paths[one.path or "", one.kind or ""] = one.count or 0
-        elif one.event == "changed":
-            self._changed.add(one.path or "")
+            self.paths.add(one.path or "")
+        if one.put_back is not None:
+            self._counts[one.epoch] = {name: getattr(one, name) for name in _COUNTS}
         if self._run.as_json:
             fields = {name: value for name, value in dataclasses.asdict(one).items() if value not in (None, "")}
             return self._run.stream(json.dumps(fields))
@@ -131,18 +134,21 @@ class _Shown:
         return True
 
     def sum_up(self) -> None:
-        """The last line, however it ended."""
+        """The last line, however it ended; and one for each epoch that was followed before."""
         if self._epoch is None:
             return
-        times = sum(self.paths.values())
-        paths = len({path for path, _ in self.paths})
-        if self._run.as_json and not self._is_ended:
-            counts = {"put_back": paths, "times": times, "changed": len(self._changed)}
-            self._run.stream(json.dumps({"event": "ended", "at": time.time(), "epoch": self._epoch, **counts}))
-        changed = f", {len(self._changed)} changed by others" if self._changed else ""
+        if self._run.as_json:
+            if not self._is_ended:
+                counts = self._counts[self._epoch]
+                self._run.stream(json.dumps({"event": "ended", "at": time.time(), "epoch": self._epoch, **counts}))
+            return
         seconds = time.monotonic() - self._begun
-        if not self._run.as_json:
-            self._run.stream(f"epoch {self._epoch}: {paths} paths put back, {times} times{changed}, in {seconds:.0f} s")
+        for epoch, counts in self._counts.items():
+            changed = f", {counts['changed']} changed by others" if counts["changed"] else ""
+            time_taken = f", in {seconds:.0f} s" if epoch == self._epoch else ""
+            self._run.stream(
+                f"epoch {epoch}: {counts['put_back']} paths put back, {counts['times']} times{changed}{time_taken}"
+            )
 
 
 def _words(one: Sighting) -> str:
