@@ -483,7 +483,7 @@ def test_a_record_that_moves_during_every_look_is_said_and_no_clean_end(
 
     def move() -> None:
         data, _ = site.kazoo.get(site.names.record)
-        site.kazoo.set(site.names.record, json.dumps({**json.loads(data), "later": next(turns)}).encode())
+        site.kazoo.set(site.names.record, json.dumps({**json.loads(data or b""), "later": next(turns)}).encode())
 
     during_each_look(monkeypatch, move)
     with Follower(site.server.hosts, site, **options) as follower:

@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
 from kazoo.client import KazooClient
-from kazoo.exceptions import KazooException, NoNodeError
+from kazoo.exceptions import KazooException, NoAuthError, NoNodeError
 from kazoo.interfaces import IAsyncResult
 
 from zkmig.epoch.control import ControlPaths
-from zkmig.errors import ActingRefused, BadInput, ReaderError, ZkmigError
+from zkmig.errors import ActingRefused, BadInput, Forbidden, ReaderError, ZkmigError
 from zkmig.guard.bound import NoAnswerError
 from zkmig.guard.events import Seen
 from zkmig.model.acl import AclList, Identity
@@ -218,6 +218,9 @@ class Limits:
                 found.append((data, stat.version))
             except NoNodeError:
                 found.append(None)
+            except NoAuthError as error:
+                hint = "the name was taken by another identity: choose another --name, or have an admin delete it"
+                raise Forbidden("not permitted to read what the command last ran on", path, hint) from error
         return Stored.of_nodes(self._names, self.reader, *found)
 
 
