@@ -30,8 +30,9 @@ def watch(
     Nothing is written. Leave the loop at any time; the session is closed when the iterator is.
 
     Raises Refused (no epoch was committed yet, `epoch` is not the last one, its undo is not kept), OtherIncarnation,
-    Unreachable and NotPermitted before anything was seen, and Unreachable at the end where nothing could be looked at then
-    (no connection, an open epoch, a record that moves all the time), so that what happened last is not known; Stopped. A connection that is lost in between is told, and waited for.
+    Unreachable and NotPermitted before anything was seen, and Unreachable at the end where nothing could be looked at
+    then (no connection, an open epoch, a record that moves all the time), so that what happened last is not known;
+    Stopped. A connection that is lost in between is told, and waited for.
     """
     if interval_s <= 0 or (for_s is not None and for_s <= 0):
         raise BadInput("a time to watch has to be more than nothing", hint="give seconds")
