@@ -15,7 +15,7 @@ from zkmig.wire.client import Client
 from zkmig.wire.requests import Create, Multi, frame_size
 
 FRAME_BYTES_MAX: Final = 128 * 1024
-SMALL_HEAP_MB: Final = 48
+SMALL_HEAP_MB: Final = 128  # the last 500 transactions stay in it, at three times their frame: up to 94 MB of batches
 LARGE: Final = "/large"
 
 
