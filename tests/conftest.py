@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -21,6 +22,11 @@ from zkmig.epoch.control import REGISTRY_FORMAT
 # No time limit for a single example: on a machine that also runs servers, a pause says nothing about the code.
 settings.register_profile("zkmig", deadline=None)
 settings.load_profile("zkmig")
+
+# Where the tests run in the background or under nohup these are ignored, and would be by all that the tests start.
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number is signal.SIGINT else signal.SIG_DFL)
 
 _root_numbers = itertools.count(1)
 

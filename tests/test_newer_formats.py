@@ -18,7 +18,7 @@ def test_leases_and_guards_of_a_newer_format_block_a_drain() -> None:
     """Goal: fail closed. Method: decode a format that is not known yet, and one that is no number at all."""
     newer = json.dumps({"format": 2, "whatever": True}).encode()
     assert Lease.decode(newer) == Lease("of a newer zkmig", LEASE_MAX_MS, released=False)
-    assert GuardEntry.decode(newer) == GuardEntry("of a newer zkmig", stopped=False)
+    assert GuardEntry.decode(newer) == GuardEntry("of a newer zkmig", stopped=False, is_newer=True)
     malformed = json.dumps({"format": "2"}).encode()
     assert Lease.decode(malformed) is None
     assert GuardEntry.decode(malformed) is None

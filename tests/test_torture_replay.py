@@ -33,7 +33,7 @@ from zkmig.wire.requests import CreateContainer, CreateTtl, Multi
 TORTURE = Path(tests.torture.__file__).parent
 INDEPENDENT = (
     *("txnlog", "tree", "merge", "replay", "history", "violation", "checker"),
-    *("view_rules", "write_rules", "action_rules", "foreign_rules", "wanted_rules", "figures"),
+    *("view_rules", "write_rules", "action_rules", "foreign_rules", "wanted_rules", "hold_rules", "figures"),
 )
 
 
