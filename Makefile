@@ -11,7 +11,7 @@
 
 BIN := .venv/bin
 
-TEST_JOBS ?= 2
+TEST_JOBS ?= 3
 FUZZ_SECONDS ?= 60
 
 .PHONY: help bootstrap demo example test test-ensemble torture lint types model fuzz sanitize bench-small bench bench-huge bench-picture nightly clean
