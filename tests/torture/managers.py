@@ -233,19 +233,20 @@ class Operator:
         began = time.monotonic()
         for number in range(epochs):
             time.sleep(max(0.0, began + seconds * number / epochs - time.monotonic()))
-            self._wait_running()
+            self.wait_running()
             if number % HELD_OF == HELD_OF - 1:
                 self._hold()
-                self._wait_running()
+                self.wait_running()
             if number % ROLLED_BACK_OF == ROLLED_BACK_OF - 2:
                 self._roll_back()
             else:
                 self._figures.batches += self._scene.apply(self._pause)
                 self._figures.committed += 1
-        self._wait_running()
+        self.wait_running()
         time.sleep(max(0.0, began + seconds - time.monotonic()))
 
-    def _wait_running(self) -> None:
+    def wait_running(self) -> None:
+        """Until it has been seen at work after this moment."""
         moment = time.time()
         wait_for(
             lambda: any(line["wall"] > moment and line["what"] == witness_process.SAW for line in self._latest()),
@@ -347,6 +348,10 @@ def run(
         finally:
             fate.end()
         wrong += [f"void: {fate.error}"] if fate.error else []
+        try:
+            operator.wait_running()  # one killed just now, and not started again, could not say that it stopped
+        except AssertionError as error:
+            wrong.append(f"it does not come back: {error}")
         manager.stop(scene.service)
         try:
             scene.wait_over()
