@@ -51,6 +51,8 @@ class Report:
                 self._since = situation.since
             self._told = (situation.phase, situation.why)
             text = f"{situation.phase.value} since {moment(self._since)}: {situation.why}"
+            if situation.phase is Phase.DOWN:
+                text += f"; SIGUSR1 to pid {self._pid} starts it"
             if situation.phase is Phase.LEFT:
                 self._notifier.stopping()
             self._notifier.status(text)
