@@ -198,16 +198,23 @@ def _versions(conflict: ConflictNote) -> str:
 
 
 def _guards(found: Status) -> Iterator[str]:
-    """A line for each of a few, else how many there are."""
+    """A line for each of a few, else how many there are, and for those that are kept down."""
     if len(found.guarded) == len(found.guards) <= _NAMED:
-        for name, entry in found.guarded:
-            since = "" if entry.since is None else f" since {_when(entry.since)}"
-            under = "" if entry.epoch is None else f" under epoch {entry.epoch}"
-            why = entry.why if entry.down is None else entry.down.why
-            yield f"{name}: stopped{since}: {why}" if entry.stopped else f"{name}: running{since}{under}"
+        yield from (_guard(name, entry) for name, entry in found.guarded)
     elif found.guards:
         running = sum(not entry.stopped for _, entry in found.guarded)
         yield f"{len(found.guards)}, {running} running: {some(found.guards)}"
+        down = [_guard(name, entry) for name, entry in found.guarded if entry.down is not None]
+        yield from down[:_NAMED]
+
+
+def _guard(name: str, entry: GuardEntry) -> str:
+    since = "" if entry.since is None else f" since {_when(entry.since)}"
+    if not entry.stopped:
+        return f"{name}: running{since}" + ("" if entry.epoch is None else f" under epoch {entry.epoch}")
+    if entry.down is not None:
+        return f"{name}: kept down{since}: {entry.down.why}; SIGUSR1 to its guard starts it"
+    return f"{name}: stopped{since}: {entry.why}"
 
 
 def _blocking(found: Status) -> Iterator[tuple[str, str]]:
