@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,9 @@ def test_after_a_commit_as_it_was_told(site: Site, guarded: Guarded, policy: str
     # It lasts over a restart, whatever that one is told, until somebody says otherwise.
     process = guarded.start()
     down = guarded.await_phase("down")
-    assert down["since"] == registration(site).down.since  # type: ignore[union-attr]
+    kept = registration(site).down
+    assert kept is not None
+    assert down["since"] == kept.since
     process.send_signal(signal.SIGUSR1)
     guarded.await_up()
     assert registration(site).down is None
@@ -382,10 +385,14 @@ def test_signals_are_handed_on(site: Site, guarded: Guarded) -> None:
     site.init(BEFORE)
     code = "import signal, time\nfor n in (1, 10, 12, 28, 36):\n signal.signal(n, lambda n, _: print(n, flush=True))\n"
     process = guarded.start(command=python(f"{code}print('up', flush=True)\nwhile True: time.sleep(0.1)"))
-    until(lambda: "up\n" in guarded.stdout)
+
+    def is_said(text: str) -> bool:
+        return f"{text}\n" in guarded.stdout
+
+    until(partial(is_said, "up"))
     for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGRTMIN + 2):
         process.send_signal(number)
-        until(lambda number=number: f"{int(number)}\n" in guarded.stdout)  # type: ignore[misc]
+        until(partial(is_said, str(int(number))))
     assert guarded.end(process) == 143
 
 

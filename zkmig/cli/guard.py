@@ -45,7 +45,13 @@ class GuardCommand(click.Command):
             if (own[at - 1 : at], word) == (["--after-commit"], _EXEC) or word == f"--after-commit={_EXEC}":
                 own[at : at + 2] = [f"{word} {own[at + 1]}"]
                 break
-        return super().parse_args(ctx, own)
+        try:
+            return super().parse_args(ctx, own)
+        except click.UsageError as error:
+            if "--" in args or "extra argument" not in error.message:
+                raise
+            what = f"{error.message}: write the command behind --, as in: zkmig guard --scope S -- CMD"
+            raise click.UsageError(what, ctx) from error
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         """With the command."""

@@ -207,7 +207,7 @@ class Registration:
         if state == KazooState.CONNECTED:
             self.look()
         elif not self._is_closing:
-            self._post(_silence())
+            self._post(_silence(self._client))
 
     def _on_watch(self, _event: WatchedEvent) -> None:
         self.look()
@@ -219,7 +219,7 @@ class Registration:
             if self._is_closing:
                 return
         if not self._await_connection(CONNECT_TIMEOUT_S):
-            self._post(_silence())
+            self._post(_silence(self._client))
         while self._await_connection(None):
             order, is_look = self._next_task()
             try:
@@ -232,7 +232,7 @@ class Registration:
                 else:
                     self._acknowledge_until_answered(order)
             except NoAnswerError:
-                self._post(_silence())
+                self._post(_silence(self._client))
                 self._pause()
                 self.look()
 
@@ -448,7 +448,7 @@ class Registration:
                 self._post(self._acknowledge(order))
                 return
             except NoAnswerError:
-                self._post(_silence())
+                self._post(_silence(self._client))
             self._pause()
             if not self._await_connection(None):
                 return
@@ -546,8 +546,9 @@ class Registration:
             raise NoAnswerError from error
 
 
-def _silence() -> Silent:
-    return Silent(f"the servers do not answer, at {moment(time.time())}")
+def _silence(client: KazooClient) -> Silent:
+    servers = ",".join(f"{host}:{port}" for host, port in client.hosts)
+    return Silent(f"the servers do not answer ({servers}), at {moment(time.time())}")
 
 
 def _first_failure(results: Sequence[Any]) -> int | None:
