@@ -3,7 +3,8 @@
 The bar is on the 99th percentile: 5 times its idle value, in the same run. A round is some seconds of idleness, then
 one epoch of nothing but creates; only what is answered between the first batch and the last counts. Of the tail a good
 part is the server's collector of garbage, which stops it once for every few thousand znodes that are created, however
-they come: so fewer a second (`throttle`) bring it down, not smaller batches (docs/performance.md).
+they come: so fewer a second bring it down, not smaller batches (docs/performance.md). The default keeps to a rate as
+long as others write; beside it the same plan with that rate lifted by an explicit throttle shows what it is for.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from zkmig.model.snapshot import Snapshot
 from zkmig.plan.make import make_plan
 
 BAR: Final = 5.0
+LIFTED: Final = 1_000_000  # writes a second: no limit, so that only the median of others' latency is looked at
 ROUNDS: Final = max(SIZE.rounds, 5) if SIZE.name != "small" else SIZE.rounds
 IDLE_S: Final = 3.0 if SIZE.name != "small" else 0.5
 SETTLED_S: Final = 0.5  # after a tree was cleared away
@@ -37,15 +39,16 @@ def bystander(site: Site) -> Iterator[Bystander]:
         yield one
 
 
-@pytest.mark.parametrize("throttle", [None, 5_000], ids=["as-many-as-others-stand", "throttled"])
+@pytest.mark.timeout(ROUNDS * 120)
+@pytest.mark.parametrize("throttle", [None, LIFTED], ids=["default", "lifted"])
 @pytest.mark.parametrize("znodes", SIZE.on_servers, ids="{:_}".format)
 def test_writes_of_others(
     site: Site, bystander: Bystander, contest: Contest, znodes: int, throttle: int | None
 ) -> None:
     wanted = realistic.without_ephemerals(realistic.make(znodes), f"/felt-{znodes}-{throttle or 0}")
     job = _Job(site, bystander, wanted, throttle)
-    named = f"{throttle:,} writes a second" if throttle else "as others can stand"
-    tail = Baseline("p99 idle", job.idle, len(wanted), BAR)
+    named = "no rate kept to" if throttle else "default"
+    tail = Baseline("p99 idle", job.idle, len(wanted), None if throttle else BAR)
     contest.run(f"p99 of others, {named}", len(wanted), job.run, [tail], ROUNDS)
     contest.times["median idle"] = job.medians_idle[-ROUNDS:]
     middle = Baseline("median idle", job.idle, len(wanted))

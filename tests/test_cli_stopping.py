@@ -1,7 +1,8 @@
 """A migration that is stopped midway: what the program says, what it leaves, and how it is gone on with.
 
 Method: a plan of many small batches; when kazoo sees that some are applied, halt the server, signal the program, let
-the server go on. So the signal always finds the epoch open and batches in flight.
+the server go on. A throttle makes the plan last for seconds, of which the test needs some hundredths: so the signal
+always finds the epoch open and batches to come.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def at(server: Server, client: KazooClient, program: Program, tree_root: str) ->
     return there
 
 
-APPLY = ("apply", "--epoch", "1", "p.zkplan", "--yes", "--single-shot", "never")
+APPLY = ("apply", "--epoch", "1", "p.zkplan", "--yes", "--single-shot", "never", "--throttle", "400")
 
 
 def home_of(at: str) -> str:

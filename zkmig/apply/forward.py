@@ -89,7 +89,9 @@ class Forward:
 
     def _paced(self, batches: int) -> AbstractContextManager[Pacing]:
         options, migrator = self.options, self.migrator
-        return paced(batches, migrator.stop, options.open_probe, migrator.names.record, options.writes_per_s)
+        return paced(
+            batches, migrator.stop, options.open_probe, migrator.names.record, options.writes_per_s, migrator.client
+        )
 
     def _from_preparing(self, single_shot: bool, pacing: Pacing) -> Applied:
         try:

@@ -30,12 +30,24 @@ OpenProbe = Callable[[StopRequest], Client]
 """A client, not connected yet, whose calls end when the request is made."""
 
 
+class Stamp(NamedTuple):
+    """zxid: of a probe's answer. probes: how many its session had sent until then. losses: of sessions before it."""
+
+    zxid: int
+    probes: int
+    losses: int
+
+
 class Measured(NamedTuple):
-    """latencies: seconds, of probes answered since the last look. waiting_s: of the one under way, 0.0 if none is."""
+    """latencies: seconds, of probes answered since the last look. waiting_s: of the one under way, 0.0 if none is.
+
+    stamp: of the newest answer of this session; None before the first.
+    """
 
     latencies: list[float]
     waiting_s: float
     is_lost: bool
+    stamp: Stamp | None
 
 
 class LatencyProbe:
@@ -51,6 +63,9 @@ class LatencyProbe:
         self._latencies: list[float] = []
         self._sent_at: float | None = None
         self._is_lost = False
+        self._stamp: Stamp | None = None
+        self.first: Stamp | None = None
+        """Of the first answer of the present session."""
         self.losses = 0
         self._thread = threading.Thread(target=self._run, name="zkmig-latency-probe", daemon=True)
 
@@ -80,7 +95,7 @@ class LatencyProbe:
         with self._lock:
             found, self._latencies = self._latencies, []
             waiting_s = 0.0 if self._sent_at is None else time.monotonic() - self._sent_at
-            return Measured(found, waiting_s, self._is_lost)
+            return Measured(found, waiting_s, self._is_lost, self._stamp)
 
     def _run(self) -> None:
         while not self._over.is_set():
@@ -98,9 +113,11 @@ class LatencyProbe:
             start = time.monotonic()
             with self._lock:
                 self._sent_at = start
-            client.call_reply(probe)
+            zxid = client.call_reply(probe).zxid
             end = time.monotonic()
             with self._lock:
+                self._stamp = Stamp(zxid, client.writes_submitted, self.losses)
+                self.first = self.first or self._stamp
                 self._latencies.append(end - start)
                 self._sent_at, self._is_lost = None, False
                 interval_s = self._interval_s
@@ -110,5 +127,6 @@ class LatencyProbe:
     def _lose(self) -> None:
         with self._lock:
             self._is_lost, self._sent_at = True, None
+            self._stamp = self.first = None
             self.losses += 1
             self._lock.notify_all()

@@ -148,7 +148,12 @@ class _Undo:
         self.replaced = find_replaced(self.migrator.client, attempt, self.journal, self.cursor)
         migrator, options = self.migrator, self.options
         with paced(
-            len(batches), migrator.stop, options.open_probe, migrator.names.record, options.writes_per_s
+            len(batches),
+            migrator.stop,
+            options.open_probe,
+            migrator.names.record,
+            options.writes_per_s,
+            migrator.client,
         ) as pacing:
             self._undo(attempt, batches, pacing)
         foreign_acls = self._restore_acls()

@@ -39,6 +39,7 @@ class TempoSeen:
     """What a migration has seen. in_flight_*: batches under way. idle_ms: median latency before the first.
 
     median_ms, p99_ms: latency while writing. probes: how many were measured. losses: of the probe's connection.
+    others: transactions of others meanwhile, at least.
     """
 
     in_flight_min: float
@@ -48,6 +49,7 @@ class TempoSeen:
     p99_ms: float | None
     probes: int
     losses: int = 0
+    others: int = 0
 
 
 class Tempo:
@@ -116,11 +118,11 @@ class Tempo:
         self._deaf = 0
         self._is_overdue = False
 
-    def seen(self, losses: int = 0) -> TempoSeen:
+    def seen(self, losses: int = 0, others: int = 0) -> TempoSeen:
         """What there is to tell in the end."""
         found = sorted(self._latencies)
         middle, p99 = (found[int(len(found) * part)] * 1000 if found else None for part in (0.5, 0.99))
-        return TempoSeen(self._low, self._high, self.idle_ms, middle, p99, len(found), losses)
+        return TempoSeen(self._low, self._high, self.idle_ms, middle, p99, len(found), losses, others)
 
     def _increase(self) -> None:
         if self.in_flight >= self._ceiling:  # it has held where it did not before: something has changed

@@ -143,6 +143,8 @@ def _say_tempo(run: Run, tempo: TempoSeen | None) -> None:
         f"{depths} batches in flight; a small write of another client took {tempo.median_ms:.1f} ms (median) to "
         f"{tempo.p99_ms:.1f} ms (p99), {tempo.idle_ms:.1f} ms (median) before the first batch"
     )
+    if tempo.others:
+        run.say(f"others wrote meanwhile, at least {tempo.others} transactions")
 
 
 def plain(deviations: tuple[Deviation, ...]) -> list[dict[str, Any]]:

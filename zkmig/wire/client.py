@@ -151,6 +151,11 @@ class Client:
         return self._session.last_zxid
 
     @property
+    def writes_submitted(self) -> int:
+        """Writes ever handed in. The leader gives each a zxid, whether it applies or fails."""
+        return self._session.writes_submitted
+
+    @property
     def session_id(self) -> int:
         """0 before the first connect()."""
         return self._session.session_id

@@ -146,6 +146,8 @@ class Session:
         self.timeout_ms = timeout_ms
         self.read_only = False
         self.last_zxid = zxid_floor
+        self.writes_submitted = 0
+        """Writes ever submitted: each takes a zxid, once the leader has it, whether it applies or fails."""
         self.output = bytearray()
         """Bytes to be sent, oldest first."""
         self._timeout_asked_ms = timeout_ms
@@ -191,6 +193,7 @@ class Session:
                 raise FrameTooLarge(request.operation, request.path, len(frame) - 4, self._frame_bytes_max)
         self._pending.append(_Pending(xid, request, self._bytes_queued))
         self._queue(frame)
+        self.writes_submitted += request.writes
         return xid
 
     def authenticate(self, auth: rq.Auth) -> None:
