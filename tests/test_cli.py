@@ -226,7 +226,8 @@ def planned(program: Program, zk: Server, tree_root: str, kazoo_client: KazooCli
     client.create(f"{tree_root}/live", b"")
     target = location(zk.hosts, f"{tree_root}/live")
     program("init", target, "--scope", tree_root[1:], "--allow-empty").succeeded()
-    program("plan", "--from", location(zk.hosts, f"{tree_root}/new"), "--to", target, "-o", "p.zkplan").succeeded()
+    made = program("plan", "--from", location(zk.hosts, f"{tree_root}/new"), "--to", target, "-o", "p.zkplan")
+    assert re.search(r"^written +\d+ writes in 1 batch, \d+ bytes of undo$", made.succeeded().stdout, re.MULTILINE)
     return target
 
 

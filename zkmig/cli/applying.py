@@ -41,7 +41,12 @@ def how_written(single_shot: bool | None, batches: int) -> str:
     """In how many pieces."""
     if single_shot:
         return "in one transaction"
-    return "in 1 batch" if batches == 1 else f"in {batches} batches"
+    return f"in {batches_text(batches)}"
+
+
+def batches_text(count: int) -> str:
+    """As in "1 batch"."""
+    return "1 batch" if count == 1 else f"{count} batches"
 
 
 def ends_there(applied: Applied) -> bool:

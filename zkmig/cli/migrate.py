@@ -14,6 +14,7 @@ from zkmig.apply.rollback import RolledBack
 from zkmig.cli.applying import (
     REFUSED,
     WRITING,
+    batches_text,
     ends_there,
     how_written,
     plain,
@@ -338,5 +339,5 @@ def _show_rolled_back(run: Run, result: RolledBack, scope: str | None) -> None:
             "deviations": plain(result.deviations),
         }
     )
-    run.line(f"rolled back: epoch {result.epoch} stays committed; {result.batches_undone} batches taken back")
+    run.line(f"rolled back: epoch {result.epoch} stays committed; {batches_text(result.batches_undone)} taken back")
     say_deviations(run, result.deviations)

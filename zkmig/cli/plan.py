@@ -11,6 +11,7 @@ import click
 
 from zkmig.api import migrate
 from zkmig.apply.engine import SealedPlan
+from zkmig.cli.applying import batches_text
 from zkmig.cli.output import check_output
 from zkmig.cli.policy import policy_options
 from zkmig.cli.run import (
@@ -214,5 +215,5 @@ def _place_of(made: Plan) -> str:
 
 
 def size_text(made: Plan) -> str:
-    """As in "12 writes in 1 batches, 340 bytes of undo"."""
-    return f"{made.writes} writes in {len(made.batch_ends)} batches, {made.journal_bytes} bytes of undo"
+    """As in "12 writes in 1 batch, 340 bytes of undo"."""
+    return f"{made.writes} writes in {batches_text(len(made.batch_ends))}, {made.journal_bytes} bytes of undo"
