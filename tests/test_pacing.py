@@ -9,7 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+import click
 import pytest
+from click.testing import CliRunner
 from kazoo.client import KazooClient
 
 from tests.kazoo_eyes import last_zxid
@@ -20,6 +22,7 @@ from zkmig.apply.forward import Applied, Options, Progress
 from zkmig.apply.pacing import Pacing
 from zkmig.apply.probe import IDLE_PROBES, LatencyProbe, OpenProbe
 from zkmig.apply.tempo import IN_FLIGHT_MIN, Throttle
+from zkmig.cli.options import throttle_option
 from zkmig.dev import Server
 from zkmig.epoch.owner import Migrator, TakeOver
 from zkmig.epoch.pace import Steady
@@ -68,6 +71,8 @@ def test_batches_keep_to_the_throttle() -> None:
         assert one.depth() == 1
         one.answered()
     assert sent == pytest.approx([0, 0.5, 0.6, 2.6])
+    screen = CliRunner().invoke(throttle_option(click.Command("apply")), ["--help"]).stdout
+    assert "a batch goes out whole, and then its time is waited for" in " ".join(screen.split())
 
 
 def test_a_stop_ends_the_longest_wait_within_a_slice() -> None:

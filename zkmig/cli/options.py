@@ -35,7 +35,8 @@ throttle_option = click.option(
     "--throttle",
     type=click.FloatRange(min=0, min_open=True),
     metavar="WRITES",
-    help="At most so many writes (creates, changes, deletes) a second. Without it, as many as other clients can stand: "
+    help="At most so many writes (creates, changes, deletes) a second, on an average: a batch goes out whole, and then "
+    "its time is waited for; plan --batch-bytes makes batches smaller. Without it, as many as other clients can stand: "
     "their latency is measured all the while, and at most 5,000 go out in a second while others write. A single shot "
     "is one transaction all the same.",
 )
