@@ -269,7 +269,7 @@ import sys
 from zkmig.guard.registration import Registration
 look = Registration._look
 def fail_once_it_runs(self):
-    if self._entry is not None and not self._entry.stopped:
+    if self._lookout.entry is not None and not self._lookout.entry.stopped:
         raise ValueError("unforeseen")
     look(self)
 Registration._look = fail_once_it_runs

@@ -37,6 +37,7 @@ from zkmig.guard.events import (
     Seen,
     Silent,
 )
+from zkmig.guard.lookout import Lookout
 from zkmig.guard.registration import Me, Registration
 from zkmig.model.acl import Identity
 from zkmig.reader.budget import Budget
@@ -202,7 +203,7 @@ def test_a_change_of_the_record_is_told_at_once(site: Site, bench: Make) -> None
 
 def test_a_watch_that_is_lost_costs_no_more_than_time(site: Site, bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     site.init(BEFORE)
-    monkeypatch.setattr(Registration, "_on_watch", lambda _self, _event: None)
+    monkeypatch.setattr(Lookout, "_on_watch", lambda _self, _event: None)
     one = bench(poll_s=0.2)
     one.wait(Seen)
     hold(site)
@@ -303,18 +304,18 @@ def trusting(monkeypatch: pytest.MonkeyPatch, cut: Callable[[Bench], None]) -> C
     """Goes by what it knew before it was cut off."""
 
     def cut_trusting(one: Bench) -> None:
-        first = one.registration
-        known = first._entry, first._version, first._czxid
-        real = Registration._load_before_write
+        first = one.registration._lookout
+        known = first.entry, first.version, first.czxid
+        real = Lookout.load_before_write
 
-        def load(self: Registration) -> None:
+        def load(self: Lookout) -> None:
             if self is not first:
                 real(self)
                 return
-            self._read_on = self._connection
-            self._entry, self._version, self._czxid = known
+            self.read_on = self.connection
+            self.entry, self.version, self.czxid = known
 
-        monkeypatch.setattr(Registration, "_load_before_write", load)
+        monkeypatch.setattr(Lookout, "load_before_write", load)
         cut(one)
 
     return cut_trusting
@@ -335,9 +336,9 @@ def test_without_reading_anew_it_would_be(
 
 def queued_while_cut_off(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Callable[[Bench], None]:
     """The connection goes after the node was read and before the write was given to kazoo, which keeps it."""
-    real = Registration._load_before_write
+    real = Lookout.load_before_write
 
-    def load(self: Registration) -> None:
+    def load(self: Lookout) -> None:
         real(self)
         if proxy.cuts == 0:
             proxy.cuts = 1
@@ -348,7 +349,7 @@ def queued_while_cut_off(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Calla
                 time.sleep(0.01)
 
     def cut(one: Bench) -> None:
-        monkeypatch.setattr(Registration, "_load_before_write", load)
+        monkeypatch.setattr(Lookout, "load_before_write", load)
         one.registration.carry_out(STOPPED)
         one.wait(Silent)
 
