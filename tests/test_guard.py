@@ -333,7 +333,9 @@ def test_status_shows_guards(site: Site, guarded: Guarded, program: Program) -> 
     process = guarded.start()
     guarded.await_up()
     at = ("--at", f"zk://{site.server.hosts}", "--scope", site.names.scope)
-    assert "guards     unit: running since" in program("status", *at).stdout
+    screen = program("status", *at).stdout
+    assert "guards     unit: running since" in screen
+    assert "running    1 guard; an epoch that begins waits until it ends" in screen
     hold(site, HELD)
     guarded.await_phase("waiting")
     screen = program("status", *at).stdout

@@ -19,7 +19,7 @@ from tests.scopes import Site, settled
 from tests.test_guard_registration import Bench
 from tests.trees import Node, Tree
 from zkmig.apply.forward import Options
-from zkmig.epoch.budgets import BudgetNote, Difference
+from zkmig.epoch.budgets import BudgetNote, Difference, guard_reader
 from zkmig.errors import BadInput
 from zkmig.guard.events import Acknowledge, Acknowledged, Doubtful, NotRegistered, Register, Registered, Seen
 from zkmig.guard.limits import READER_CHARS_MAX, Limits, reader_name
@@ -247,6 +247,7 @@ def test_a_view_that_takes_too_long_does_not_keep_stopped_from_being_written(sit
 def test_every_guard_has_a_readers_name_of_its_own() -> None:
     units = ["web1.scaler", "web1@scaler", "web1_scaler", "web1:scaler", "x" * 199, "x" * 200, "x" * READER_CHARS_MAX]
     names = {reader_name(unit) for unit in units}
+    assert names == {guard_reader(unit) for unit in units}  # by which status knows them
     assert len(names) == len(units)
     assert all(len(name) <= 64 for name in names)
     assert reader_name("web1.scaler") == "guard.web1.scaler"

@@ -31,6 +31,7 @@ from zkmig.cli.applying import ways_on
 from zkmig.cli.status import COLUMNS, LINES, _width, screen
 from zkmig.dev import Server
 from zkmig.epoch.attempts import Attempt, AttemptNote, Fate
+from zkmig.epoch.budgets import guard_reader
 from zkmig.epoch.leases import GuardEntry, Lease
 from zkmig.epoch.owner import OwnerView, TakeOver
 from zkmig.epoch.record import ConflictNote, Held, LastOutcome, Owner, Pending, Record
@@ -135,6 +136,35 @@ def test_what_blocks_is_counted_and_bounded() -> None:
     assert leases.blocks_at_most_s == pytest.approx(32.3)
     (line,) = [line for line in screen(leases, [], 0.0) if line.startswith("blocking")]
     assert "4000, for 32 s more at most" in line
+
+
+def test_at_rest_nothing_reads_like_a_fault() -> None:
+    """The same guard and leases that block a drain are at work while nobody waits for them; a hold does."""
+    found = made_up(State.STABLE, "web1", count=2)
+    at_rest = dataclasses.replace(found, record=dataclasses.replace(found.record, held=None))
+    lines = screen(at_rest, [], 0.0)
+    assert "running    2 actions, 1 guard; an epoch that begins waits until they end" in lines
+    assert "           acting/0, acting/1, guards/g" in lines
+    alone = screen(dataclasses.replace(at_rest, blocking=found.blocking[-1:]), [], 0.0)
+    assert "running    1 guard; an epoch that begins waits until it ends" in alone
+    assert not any(line.startswith("blocking") for line in lines + alone)
+    for waited_for in (found, made_up(State.PREPARING, "web1", count=2), made_up(State.OPEN, "web1", count=2)):
+        assert any(line.startswith("blocking   3, until they end") for line in screen(waited_for, [], 0.0))
+
+
+def test_a_guard_that_reads_for_its_budget_is_no_reader(site: Site) -> None:
+    """Presences named as sessions name them; a reader whose guard is not there is told as what it says it is."""
+    site.init(BEFORE)
+    units = ["web1.scaler", "web1-a@x", "x" * 99]
+    for unit in units:
+        site.kazoo.create(f"{site.names.guards}/{unit}", GuardEntry(unit, stopped=False).encode())
+        for session in ("0badcafe", "1badcafe"):
+            site.kazoo.create(f"{site.names.readers}/{guard_reader(unit)}-{session}", ephemeral=True)
+    others = ["guard.web2.scaler-0badcafe", "web1.scaler-0badcafe"]
+    for name in others:
+        site.kazoo.create(f"{site.names.readers}/{name}", ephemeral=True)
+    found = read_status(site.client(), site.names)
+    assert (found.readers, found.guards) == (tuple(others), tuple(sorted(units)))
 
 
 def test_the_commands_say_what_it_takes() -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from zkmig.apply.entries import ACTING, GUARDS, Entry, blocking_entries, list_entries, read_entries
 from zkmig.apply.evictions import Eviction, read_evictions
 from zkmig.epoch.attempts import Attempt, Fate, read_attempts, revertible, rolled_back_since
-from zkmig.epoch.budgets import BudgetNote, Override, read_budgets
+from zkmig.epoch.budgets import BudgetNote, Override, guard_reader, read_budgets
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.leases import GuardEntry
 from zkmig.epoch.owner import OwnerView, read_owner
 from zkmig.epoch.record import Record
+from zkmig.epoch.transitions import State
 from zkmig.source.bulk import NodeRead, read_nodes
 from zkmig.wire.client import Client
 from zkmig.wire.replies import ChildrenResult
@@ -25,11 +26,11 @@ OVERRIDES_SHOWN_S: Final = 7 * 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One scope at one moment. readers, guards: names of what is registered. guarded: of these guards the registrations
-    that can be read, by name. blocking: what a drain would wait for, leases and guards. evicted: what the drain of the
-    epoch under way was told not to wait for. batches_undone: in a rollback. attempts: all of the scope's. progress_at:
-    when work on the epoch under way was last seen to get on, by the servers' clock, Unix seconds. budgets: of the
-    readers that have one."""
+    """One scope at one moment. readers, guards: names of what is registered; a guard that reads the tree for its budget
+    is no reader. guarded: of these guards the registrations that can be read, by name. blocking: what a drain would
+    wait for, leases and guards. evicted: what the drain of the epoch under way was told not to wait for.
+    batches_undone: in a rollback. attempts: all of the scope's. progress_at: when work on the epoch under way was last
+    seen to get on, by the servers' clock, Unix seconds. budgets: of the readers that have one."""
 
     scope: str
     record: Record
@@ -44,6 +45,11 @@ class Status:
     progress_at: float | None = None
     budgets: tuple[BudgetNote, ...] = ()
     guarded: tuple[tuple[str, GuardEntry], ...] = ()
+
+    @property
+    def is_at_rest(self) -> bool:
+        """No epoch is under way and nobody holds it: whoever runs is meant to run."""
+        return self.record.state in (State.STABLE, State.EMPTY) and self.record.held is None
 
     @property
     def overrides(self) -> list[tuple[BudgetNote, Override]]:
@@ -90,14 +96,15 @@ def read_status(client: Client, names: ControlPaths) -> Status:
         applied, undone = (node.stat.version if isinstance(node, NodeRead) else 0 for node in cursors)
         moments += [node.stat.mtime / 1000 for node in cursors if isinstance(node, NodeRead)]
         evicted = read_evictions(client, attempt)
+    guards = _children(client, names.guards)
     return Status(
         names.scope,
         record,
         owner,
         applied,
         undone,
-        _children(client, names.readers),
-        _children(client, names.guards),
+        _without_guards(_children(client, names.readers), guards),
+        guards,
         tuple(blocking_entries(client, names)),
         tuple(evicted),
         tuple(read_attempts(client, names, record, is_owner=not owner.alive)),
@@ -111,6 +118,12 @@ def _children(client: Client, path: str) -> tuple[str, ...]:
     result = client.call(GetChildren(path))
     assert isinstance(result, ChildrenResult)
     return tuple(sorted(result.children))
+
+
+def _without_guards(readers: Sequence[str], guards: Collection[str]) -> tuple[str, ...]:
+    """Less those that are guards, by their names; what follows the last dash tells one session from the next."""
+    theirs = {guard_reader(unit) for unit in guards}
+    return tuple(name for name in readers if name.rpartition("-")[0] not in theirs)
 
 
 def _guarded(client: Client, names: ControlPaths) -> Iterator[tuple[str, GuardEntry]]:

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import time
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import click
 
 from zkmig.api import status as scopes
 from zkmig.api.access import address, ensemble
-from zkmig.apply.entries import some
+from zkmig.apply.entries import ACTING, some
 from zkmig.apply.following import advice, next_commands, plan_elsewhere
 from zkmig.apply.status import Status
 from zkmig.cli.run import BAD_INPUT, STOPPED, UNREACHABLE, Run, command_options, exit_codes, required_at, scope_options
@@ -220,12 +221,24 @@ def _guard(name: str, entry: GuardEntry) -> str:
 def _blocking(found: Status) -> Iterator[tuple[str, str]]:
     if not found.blocking:
         return
+    if found.is_at_rest:
+        yield from _running(found)
+        return
     limit = found.blocks_at_most_s
     count = len(found.blocking)
     until = "until they end" if limit is None else f"for {limit:.0f} s more at most"
     more = "" if count <= _NAMED else f"; --json names all, {_NAMED} are"
     yield "blocking", f"{count}, {until}{more}"
     yield from (("", entry.name) for entry in found.blocking[:_NAMED])
+
+
+def _running(found: Status) -> Iterator[tuple[str, str]]:
+    """The same while nobody waits for it: no fault."""
+    kinds = Counter("action" if entry.kind == ACTING else "guard" for entry in found.blocking)
+    count = len(found.blocking)
+    who = ", ".join(f"{number} {kind}{'' if number == 1 else 's'}" for kind, number in sorted(kinds.items()))
+    yield "running", f"{who}; an epoch that begins waits until {'it ends' if count == 1 else 'they end'}"
+    yield "", some([entry.name for entry in found.blocking])
 
 
 def _kept(found: Status) -> str:

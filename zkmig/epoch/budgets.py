@@ -8,7 +8,9 @@ alone (`zkmig.reader.baseline`). Both are written in the very transaction that a
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,6 +30,19 @@ NOTE_BYTES_MAX: Final = 16 * 1024
 LOOK_DEPTH: Final = 16
 READERS_MAX: Final = 1_000
 """Notes that one look reads at most: anybody who reads the scope may create there."""
+
+GUARD_CHARS_MAX: Final = 40
+"""Of a guard's name in that of its reader: room for what a session adds, and others to tell them apart."""
+
+
+def guard_reader(unit: str) -> str:
+    """The reader's name under which the guard of this name looks at the tree, where it has a budget: one for each,
+    however long it is and whatever it has in it."""
+    plain = re.sub(r"[^A-Za-z0-9.-]", "_", unit)
+    if plain == unit and len(unit) <= GUARD_CHARS_MAX:
+        return f"guard.{unit}"
+    digest = hashlib.blake2b(unit.encode(), digest_size=6).hexdigest()
+    return f"guard.{plain[:GUARD_CHARS_MAX]}.{digest}"
 
 
 @dataclass(frozen=True, slots=True)
