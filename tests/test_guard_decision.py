@@ -290,6 +290,23 @@ def test_a_migration_from_its_beginning_to_its_commit() -> None:
     assert run.take(Registered()) == [Start(Role.COMMAND, 4)]
 
 
+@pytest.mark.parametrize(
+    ("moved", "why"),
+    [
+        (seen(2, epoch=4), "epoch 4 was committed meanwhile"),
+        (dataclasses.replace(seen(2), incarnation="other"), "the scope was deleted and created again"),
+        (dataclasses.replace(seen(2), last=(4, "a", "rolled back")), "a migration was begun and taken back meanwhile"),
+        (NoRecord("there is no scope"), "there is no scope"),
+    ],
+)
+def test_what_has_gone_by_unseen_ends_the_command_too(moved: Seen | NoRecord, why: str) -> None:
+    """The record admits again, or is gone, by the time that it is read: a drain may have thought the command gone."""
+    run = Run().started()
+    assert run.take(dataclasses.replace(seen(2), version=7)) == []
+    assert run.take(moved) == [Stop()]
+    assert run.decision.situation.why == why
+
+
 @pytest.mark.parametrize("policy", AfterCommit)
 def test_an_epoch_that_came_to_nothing_leads_to_a_start_whatever_follows_commits(policy: AfterCommit) -> None:
     run = Run(Settings(policy)).started()

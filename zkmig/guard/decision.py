@@ -15,10 +15,11 @@ came does not matter.
 from __future__ import annotations
 
 import signal
-from typing import Final, NamedTuple, assert_never
+from typing import Final, assert_never
 
 from zkmig.epoch.leases import Down
 from zkmig.errors import EXIT_BAD_INPUT, EXIT_INTERNAL, EXIT_NOT_STABLE
+from zkmig.guard.committed import Committed, lapse, obstacle
 from zkmig.guard.events import (
     PASSING,
     RESTING,
@@ -56,7 +57,6 @@ from zkmig.guard.events import (
     Stop,
     Tick,
     TimeUp,
-    obstacle,
 )
 
 OVERRIDE: Final = "SIGUSR1 to the guard"
@@ -72,11 +72,6 @@ FORBIDDEN_RETRY_S: Final = 5.0
 SIGNAL_EXIT: Final = 128
 
 
-class _Ran(NamedTuple):
-    incarnation: str | None  # None: of the one that the registration is in
-    epoch: int
-
-
 class Decision:
     """One guard. `take` an event, carry out the orders in their order. Once it has left, nothing more comes out."""
 
@@ -90,14 +85,14 @@ class Decision:
         self._silent = ""
         self._entry: EntrySeen | None = None
         self._taking: str | None = None  # whose registration may be taken over, once; None: none was read yet
-        self._ran: _Ran | None = None  # the command, last
+        self._ran: Committed | None = None  # the command, last
         self._down: Down | None = None
         self._under: Seen | None = None  # what is being registered, or runs
         self._role = Role.COMMAND
         self._pid: int | None = None
         self._hook_code: int | None = None
-        self._cleared: _Ran | None = None  # where the hook, or an operator, has said that the command may start
-        self._overridden: _Ran | None = None  # where an operator has said that it may start beyond its budget
+        self._cleared: Committed | None = None  # where the hook, or an operator, has said that the command may start
+        self._overridden: Committed | None = None  # where an operator has said that it may start beyond its budget
         self._is_cut_off = False  # it ran on while a migration may have thought it gone
         self._ended_for = ""
         self._asked_to_end = 0
@@ -179,7 +174,7 @@ class Decision:
         if event.holder in (Holder.STOPPED, Holder.GONE, Holder.ANOTHER, Holder.ALIVE):
             self._down = event.down
             if event.epoch is not None and (self._ran is None or self._ran.epoch != event.epoch):
-                self._ran = _Ran(None, event.epoch)
+                self._ran = Committed(None, event.epoch)
 
     def _learn_registration(self, event: Registered | NotRegistered | Doubtful) -> None:
         assert self._under is not None
@@ -192,7 +187,7 @@ class Decision:
                     return
                 if self._role is Role.COMMAND:
                     self._down, self._is_cut_off, self._overridden = None, False, None
-                    self._ran = _Ran(self._under.incarnation, self._under.epoch)
+                    self._ran = Committed.of(self._under)
                 self._start(remark)
             case NotRegistered(why=why, is_usage=True):
                 self._leaving, self._leaving_error = EXIT_BAD_INPUT, why
@@ -276,7 +271,7 @@ class Decision:
         """An operator has looked, and says that it may start: under what is committed now, and beyond its budget only
         where that is what it is kept down for now."""
         scope = self._scope if isinstance(self._scope, Seen) else None
-        here = None if scope is None else _Ran(scope.incarnation, scope.epoch)
+        here = None if scope is None else Committed.of(scope)
         if down.over_budget and (self.phase is not Phase.DOWN or here is None):
             return
         self._overridden = here if down.over_budget else None
@@ -315,29 +310,12 @@ class Decision:
         assert self._under is not None
         assert self._entry is not None
         scope, under = self._scope, self._under
-        if isinstance(scope, Seen) and (scope.incarnation, scope.epoch) != (under.incarnation, under.epoch):
+        if isinstance(scope, Seen) and Committed.of(scope) != Committed.of(under):
             self._cut_off()  # whatever else it is by now
         if self._entry.holder is not Holder.OURS:
             self._cut_off()
             return "the registration is not there any more: evicted, or taken over"
-        match scope:
-            case None:
-                return "the scope is not known"
-            case NoRecord(why=why):
-                return why
-            case Seen():
-                pass
-            case _:
-                assert_never(scope)
-        if not scope.admits:
-            return obstacle(scope, self._now)
-        if scope.incarnation != under.incarnation:
-            return "the scope was deleted and created again"
-        if scope.epoch != under.epoch:
-            return f"epoch {scope.epoch} was committed meanwhile"
-        if scope.last != under.last:
-            return "a migration was begun and taken back meanwhile"
-        return ""
+        return lapse(scope, under, self._now)
 
     def _cut_off(self) -> None:
         self._is_cut_off, self._cleared = True, None
@@ -377,7 +355,7 @@ class Decision:
             self._wait(Phase.WAITING, obstacle(scope, self._now))
         elif self._down is not None and (not self._down.over_budget or self._down.epoch == scope.epoch):
             self._wait(Phase.DOWN, self._down.why)  # of another epoch the budget has not judged yet
-        elif not self._is_after_commit(scope) or self._cleared == _Ran(scope.incarnation, scope.epoch):
+        elif not self._is_after_commit(scope) or self._cleared == Committed.of(scope):
             self._register(scope, Role.COMMAND)
         else:
             self._follow(scope)
@@ -400,8 +378,7 @@ class Decision:
         """Whether the command, if it ever ran, ran last under another epoch than is committed now."""
         if self._is_cut_off:
             return True
-        ran = self._ran
-        return ran is not None and (ran.epoch != scope.epoch or ran.incarnation not in (None, scope.incarnation))
+        return self._ran is not None and not self._ran.is_for(scope)
 
     # -- from phase to phase ------------------------------------------------------------------------------------------
 
@@ -418,7 +395,7 @@ class Decision:
         ran = None if self._ran is None else self._ran.epoch
         if role is Role.COMMAND:
             self._go(Phase.REGISTERING, f"under epoch {under.epoch}")
-            override = OVERRIDE if self._overridden == _Ran(under.incarnation, under.epoch) else None
+            override = OVERRIDE if self._overridden == Committed.of(under) else None
             self._orders.append(Register(under, under.epoch, "runs", override=override))
         else:
             self._go(Phase.REGISTERING, f"for the hook, under epoch {under.epoch}")
@@ -454,7 +431,7 @@ class Decision:
         if self._role is Role.HOOK and hook_code is not None:
             under = self._under
             if hook_code == 0:
-                self._cleared = _Ran(under.incarnation, under.epoch)
+                self._cleared = Committed.of(under)
                 if not self._must_end() and self._leaving is None and isinstance(self._scope, Seen):
                     self._register(self._scope, Role.COMMAND)
                     return

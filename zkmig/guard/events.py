@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from zkmig.epoch.leases import Down
 from zkmig.epoch.record import Held
-from zkmig.epoch.transitions import MIGRATING, State
+from zkmig.epoch.transitions import State
 
 
 class Phase(Enum):
@@ -320,18 +320,6 @@ class Situation(NamedTuple):
 
 
 # -- in words ---------------------------------------------------------------------------------------------------------
-
-
-def obstacle(scope: Seen, now: float) -> str:
-    """Why a scope admits nothing, in words."""
-    words = []
-    if scope.state in MIGRATING:
-        words.append(f"the scope is {scope.state.value}, on the way to epoch {scope.target_epoch}")
-    elif scope.state is not State.STABLE:
-        words.append(f"the scope is {scope.state.value}")
-    if scope.held is not None:
-        words.append(scope.held.told(now))
-    return "; ".join(words)
 
 
 def moment(unix_s: float) -> str:
