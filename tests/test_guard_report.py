@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from zkmig.cli.status import _guard
+from zkmig.epoch.leases import GuardEntry
 from zkmig.epoch.record import Held
 from zkmig.guard.events import Phase, Situation
 from zkmig.guard.notify import Notifier
@@ -37,6 +39,33 @@ def test_a_line_at_each_change() -> None:
     os.close(reading)
     assert [line.partition(" since ")[0] for line in lines] == ["guard unit: running", "guard unit: waiting"]
     assert lines[1].endswith(": c?[2J")
+
+
+@pytest.mark.parametrize(
+    ("why", "told"),
+    [
+        ("with 143", "by SIGTERM (143)"),
+        ("with 162", "by SIGRTMIN (162)"),
+        ("with 164", "by signal 36 (164)"),
+        ("the command has ended with 137", "the command has ended by SIGKILL (137)"),
+        ("the command has ended with 137; KILL has not", "the command has ended by SIGKILL (137); KILL has not"),
+        ("the hook has ended with 130", "the hook has ended by SIGINT (130)"),
+        ("with 0", "with 0"),
+        ("with 75", "with 75"),
+        ("with 255", "with 255"),
+        ("the command has ended with 3", "the command has ended with 3"),
+        ("held by ops: discs with 143", "held by ops: discs with 143"),
+    ],
+)
+def test_a_signal_is_told_by_its_name(tmp_path: Path, why: str, told: str) -> None:
+    """In the line, in the status file, and of a registration in `zkmig status`; what others worded is not touched."""
+    reading, writing = os.pipe()
+    report(writing, tmp_path / "status").tell(situation(Phase.LEFT, why), 9.0, 143)
+    os.close(writing)
+    assert os.read(reading, 9_999).decode().endswith(f": {told}\n")
+    os.close(reading)
+    assert json.loads((tmp_path / "status").read_text())["why"] == told
+    assert _guard("unit", GuardEntry("unit", stopped=True, why=why)) == f"unit: stopped: {told}"
 
 
 def test_a_pipe_that_nobody_reads_holds_nothing_up() -> None:

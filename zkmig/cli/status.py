@@ -23,6 +23,7 @@ from zkmig.cli.terminal import escape
 from zkmig.epoch.leases import GuardEntry
 from zkmig.epoch.record import ConflictNote
 from zkmig.epoch.transitions import State
+from zkmig.guard.report import with_signal
 
 
 @click.command(
@@ -215,7 +216,7 @@ def _guard(name: str, entry: GuardEntry) -> str:
         return f"{name}: running{since}" + ("" if entry.epoch is None else f" under epoch {entry.epoch}")
     if entry.down is not None:
         return f"{name}: kept down{since}: {entry.down.why}; SIGUSR1 to its guard starts it"
-    return f"{name}: stopped{since}: {entry.why}"
+    return f"{name}: stopped{since}: {with_signal(entry.why)}"
 
 
 def _blocking(found: Status) -> Iterator[tuple[str, str]]:

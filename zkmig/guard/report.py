@@ -10,10 +10,13 @@ import errno
 import json
 import logging
 import os
+import re
 import select
+import signal
 from pathlib import Path
 from typing import Any, Final
 
+from zkmig.guard.decision import SIGNAL_EXIT
 from zkmig.guard.events import Phase, Situation, moment
 from zkmig.guard.notify import Notifier
 
@@ -23,6 +26,7 @@ LINE_BYTES_MAX: Final = 2_000
 
 AT_ITS_PLACE: Final = -1  # of pwritev: where the descriptor stands, as write does; also in pipes (Linux 4.16)
 
+_ENDED = re.compile(r"(?P<what>(the (command|hook) has ended )?)with (?P<code>[0-9]{1,3})(?=;|$)")
 _NOT_OFFERED = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ESPIPE})
 _logger = logging.getLogger("zkmig.guard")
 
@@ -46,6 +50,7 @@ class Report:
 
     def tell(self, situation: Situation, now: float, code: int | None = None) -> None:
         """Say what is new. code: with which the guard is leaving."""
+        situation = situation._replace(why=with_signal(situation.why))
         if not situation.is_passing and (situation.phase, situation.why) != self._told:
             if self._told is None or self._told[0] is not situation.phase:
                 self._since = situation.since
@@ -102,6 +107,20 @@ class Report:
             with contextlib.suppress(OSError):
                 beside.unlink()
         self._written = document
+
+
+def with_signal(why: str) -> str:
+    """Why something has ended, as the decision words it; a code that stands for a signal is told by the signal's name,
+    as in "by SIGTERM (143)". What others have written, as the reason of a hold, stays as it is."""
+    found = _ENDED.match(why)
+    number = 0 if found is None else int(found["code"]) - SIGNAL_EXIT
+    if found is None or number not in signal.valid_signals():
+        return why
+    try:
+        name = signal.Signals(number).name
+    except ValueError:  # of real time: they have no names
+        name = f"signal {number}"
+    return f"{found['what']}by {name} ({found['code']}){why[found.end() :]}"
 
 
 def _write_without_waiting(out: int, line: bytes) -> None:
