@@ -30,6 +30,7 @@ from tests.test_history import NEXT
 from tests.test_prune import prune
 from tests.trees import Node
 from zkmig.apply.options import Options
+from zkmig.apply.watched import Watched
 from zkmig.apply.watching import Sighting, Watching
 from zkmig.epoch.record import Held, data_hash
 from zkmig.errors import OtherIncarnation, Refused, Stopped, Unreachable
@@ -453,14 +454,14 @@ def paused_looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 def during_each_look(monkeypatch: pytest.MonkeyPatch, what: Callable[[], object]) -> None:
     """After the paths were read, and before the record is read again."""
-    moved = Watching._moved
+    moved = Watched.moved
 
-    def read(watching: Watching, paths: Any) -> Any:
-        found = list(moved(watching, paths))
+    def read(watched: Watched, *where: Any) -> Any:
+        found = moved(watched, *where)
         what()
         return found
 
-    monkeypatch.setattr(Watching, "_moved", read)
+    monkeypatch.setattr(Watched, "moved", read)
 
 
 def test_a_hold_that_comes_and_goes_during_every_look_blinds_nobody(

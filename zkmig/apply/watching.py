@@ -1,8 +1,8 @@
 """Watching: a committed epoch is followed, and whoever puts its paths back is named. Nothing is written.
 
-The kept undo tells what each path was before, and what the epoch has left on it. A watch over the tree is a hint of
-what to read again (`zkmig.source.treewatch`); all paths are read now and then in any case, since ACLs fire no watch,
-and after every loss: what happened while nobody was told is found then. Without such a watch that slow poll is all.
+What it has left on its paths, and what is there instead, is told by `zkmig.apply.watched`. A watch over the tree is
+a hint of what to read again (`zkmig.source.treewatch`); all paths are read now and then in any case, since ACLs fire
+no watch, and after every loss: what happened while nobody was told is found then. Without the hint, that is all.
 
 What was read counts only if the record was the same before and after: then the tree was live, and no migration has
 written in between. A hold alone may come and go meanwhile. While an epoch is open, its own writes are not looked
@@ -13,30 +13,24 @@ the next has found them; then the next is followed, or, if one was pinned, all i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from zkmig.apply.conflicts import Found, look
-from zkmig.apply.left import LeftAsSeen, left_as_seen, load_as_seen
-from zkmig.apply.putbacks import Expected, Known, PutBackKind, Tally, Verdict, Versions, judge, versions_of
-from zkmig.epoch.attempts import Attempt, Fate, home_of, read_attempts, rolled_back_since
+from zkmig.apply.putbacks import PutBackKind, Verdict
+from zkmig.apply.watched import Moved, last_committed
+from zkmig.epoch.attempts import read_attempts
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.guarded import is_same_but_for_hold
-from zkmig.epoch.journal import Action, Entry, Journal, JournalMissing
 from zkmig.epoch.record import Held, Record
 from zkmig.epoch.transitions import IMAGES, Image
 from zkmig.errors import NotPermitted, OtherIncarnation, Refused, Unreachable, ZkmigError
-from zkmig.model.acl import AclList
 from zkmig.model.scope import Scope
-from zkmig.source.bulk import NodeRead, read_nodes
 from zkmig.source.treewatch import TreeWatch
 from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
 from zkmig.wire.faults import SessionExpired
-from zkmig.wire.replies import AclResult
-from zkmig.wire.requests import GetAcl
 
 INTERVAL_S: Final = 30.0
 """Between two looks at all paths."""
@@ -45,8 +39,6 @@ TICK_S: Final = 1.0
 """Between two looks at the record, where nothing is told meanwhile."""
 
 RETRY_S: Final = 0.5
-LOOK_PATHS: Final = 1_000
-ACL_DEPTH: Final = 64
 
 LOOKS_MAX: Final = 3
 """So many looks in a row that do not count are told of; and so many are tried at the end."""
@@ -99,21 +91,6 @@ class Sighting:
     changed: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Followed:
-    """An epoch, its attempt, and what is expected on each of its paths."""
-
-    attempt: Attempt
-    journal: Journal
-    has_hidden_acls: bool
-    expected: dict[str, Expected]
-    seen: LeftAsSeen
-
-    @property
-    def epoch(self) -> int:
-        return self.attempt.note.epoch
-
-
 class Watching:
     """Follows one scope. connect: opens a session; find: which scope it is. epoch: stay with that one.
 
@@ -132,19 +109,15 @@ class Watching:
         epoch: int | None = None,
         interval_s: float = INTERVAL_S,
     ) -> None:
-        self.tally = Tally()
         self._connect = connect
         self._find = find
         self._stop = stop
         self._pinned = epoch
         self._interval_s = interval_s
-        self._known = Known()
         self._dirty: set[str] = set()
         self._is_whole = False  # whether all paths were looked at, and everything since then was told or polled
         self._look_at = 0.0
         self._is_live = True
-        self._carried: set[str] = set()  # attempts that were taken back, and whose versions are in `_known`
-        self._is_uncarried = False  # whether one was taken back whose versions nobody knows
         self._told_state = ""
         self._told_hold: tuple[str, str, float, bool] | None = None
         self._told_unjudged: set[str] = set()
@@ -159,7 +132,7 @@ class Watching:
         try:
             self._names = self._find(self._client)
             self._record = read_record(self._client, self._names)[0]
-            self._followed = self._load(self._record, self._pinned)
+            self._followed = last_committed(self._client, self._names, self._record, self._pinned)
             yield from self._following()
             try:
                 yield from self._follow(once, deadline)
@@ -205,63 +178,11 @@ class Watching:
         until = min(now + TICK_S, self._look_at)
         return max(0.0, (until if deadline is None else min(until, deadline)) - now)
 
-    # -- what is followed ---------------------------------------------------------------------------------------------
-
-    def _load(self, record: Record, epoch: int | None) -> _Followed:
-        where = self._names.record
-        if record.epoch == 0:
-            raise Refused("no epoch has been committed yet, so there is none to watch", where)
-        if epoch is not None and epoch != record.epoch:
-            what = f"epoch {epoch} is not the last committed one, which is {record.epoch}"
-            raise Refused(what, where, f"only the last one can be watched: --epoch {record.epoch}")
-        attempts = read_attempts(self._client, self._names, record)
-        for one in attempts:
-            if one.fate is Fate.COMMITTED and one.note.epoch == record.epoch:
-                return self._load_attempt(one, attempts)
-        raise _not_kept(record.epoch, self._names.epochs)
-
-    def _load_attempt(self, attempt: Attempt, attempts: Sequence[Attempt]) -> _Followed:
-        place = home_of(self._names, attempt.note)
-        if not attempt.is_kept or attempt.note.fate is not Fate.COMMITTED or not attempt.note.manifest_hash:
-            raise _not_kept(attempt.note.epoch, place.home)
-        try:
-            journal, has_hidden_acls = load_as_seen(self._client, place, attempt.note.manifest_hash)
-        except JournalMissing as error:
-            raise _not_kept(attempt.note.epoch, place.home) from error
-        return self._expecting(attempt, journal, has_hidden_acls, attempts)
-
-    def _expecting(
-        self, attempt: Attempt, journal: Journal, has_hidden_acls: bool, attempts: Sequence[Attempt]
-    ) -> _Followed:
-        later = rolled_back_since(attempts, attempt)
-        seen = left_as_seen(self._client, self._names, attempt, journal, has_hidden_acls, later)
-        steps = {step.path: step for step in journal.acls}
-        entries = journal.by_path()
-        expected = {path: Expected(entries[path], one, steps.get(path)) for path, one in seen.left.items()}
-        return _Followed(attempt, journal, has_hidden_acls, expected, seen)
-
     def _following(self) -> Iterator[Sighting]:
         """Begin anew with the epoch that is followed now."""
-        self.tally = Tally()
-        self._known = Known()
-        self._carried = set(self._followed.seen.shifts)
-        self._is_whole, self._is_uncarried = False, False
+        self._is_whole = False
         yield self._sum("following")
         yield from self._tell_unjudged()
-
-    def _carry(self, attempts: Sequence[Attempt]) -> None:
-        """Attempts were rolled back: the same values, under other versions, which are not those of others."""
-        old = self._followed
-        self._followed = self._expecting(old.attempt, old.journal, old.has_hidden_acls, attempts)
-        shifts = self._followed.seen.shifts
-        new = [one.note.attempt for one in rolled_back_since(attempts, old.attempt)]
-        for name in new:
-            if name in self._carried:
-                continue
-            self._carried.add(name)
-            self._is_uncarried |= name not in shifts
-            for path, shift in shifts.get(name, {}).items():
-                self._known.carry(path, shift)
 
     def _tell_unjudged(self) -> Iterator[Sighting]:
         """What this identity may not know, once."""
@@ -303,11 +224,11 @@ class Watching:
             yield self._sum("superseded", text=f"epoch {record.epoch} was committed")
             if self._pinned is not None:
                 return True
-            self._followed = self._load(record, None)
+            self._followed = last_committed(self._client, self._names, record, None)
             yield from self._following()
         elif record.last != self._record.last:
             # An attempt was rolled back or aborted: the same values, perhaps under other versions.
-            self._carry(read_attempts(self._client, self._names, record))
+            self._followed.carry(self._client, self._names, read_attempts(self._client, self._names, record))
             self._is_whole = False
             yield from self._tell_unjudged()
         self._record = record
@@ -363,7 +284,7 @@ class Watching:
         if not wanted and not is_all:
             return
         begun = time.time()
-        moved = [one for chunk in _chunks(wanted) for one in self._moved(chunk)]
+        moved = self._followed.moved(self._client, wanted)
         if not is_same_but_for_hold(read_record(self._client, self._names)[0], self._record):
             self._failed_looks += 1
             if self._failed_looks == LOOKS_MAX:
@@ -371,117 +292,50 @@ class Watching:
                 yield self._sighting("blind", text=text)
             return
         self._failed_looks = 0
-        for path, now, verdicts in moved:
-            yield from self._count(path, now, verdicts)
+        yield from self._count(moved)
         self._dirty.clear()  # what is told from now on is in the watch
         if is_all:
-            self._is_whole, self._is_uncarried = True, False
+            self._is_whole, self._followed.is_uncarried = True, False
             self._look_at, self._looked_at = time.monotonic() + self._interval_s, begun
             yield self._sum("heartbeat")
 
     def _look_back(self, record: Record) -> Iterator[Sighting]:
-        """A last look at the epoch that was followed, after the next was committed: what others did before that.
-
-        What the next has written is told by its undo, as it was when it was opened; all else is as it is.
-        """
-        followed = self._followed
-        found = self._found_by(record) if record.epoch == followed.epoch + 1 else None
-        if found is not None:
-            by_undo = [one for path, one in found.items() if path in self._followed.expected]
-            others = [path for path in self._followed.expected if path not in found]
-            moved = [one for chunk in _chunks(others) for one in self._moved(chunk)]
-            moved += self._judged([node for node, _ in by_undo], {node.path: acl for node, acl in by_undo})
-        if found is None or not is_same_but_for_hold(read_record(self._client, self._names)[0], record):
+        """A last look at the epoch that was followed, after the next was committed: what others did before that."""
+        moved = self._followed.moved_before(self._client, self._names, record)
+        if moved is None or not is_same_but_for_hold(read_record(self._client, self._names)[0], record):
             when = time.strftime("%H:%M:%S", time.localtime(self._looked_at))
-            text = f"what happened to the paths of epoch {followed.epoch} between {when} and the next is not known"
+            epoch = self._followed.epoch
+            text = f"what happened to the paths of epoch {epoch} between {when} and the next is not known"
             yield self._sighting("unjudged", text=text)
             return
-        for path, now, verdicts in moved:
-            yield from self._count(path, now, verdicts)
+        yield from self._count(moved)
 
-    def _found_by(self, record: Record) -> dict[str, tuple[Found, AclList]] | None:
-        """What the attempt that was committed now has found on each path that it writes; None where that is not known:
-        its undo is not kept, or another attempt has come since."""
-        last = record.last
-        attempts = read_attempts(self._client, self._names, record)
-        for one in attempts:
-            if one.note.attempt != record.committed_attempt or one.note.epoch != record.epoch or not one.is_kept:
-                continue
-            if last is None or last.attempt != record.committed_attempt or not one.note.manifest_hash:
-                return None
-            place = home_of(self._names, one.note)
-            try:
-                journal, _ = load_as_seen(self._client, place, one.note.manifest_hash)
-            except (JournalMissing, NotPermitted):
-                return None
-            self._carry(attempts)
-            entries = journal.by_path().items()
-            return {path: _as_found(entry) for path, entry in entries if entry.action is not Action.TOUCHED}
-        return None
+    def _count(self, moved: Iterable[Moved]) -> Iterator[Sighting]:
+        for one in moved:
+            for verdict in self._followed.count(one):
+                yield self._told(verdict)
 
-    def _moved(self, paths: Sequence[str]) -> Iterator[tuple[str, Versions | None, list[Verdict]]]:
-        """Those of the paths that are not as they were at the last look, with what is to be said of each."""
-        found = [one for one in self._read(paths) if self._known.has_moved(one.path, versions_of(one.stat))]
-        expected = self._followed.expected
-        acls = self._acls(
-            [one.path for one in found if one.stat is not None and expected[one.path].wants_acl(one.stat)]
+    def _told(self, verdict: Verdict) -> Sighting:
+        what = {
+            "text": verdict.reason,
+            "path": verdict.path,
+            "written_at": verdict.written_at,
+            "data_hash": verdict.data_hash,
+        }
+        if verdict.kind is None:
+            return self._sum("changed", **what)
+        one = self._followed.tally.put_back[verdict.path, verdict.kind]
+        return self._sum(
+            "put_back",
+            kind=verdict.kind,
+            count=one.count,
+            first_seen=one.first_seen,
+            last_seen=one.last_seen,
+            **what,
         )
-        return self._judged(found, acls)
-
-    def _judged(
-        self, found: Sequence[Found], acls: Mapping[str, AclList]
-    ) -> Iterator[tuple[str, Versions | None, list[Verdict]]]:
-        for one in found:
-            if self._known.has_moved(one.path, versions_of(one.stat)):
-                verdicts = judge(self._followed.expected[one.path], one, acls.get(one.path))
-                yield one.path, versions_of(one.stat), verdicts
-
-    def _read(self, paths: Sequence[str]) -> list[Found]:
-        try:
-            return [
-                Found(one.path, one.data, one.stat) if isinstance(one, NodeRead) else Found(one.path)
-                for one in read_nodes(self._client, paths)
-            ]
-        except NotPermitted:
-            return look(self._client, paths)  # one by one: those that may not be read are told by their Stats
-
-    def _acls(self, paths: Sequence[str]) -> dict[str, AclList]:
-        replies = self._client.pipeline(map(GetAcl, paths), ACL_DEPTH)
-        found = zip(paths, replies, strict=True)
-        return {path: reply.result.acl for path, reply in found if isinstance(reply.result, AclResult)}
-
-    def _count(self, path: str, now: Versions | None, verdicts: Sequence[Verdict]) -> Iterator[Sighting]:
-        is_first, before = self._known.saw(path, now)
-        if self._is_uncarried:
-            before = now
-        if not verdicts:
-            self.tally.saw_as_left(path)
-        for verdict in verdicts:
-            if self.tally.saw(verdict, before, now, is_first, time.time()):
-                assert verdict.kind is not None
-                one = self.tally.put_back[path, verdict.kind]
-                yield self._sum(
-                    "put_back",
-                    text=verdict.reason,
-                    path=path,
-                    kind=verdict.kind,
-                    count=one.count,
-                    first_seen=one.first_seen,
-                    last_seen=one.last_seen,
-                    written_at=verdict.written_at,
-                    data_hash=verdict.data_hash,
-                )
-            elif verdict.kind is None:
-                yield self._sum(
-                    "changed",
-                    text=verdict.reason,
-                    path=path,
-                    written_at=verdict.written_at,
-                    data_hash=verdict.data_hash,
-                )
 
     def _sum(self, event: What, **fields: Any) -> Sighting:
-        tally = self.tally
+        tally = self._followed.tally
         return self._sighting(
             event,
             paths=len(self._followed.expected),
@@ -522,21 +376,6 @@ class Watching:
         )
 
 
-def _not_kept(epoch: int, where: str) -> Refused:
-    return Refused(f"the undo of epoch {epoch} is not kept, so what was there before is not known", where)
-
-
 def _key_of(held: Held | None) -> tuple[str, str, float, bool] | None:
     """What makes it another hold, or worth another word."""
     return None if held is None else (held.holder, held.reason, held.since, held.is_expired())
-
-
-def _as_found(entry: Entry) -> tuple[Found, AclList]:
-    before = entry.before
-    return (Found(entry.path), ()) if before is None else (Found(entry.path, before.data, before.stat), before.acl)
-
-
-def _chunks(paths: Collection[str]) -> Iterator[list[str]]:
-    wanted = list(paths)
-    for start in range(0, len(wanted), LOOK_PATHS):
-        yield wanted[start : start + LOOK_PATHS]
