@@ -199,8 +199,18 @@ def test_init_refuses_what_overlaps(program: Program, zk: Server, tree: str, tre
 
 
 def test_commands_refuse_a_scope_that_is_not_there(program: Program, zk: Server, tree: str) -> None:
-    for command in ("status", "epoch"):
-        program(command, "--at", tree).failed(3, "no scope", "zkmig init")
+    create = f"create it: zkmig init {tree} --scope"
+    program("init", f"{tree}/pools", "--scope", "beside").succeeded()
+    beside = location(zk.hosts, tree.partition(zk.hosts)[2] + "2")
+    told = program("status", "--at", beside).failed(3, f"{beside}: no scope under /zkmig covers this path;")
+    assert "beside" in told.partition("scopes here: ")[2].partition(";")[0].split(", ")
+    assert f"; name one with --scope, or create it: zkmig init {beside} --scope NAME" in told
+    for words in (("status",), ("epoch",), ("hold", "--reason", "x"), ("release",)):
+        told = program(*words, "--at", tree, "--scope", "none").failed(3, f"{create} none")
+        assert f"{tree}: there is no scope 'none' under /zkmig;" in told
+    at, elsewhere = location(zk.hosts), ("--control", "/else where")
+    told = program("status", "--at", at, *elsewhere).failed(3, f"{at}: there is no scope under /else where;")
+    assert told.endswith(f"; create it: zkmig init {at}/PATH --scope NAME --control '/else where'\n")
     for command in ("resume", "rollback"):
         program(command, "--at", location(zk.hosts), "--scope", "none", "--yes").failed(3, "no scope 'none'")
 
@@ -213,6 +223,8 @@ def test_a_wrong_scope_is_told_which_there_are(program: Program, zk: Server, tre
         options = ("--yes",) if command in ("resume", "rollback") else ()
         told = program(command, "--at", location(zk.hosts), "--scope", "pord", *options).failed(3, "'pord'")
         assert name in told.partition("scopes here: ")[2].partition(";")[0].split(", ")
+        assert told.startswith(f"zkmig: {location(zk.hosts)}: there is no scope 'pord' under /zkmig; ")
+        assert "; name one with --scope, or create it: zkmig init zk://" in told
 
 
 def test_a_scope_must_be_named_where_several_can_be_meant(program: Program, zk: Server, target: str, tree: str) -> None:

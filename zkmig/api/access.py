@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from zkmig.epoch.control import ControlPaths, Registration, no_scope, read_registry, valid_scope_name
+from zkmig.epoch.control import ControlPaths, Registration, read_registry, valid_scope_name
 from zkmig.errors import BadInput, Refused
 from zkmig.model import path as paths
 from zkmig.model.path import CONTROL_ROOT
@@ -117,7 +118,7 @@ def covering_scope(client: Client, path: str, scope: str | None, control: str = 
     return next((r for r in registrations if paths.contains(r.root, path) and scope in (None, r.scope)), None)
 
 
-def scope_at(client: Client, path: str, scope: str | None, control: str = CONTROL_ROOT) -> ControlPaths:
+def scope_at(client: Client, place: EnsembleLocation, scope: str | None, control: str = CONTROL_ROOT) -> ControlPaths:
     """The scope that a location means: the one named, else the only one that lies on, above or below its path.
 
     Refused when there is none, or when the one named lies elsewhere; BadInput when there are several.
@@ -127,16 +128,33 @@ def scope_at(client: Client, path: str, scope: str | None, control: str = CONTRO
     if scope is not None:
         valid_scope_name(scope)
         named = tuple(r for r in registrations if r.scope == scope)
-    near = [r for r in named if paths.overlap(r.root, path)]
+    near = [r for r in named if paths.overlap(r.root, place.path)]
     if len(near) == 1:
         return ControlPaths(near[0].scope, control)
     if near:
         names = ", ".join(r.scope for r in near)
-        raise BadInput(f"several scopes lie here: {names}", path, "name one with --scope")
+        raise BadInput(f"several scopes lie here: {names}", place.path, "name one with --scope")
     if named and scope is not None:
-        raise Refused(f"scope {scope!r} covers {named[0].root}, not this path", path, "check --at and --scope")
-    what = "there is no scope here" if scope is None else f"there is no scope {scope!r} here"
-    raise no_scope(what, path, registrations)
+        raise Refused(f"scope {scope!r} covers {named[0].root}, not this path", place.path, "check --at and --scope")
+    raise _no_scope(place, scope, control, registrations)
+
+
+def _no_scope(
+    place: EnsembleLocation, scope: str | None, control: str, registrations: Sequence[Registration]
+) -> Refused:
+    """The refusal, naming where it was looked for, those that are there, and the command that creates one."""
+    is_root = place.path == "/"
+    where = address(place) if is_root else str(place)
+    path, name = "/PATH" if is_root else place.path, "NAME" if scope is None else scope
+    elsewhere = "" if control == CONTROL_ROOT else f" --control {shlex.quote(control)}"
+    create = f"zkmig init {shlex.quote(address(place) + path)} --scope {name}{elsewhere}"
+    what = f"there is no scope under {control}" if scope is None else f"there is no scope {scope!r} under {control}"
+    if not registrations:
+        return Refused(what, where, f"create it: {create}")
+    if scope is None:
+        what = f"no scope under {control} covers this path"
+    here = f"scopes here: {', '.join(r.scope for r in registrations)}"
+    return Refused(what, where, f"{here}; name one with --scope, or create it: {create}")
 
 
 @contextmanager
@@ -146,4 +164,4 @@ def open_scope(
     """A session with the ensemble of `at`, and the names of the scope that is meant there; see `scope_at`."""
     place = ensemble(at)
     with access.client(place) as client:
-        yield client, scope_at(client, place.path, scope, control)
+        yield client, scope_at(client, place, scope, control)

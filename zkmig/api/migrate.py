@@ -446,7 +446,7 @@ class _Begun:
             raise BadInput("no ensemble is given", "", "say --at zk://HOST, set ZKMIG_AT, or name the plan file")
         place = ensemble(at)
         with access.client(place, FRAME_BYTES_ANY) as client:
-            yield cls(client, place, scope_at(client, place.path, scope, control))
+            yield cls(client, place, scope_at(client, place, scope, control))
 
     @property
     def plan_path(self) -> str:

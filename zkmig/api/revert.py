@@ -61,7 +61,7 @@ def plan_revert(
     access = Access.of(**session)
     place = ensemble(at)
     with access.client(place, FRAME_BYTES_ANY) as client:
-        names = scope_at(client, place.path, scope, control)
+        names = scope_at(client, place, scope, control)
         if wait:
             engine.await_release(client, names, access.stop, say)
         found = images(client, names, epoch, str(place))
@@ -112,7 +112,7 @@ def revert(
     access = Access.of(**session)
     pace = pace_of(access, place, throttle)
     with access.client(place, made.limits.frame_bytes_max) as client:
-        names = scope_at(client, place.path, scope, control)
+        names = scope_at(client, place, scope, control)
         if dry_run:
             sealed = SealedPlan(made, planfile.plan_hash(made))
         elif plan_file is not None:

@@ -50,7 +50,7 @@ def watch(
 
     watching = Watching(
         connect,
-        lambda client: scope_at(client, place.path, scope, control),
+        lambda client: scope_at(client, place, scope, control),
         access.stop,
         epoch=epoch,
         interval_s=interval_s,
