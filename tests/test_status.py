@@ -32,7 +32,7 @@ from zkmig.cli.status import COLUMNS, LINES, _width, screen
 from zkmig.dev import Server
 from zkmig.epoch.attempts import Attempt, AttemptNote, Fate
 from zkmig.epoch.budgets import guard_reader
-from zkmig.epoch.leases import GuardEntry, Lease
+from zkmig.epoch.leases import Down, GuardEntry, Lease
 from zkmig.epoch.owner import OwnerView, TakeOver
 from zkmig.epoch.record import ConflictNote, Held, LastOutcome, Owner, Pending, Record
 from zkmig.epoch.transitions import MIGRATING, State
@@ -150,6 +150,38 @@ def test_at_rest_nothing_reads_like_a_fault() -> None:
     assert not any(line.startswith("blocking") for line in lines + alone)
     for waited_for in (found, made_up(State.PREPARING, "web1", count=2), made_up(State.OPEN, "web1", count=2)):
         assert any(line.startswith("blocking   3, until they end") for line in screen(waited_for, [], 0.0))
+
+
+@pytest.mark.parametrize(
+    ("entry", "is_told"),
+    [
+        (GuardEntry("g", stopped=True, since=0.0), True),
+        (GuardEntry("g", stopped=True, since=80_000.0), False),
+        (GuardEntry("g", stopped=True), False),
+        (GuardEntry("g", stopped=True, since=0.0, down=Down(1, "a hook said no", 0.0)), False),
+        (GuardEntry("g", stopped=False, since=0.0), False),
+    ],
+)
+def test_how_to_be_rid_of_a_guard_is_told_of_those_that_ended(entry: GuardEntry, is_told: bool) -> None:
+    """Of one that is stopped for more than a day, though nothing keeps it; not under a hold, which may last as long."""
+    held = dataclasses.replace(
+        made_up(State.STABLE, "web1", count=0), guards=("g",), guarded=(("g", entry),), guards_path="/zkmig/guards"
+    )
+    at_rest = dataclasses.replace(held, record=dataclasses.replace(held.record, held=None))
+    way = "guards     ended for good? then an admin deletes /zkmig/guards/NAME"
+    assert (way in screen(at_rest, [], 86_401.0)) == is_told
+    assert way not in screen(held, [], 86_401.0)
+
+
+def test_what_is_told_to_delete_is_the_guard(site: Site) -> None:
+    site.init(BEFORE)
+    path = f"{site.names.guards}/web1.scaler"
+    site.kazoo.create(path, GuardEntry("web1.scaler", stopped=True, since=1.0).encode())
+    found = read_status(site.client(), site.names)
+    (way,) = [line for line in screen(found, [], 1e6) if "for good?" in line]
+    assert _width(way) <= COLUMNS
+    site.kazoo.delete(way.rpartition(" ")[2].replace("NAME", "web1.scaler"))
+    assert read_status(site.client(), site.names).guards == ()
 
 
 def test_a_guard_that_reads_for_its_budget_is_no_reader(site: Site) -> None:

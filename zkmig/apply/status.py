@@ -30,7 +30,8 @@ class Status:
     is no reader. guarded: of these guards the registrations that can be read, by name. blocking: what a drain would
     wait for, leases and guards. evicted: what the drain of the epoch under way was told not to wait for.
     batches_undone: in a rollback. attempts: all of the scope's. progress_at: when work on the epoch under way was last
-    seen to get on, by the servers' clock, Unix seconds. budgets: of the readers that have one."""
+    seen to get on, by the servers' clock, Unix seconds. budgets: of the readers that have one. guards_path: where the
+    guards' registrations lie."""
 
     scope: str
     record: Record
@@ -45,6 +46,7 @@ class Status:
     progress_at: float | None = None
     budgets: tuple[BudgetNote, ...] = ()
     guarded: tuple[tuple[str, GuardEntry], ...] = ()
+    guards_path: str = ""
 
     @property
     def is_at_rest(self) -> bool:
@@ -111,6 +113,7 @@ def read_status(client: Client, names: ControlPaths) -> Status:
         max(moments, default=None),
         tuple(read_budgets(client, names)),
         tuple(_guarded(client, names)),
+        names.guards,
     )
 
 

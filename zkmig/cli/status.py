@@ -100,6 +100,7 @@ COLUMNS, LINES = 80, 24
 TITLE = 11
 _LEAST = ("readers", "evicted", "kept", "guards", "overridden", "last")  # left out first where it would be more
 _WHOLE = "plan"  # never cut: it is to be found by that
+_ENDED_S = 24 * 3600  # a guard that a timer starts with --no-wait is back by then
 _NAMED = 2  # of those that block, by their whole names, as --evict takes them
 
 
@@ -148,7 +149,7 @@ def _rows(found: Status, now: float) -> Iterator[tuple[str, str]]:
         yield "last", f"epoch {record.last.epoch} {outcome} {_when(record.last.at)}{deviations}{why}"
     if found.readers:
         yield "readers", f"{len(found.readers)}: {some(found.readers)}"
-    yield from (("guards", line) for line in _guards(found))
+    yield from (("guards", line) for line in _guards(found, now))
     yield from _blocking(found)
     if found.evicted:
         yield "evicted", some(found.evicted)
@@ -199,8 +200,8 @@ def _versions(conflict: ConflictNote) -> str:
     return f": found {shown[0]}, expected {shown[1]}"
 
 
-def _guards(found: Status) -> Iterator[str]:
-    """A line for each of a few, else how many there are, and for those that are kept down."""
+def _guards(found: Status, now: float) -> Iterator[str]:
+    """A line for each of a few, else how many there are, and for those that are kept down; how to be rid of one."""
     if len(found.guarded) == len(found.guards) <= _NAMED:
         yield from (_guard(name, entry) for name, entry in found.guarded)
     elif found.guards:
@@ -208,6 +209,13 @@ def _guards(found: Status) -> Iterator[str]:
         yield f"{len(found.guards)}, {running} running: {some(found.guards)}"
         down = [_guard(name, entry) for name, entry in found.guarded if entry.down is not None]
         yield from down[:_NAMED]
+    if found.is_at_rest and any(_has_ended(entry, now) for _, entry in found.guarded):
+        yield f"ended for good? then an admin deletes {found.guards_path}/NAME"
+
+
+def _has_ended(entry: GuardEntry, now: float) -> bool:
+    """Whether it is stopped though it might run, and has been for so long that its guard may be gone for good."""
+    return entry.stopped and entry.down is None and entry.since is not None and now - entry.since > _ENDED_S
 
 
 def _guard(name: str, entry: GuardEntry) -> str:
