@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 
 from tests.guards import SLEEPER, Guarded, entry_of, python
 from tests.proxy import Fate, Proxy, cut_at
-from tests.scopes import Site, settled
+from tests.scopes import ALICE, ALICES_IDENTITY, Site, settled
 from tests.test_guard_registration import Bench
 from tests.trees import Node, Tree
 from zkmig.apply.forward import Options
@@ -181,6 +182,25 @@ def test_a_share_is_what_is_written(percent: str) -> None:
 def test_what_is_no_share_is_refused(text: str) -> None:
     with pytest.raises(BadInput):
         Budget.parse(f"/hosts/*={text}")
+
+
+def test_a_budget_that_another_identity_keeps_is_named(site: Site) -> None:
+    """Its baseline may be read by that identity alone; without it nothing can be compared, and nothing starts."""
+    site.init(hosts(0))
+    budgets = [Budget(f"{site.root}/hosts/*", share=0.1)]
+    auth = ((ALICE.scheme, ALICE.secret.decode()),)
+    hers = Bench(site, site.server.hosts, auth=auth, who=(ALICES_IDENTITY,), instance="hers", budgets=budgets)
+    one = Bench(site, site.server.hosts, budgets=budgets)
+    with closing(hers.registration), closing(one.registration):
+        hers.registration.start()
+        assert hers.answered(Register(hers.wait(Seen), 0, "runs")) == Registered()
+        assert hers.answered(Acknowledge("ended", 0, None)) == Acknowledged()
+        one.registration.start()
+        answer = one.answered(Register(one.wait(Seen), 0, "runs"))
+    assert isinstance(answer, NotRegistered)
+    assert answer.is_forbidden
+    assert "not permitted to read what the command last ran on" in answer.why
+    assert site.names.seen(reader_name("unit")) in answer.why
 
 
 # -- registrations under which nothing ran ----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
 from kazoo.client import KazooClient
-from kazoo.exceptions import KazooException, NoAuthError, NoNodeError
+from kazoo.exceptions import KazooException
 from kazoo.interfaces import IAsyncResult
 
 from zkmig.epoch.control import ControlPaths
@@ -41,7 +41,7 @@ from zkmig.reader.baseline import (
     taken_back,
 )
 from zkmig.reader.budget import Budget
-from zkmig.reader.ledger import KEPT_BYTES_MAX, put_into
+from zkmig.reader.ledger import KEPT_BYTES_MAX, put_into, read_stored
 from zkmig.reader.reader import Reader
 from zkmig.reader.view import View
 from zkmig.wire.requests import operation_size
@@ -211,17 +211,11 @@ class Limits:
         return decision
 
     def _stored(self) -> Stored:
-        found: list[tuple[bytes | None, int] | None] = []
-        for path in (self._names.budget(self.reader), self._names.seen(self.reader)):
-            try:
-                data, stat = self._answer(self._client.get_async(path))
-                found.append((data, stat.version))
-            except NoNodeError:
-                found.append(None)
-            except NoAuthError as error:
-                hint = "the name was taken by another identity: choose another --name, or have an admin delete it"
-                raise Forbidden("not permitted to read what the command last ran on", path, hint) from error
-        return Stored.of_nodes(self._names, self.reader, *found)
+        hint = "the name was taken by another identity: choose another --name, or have an admin delete it"
+        what = "not permitted to read what the command last ran on"
+        return read_stored(
+            self._client, self._names, self.reader, self._answer, lambda path: Forbidden(what, path, hint)
+        )
 
 
 def _forgotten(stored: Stored) -> Stored:

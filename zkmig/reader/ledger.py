@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from kazoo.client import KazooClient, TransactionRequest
 from kazoo.exceptions import NoAuthError, NoNodeError
 from kazoo.interfaces import IAsyncResult
+from kazoo.protocol.states import ZnodeStat
 
 from zkmig.epoch.control import ControlPaths
 from zkmig.errors import ActingRefused, BadInput, Forbidden, Unavailable, ZkmigError
@@ -46,6 +47,7 @@ at about three times their size."""
 
 KNOWN_MIN: Final = 10_000
 
+_Node = tuple[bytes | None, ZnodeStat]
 T = TypeVar("T")
 _logger = logging.getLogger("zkmig")
 
@@ -137,20 +139,15 @@ class Ledger:
     # -- what is stored -----------------------------------------------------------------------------------------------
 
     def _read(self, timeout_s: float) -> Stored:
-        places = (self._names.budget(self._name), self._names.seen(self._name))
-        asked = [self._client.get_async(path) for path in places]
-        found: list[tuple[bytes | None, int] | None] = []
-        for result in asked:
-            try:
-                data, stat = self._answer(result, timeout_s)
-                found.append((data, stat.version))
-            except NoNodeError:
-                found.append(None)
-            except NoAuthError as error:
-                where = self._names.seen(self._name)
-                hint = "the name was taken by another identity: choose another, or have an admin delete it"
-                raise Forbidden("not permitted to read what was last acted on", where, hint) from error
-        return Stored.of_nodes(self._names, self._name, *found)
+        hint = "the name was taken by another identity: choose another, or have an admin delete it"
+        forbidden = Forbidden("not permitted to read what was last acted on", self._names.seen(self._name), hint)
+        return read_stored(
+            self._client,
+            self._names,
+            self._name,
+            lambda result: self._answer(result, timeout_s),
+            lambda _path: forbidden,  # whichever of both it was, this is the one that matters
+        )
 
     def _fingerprint(self, view: View, keeping: Keeping) -> dict[str, Marks]:
         if self._marks is None or self._marks[0] is not view.image:
@@ -189,6 +186,32 @@ class Ledger:
             except Forbidden as error:
                 _logger.warning("a baseline cannot be settled: %s", error)
             self._doubtful = None
+
+
+def read_stored(
+    client: KazooClient,
+    names: ControlPaths,
+    reader: str,
+    answer: Callable[[IAsyncResult[_Node]], _Node],
+    forbidden: Callable[[str], ZkmigError],
+) -> Stored:
+    """What the control plane holds for one reader's name; both nodes are asked for at once.
+
+    answer: waits for kazoo's; what it raises goes through. forbidden: the error for a node, by its path, that this
+    session may not read.
+    """
+    places = (names.budget(reader), names.seen(reader))
+    asked = [client.get_async(path) for path in places]
+    found: list[tuple[bytes | None, int] | None] = []
+    for path, result in zip(places, asked, strict=True):
+        try:
+            data, stat = answer(result)
+            found.append((data, stat.version))
+        except NoNodeError:
+            found.append(None)
+        except NoAuthError as error:
+            raise forbidden(path) from error
+    return Stored.of_nodes(names, reader, *found)
 
 
 def put_into(transaction: TransactionRequest, operations: Sequence[Operation]) -> None:
