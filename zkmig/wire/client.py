@@ -11,11 +11,11 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Final, Self, overload
 
-from zkmig.errors import BadInput, Outcome, ZkmigError
+from zkmig.errors import BadInput
 from zkmig.model.acl import Identity
 from zkmig.model.stat import Stat
 from zkmig.wire import replies as rp
@@ -24,12 +24,12 @@ from zkmig.wire.codes import Code
 from zkmig.wire.credential import Credential
 from zkmig.wire.faults import ConnectionLost
 from zkmig.wire.link import IDLE_PART, Host, Link, Submitted, address
+from zkmig.wire.pipeline import Pipeline
 from zkmig.wire.session import Session, State, WatchEvent
 from zkmig.wire.tls import Tls
 
 __all__ = ["Client", "Credential", "probe_frame_limit"]
 
-REFILL_PART: Final = 1 / 4  # of the depth at least is sent together: a packet for each request costs both sides
 CLOSE_TIMEOUT_S: Final = 2.0  # how long close() waits for the server to confirm, unless told otherwise
 
 
@@ -283,7 +283,7 @@ class Client:
             try:
                 link.wait(lambda: xid in link.answers)
             except BaseException as stop:
-                _mark(stop, link.abandon([(xid, request)]))
+                link.abandon([(xid, request)], stop)
                 raise
             reply = link.answers.pop(xid, None)
             if reply is None:
@@ -314,84 +314,16 @@ class Client:
         A depth that is a function is asked before each request, and requests are then pulled one at a time, after all
         replies that are there: so they may take their time to come, as long as a heartbeat or longer.
         """
+        pipeline = Pipeline(self._link, self._lock, self._pause)
         if not isinstance(depth, int):
-            return self._paced_pipeline(iter(requests), depth)
+            return pipeline.paced_replies(iter(requests), depth)
         if depth < 1:
             raise ValueError("depth is at least 1")
-        return self._pipeline(iter(requests), depth)
-
-    def _pipeline(self, source: Iterator[rq.Read | rq.Write], depth: int) -> Generator[rp.Reply, None, None]:
-        waiting: deque[Submitted] = deque()
-        ready: list[rp.Reply] = []
-        failure: Exception | None = None
-        try:
-            while True:
-                self._pause()
-                room = depth - len(waiting)
-                if room >= depth * REFILL_PART:
-                    batch, failure = _pull(source, room, failure)
-                    failure = self._submit(batch, waiting) or failure
-                yield from ready
-                if not waiting:
-                    break
-                ready = self._collect(waiting)
-        except BaseException as stop:
-            with self._lock:
-                _mark(stop, self._link.abandon(waiting))
-            raise
-        if failure is not None and not isinstance(failure, StopIteration):
-            raise failure
-
-    def _paced_pipeline(
-        self, source: Iterator[rq.Read | rq.Write], depth: Callable[[], int]
-    ) -> Generator[rp.Reply, None, None]:
-        waiting: deque[Submitted] = deque()
-        failure: Exception | None = None
-        try:
-            while True:
-                self._pause()
-                while failure is None and len(waiting) < depth():
-                    batch, failure = _pull(source, 1, failure)
-                    failure = self._submit(batch, waiting) or failure
-                if not waiting:
-                    break
-                yield from self._collect(waiting)
-        except BaseException as stop:
-            with self._lock:
-                _mark(stop, self._link.abandon(waiting))
-            raise
-        if failure is not None and not isinstance(failure, StopIteration):
-            raise failure
+        return pipeline.replies(iter(requests), depth)
 
     def _pause(self) -> None:
         if self.between is not None:
             self.between()
-
-    def _submit(self, batch: list[rq.Read | rq.Write], waiting: deque[Submitted]) -> ZkmigError | None:
-        if not batch:
-            return None
-        with self._lock:
-            try:
-                for request in batch:
-                    waiting.append((self._link.submit(request), request))
-            except ZkmigError as error:
-                return error
-            finally:
-                self._link.pump(0)
-        return None
-
-    def _collect(self, waiting: deque[Submitted]) -> list[rp.Reply]:
-        # The replies that are there, at least one; their requests no longer wait.
-        link, answers, first = self._link, self._link.answers, waiting[0][0]
-        with self._lock:
-            link.look_for_stop()
-            link.wait(lambda: first in answers)
-            ready = []
-            while waiting and waiting[0][0] in answers:
-                ready.append(answers.pop(waiting.popleft()[0]))
-            if not ready:
-                raise link.loss_error(waiting)
-            return ready
 
     def post(self, request: rq.Read | rq.Bulk) -> int:
         """Send a read without waiting for its answer, which `take` gives by the xid returned. Raises the loss."""
@@ -458,24 +390,6 @@ class Client:
             finally:
                 self._lock.release()
         return self._session.timeout_ms / 1000 * IDLE_PART / 4
-
-
-def _pull(
-    source: Iterator[rq.Read | rq.Write], count: int, failure: Exception | None
-) -> tuple[list[rq.Read | rq.Write], Exception | None]:
-    # Up to `count` requests, and what ended the source, if it has ended: StopIteration, or an error of its own.
-    batch: list[rq.Read | rq.Write] = []
-    try:
-        while failure is None and len(batch) < count:
-            batch.append(next(source))
-    except Exception as error:  # noqa: BLE001 - raised again when all that was sent before is answered
-        failure = error
-    return batch, failure
-
-
-def _mark(stop: BaseException, may_have_landed: bool) -> None:
-    if may_have_landed and isinstance(stop, ZkmigError):
-        stop.outcome = Outcome.UNKNOWN
 
 
 def _keep_alive(reference: weakref.ref[Client], over: threading.Event) -> None:

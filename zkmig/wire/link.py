@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
 
-from zkmig.errors import NotPermitted, OutcomeUnknown, Unreachable, ZkmigError
+from zkmig.errors import NotPermitted, Outcome, OutcomeUnknown, Unreachable, ZkmigError
 from zkmig.wire import requests as rq
 from zkmig.wire.codes import Code, code_name
 from zkmig.wire.credential import Credential
@@ -101,17 +101,16 @@ class Link:
         self.require_connected()
         return self.session.submit(request)
 
-    def abandon(self, submitted: Iterable[Submitted]) -> bool:
-        """Nobody will ask for these answers any more. Whether one of them is a write that may yet land."""
+    def abandon(self, submitted: Iterable[Submitted], stop: BaseException) -> None:
+        """Nobody will ask for these answers any more. If one is of a write that may yet land, `stop` says so."""
         unanswered = {each.xid: each for each in self.session.unanswered()}
-        perhaps = False
         for xid, _ in submitted:
             if xid in unanswered:
                 self._abandoned.add(xid)
-                perhaps = perhaps or unanswered[xid].may_have_landed
+                if unanswered[xid].may_have_landed and isinstance(stop, ZkmigError):
+                    stop.outcome = Outcome.UNKNOWN
             self.answers.pop(xid, None)
             self._may_have_landed.discard(xid)
-        return perhaps
 
     def require_connected(self) -> None:
         """Raise the loss, if there was one."""
