@@ -5,6 +5,7 @@ Method: run the installed `zkmig` against real servers and damaged files; look a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import zkmig
 from tests.conftest import KazooClientFactory
 from tests.program import Program, location
 from tests.scopes import AFTER, BEFORE, ME, Site
+from zkmig.api.access import Access
 from zkmig.dev import Server
 from zkmig.dev.ports import pick_ports
 
@@ -102,7 +104,12 @@ def test_commands_on_a_scope_want_an_ensemble(program: Program) -> None:
     ],
 )
 def test_nobody_listens(program: Program, arguments: tuple[str, ...]) -> None:
-    program(*arguments).failed(6, "127.0.0.1:1")
+    """Told at once: nothing is tried again where nobody listens, and where no name resolves."""
+    began = time.monotonic()
+    program(*arguments).failed(6, "127.0.0.1:1 connection refused")
+    elsewhere = [one.replace(UNREACHABLE, f"zk://no-such-host.invalid:2181,{UNREACHABLE[5:]}") for one in arguments]
+    program(*elsewhere).failed(6, "127.0.0.1:1 connection refused", "no-such-host.invalid:2181 ")
+    assert time.monotonic() - began < Access().connect_timeout_s
     assert program.files == set()
 
 

@@ -29,6 +29,7 @@ from zkmig.epoch import record as records
 from zkmig.epoch.leases import GuardEntry
 from zkmig.epoch.record import Held
 from zkmig.epoch.transitions import State
+from zkmig.guard.registration import CONNECT_TIMEOUT_S
 
 
 @pytest.fixture
@@ -316,9 +317,21 @@ def test_the_registration_of_another_machine_is_waited_for_or_taken_over(site: S
 def test_what_keeps_it_waiting_at_its_start_is_said(site: Site, guarded: Guarded) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        process = guarded.start(hosts=f"127.0.0.1:{nobody.getsockname()[1]}")
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        began = time.monotonic()
+        process = guarded.start(hosts=f"{address},no-such-host.invalid:2181")
+        guarded.await_phase("looking", "cannot connect yet")
+        assert time.monotonic() - began < CONNECT_TIMEOUT_S / 2  # not only once they count as silent
+        early = guarded.status()["why"]
+        for words in (f"{address} connection refused", "no-such-host.invalid:2181 ", "it goes on trying"):
+            assert words in early
         guarded.await_phase("looking", "the servers do not answer")
+        late = guarded.status()["why"]
+        assert "; tried for 1" in late  # 10 s, or a little more
+        assert f"{address} connection refused" in late
         assert guarded.end(process, signal.SIGINT) == 130
+        said = [line for line in guarded.stdout.splitlines() if ": looking since" in line]
+        assert [early in said[0], late in said[1], len(said)] == [True, True, 2]
     process = guarded.start()
     guarded.await_phase("waiting", "there is no scope")
     site.init()

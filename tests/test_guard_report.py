@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import socket
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from zkmig.cli.status import _guard
 from zkmig.epoch.leases import GuardEntry
 from zkmig.epoch.record import Held
+from zkmig.guard import reach
 from zkmig.guard.events import Phase, Situation
 from zkmig.guard.notify import Notifier
 from zkmig.guard.report import Report
@@ -129,3 +132,28 @@ def test_what_is_no_utf_8_is_told_all_the_same(tmp_path: Path) -> None:
         assert b"waiting" in manager.recv(1_000)
         notifier.close()
     assert json.loads((tmp_path / "status").read_text())["phase"] == "waiting"
+
+
+def test_why_it_is_not_connected_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for again while it fails, at once where asking takes long, and not told once it is connected or closed."""
+    monkeypatch.setattr(reach, "FIRST_S", 0.0)
+    monkeypatch.setattr(reach, "AGAIN_S", 0.0)
+    answers: queue.Queue[str] = queue.Queue()
+    news, connected = threading.Semaphore(0), threading.Event()
+    one = reach.Reach("zk1:2181", connected.is_set, lambda: answers.get(timeout=30), news.release)
+    one.start()
+    assert one.why == ""
+    monkeypatch.setattr(reach, "SLOW_S", 0.0)
+    assert one.why == "no answer so far (zk1:2181)"
+    for why in ("refused", "not known"):
+        answers.put(why)
+        assert news.acquire(timeout=30)
+        assert one.why == why
+    connected.set()
+    assert one.why == ""
+    connected.clear()  # lost later: that is for others to tell
+    assert one.why == ""
+    answers.put("")
+    closed = reach.Reach("zk1:2181", lambda: False, lambda: "refused", news.release)
+    closed.close()
+    assert closed.why == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import platform
@@ -29,6 +30,7 @@ from zkmig.reader.kazoo_client import client_of
 from zkmig.source.location import EnsembleLocation
 
 GRACE_S = 10.0
+ATTEMPT_S = 1.0  # of those that only find out what to say
 UNIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:+-]{0,199}")
 _COMMAND = "zkmig.guard.command"  # in click's context: what stands behind --
 _EXEC = AfterCommit.HOOK.value
@@ -66,7 +68,7 @@ class GuardCommand(click.Command):
             "2": "usage or bad input",
             "3": "another guard of this name lives on this machine",
             "70": "internal error, or the keeper of the processes was killed; what ran was ended",
-            "75": "with --no-wait: the scope does not admit CMD, or is not known",
+            "75": "with --no-wait: the scope does not admit CMD, or the servers do not answer",
             "126/127": "CMD cannot be run / is not there",
             "128+n": "signal n ended the guard while CMD did not run",
         }
@@ -109,7 +111,11 @@ class GuardCommand(click.Command):
     "/app/hosts/*=10% or =50 or =10%,50. Beyond it CMD stays down until the guard is sent SIGUSR1, which is recorded. "
     "May be given several times.",
 )
-@click.option("--no-wait", is_flag=True, help="Exit with 75 instead of waiting for the scope to admit CMD.")
+@click.option(
+    "--no-wait",
+    is_flag=True,
+    help="Exit with 75 instead of waiting for the scope to admit CMD.",
+)
 @click.option(
     "--take-over",
     is_flag=True,
@@ -180,6 +186,7 @@ def guard(
             status_file=status_file,
             out=None if quiet else 1,
             budgets=checked(Budget.parse(budget) for budget in budgets),
+            unreached=_unreached(access, place),
         ),
         os.environ,
     )
@@ -220,5 +227,19 @@ def _asker(access: Access, place: EnsembleLocation) -> Callable[[], Sequence[Ide
                 return client.identities
         except ZkmigError:
             return [one.identity for one in access.auth if one.identity is not None]
+
+    return ask
+
+
+def _unreached(access: Access, place: EnsembleLocation) -> Callable[[], str]:
+    """Why no server can be reached, as other commands would say it."""
+    brief = dataclasses.replace(access, connect_timeout_s=ATTEMPT_S)
+
+    def ask() -> str:
+        try:
+            with brief.client(place):
+                return ""
+        except ZkmigError as error:
+            return error.what
 
     return ask

@@ -33,7 +33,8 @@ from zkmig.guard.decision import SIGNAL_EXIT, Decision
 from zkmig.guard.leftovers import end_leftovers
 from zkmig.guard.machine import ProcessIdentity, this_process
 from zkmig.guard.notify import VARIABLES, Notifier
-from zkmig.guard.registration import Me, Registration
+from zkmig.guard.reach import Reach
+from zkmig.guard.registration import SILENT, Me, Registration
 from zkmig.guard.report import Report
 from zkmig.model.acl import Identity
 from zkmig.reader.budget import Budget
@@ -59,7 +60,8 @@ class Options:
 
     client: a kazoo client that is not started yet. who: the identities of its session, as ACLs name them; may ask the
     servers. session_timeout_s: of the client. grace_s: between TERM and KILL. folder: where names are claimed. budgets:
-    how far an epoch may move the tree before the command runs again.
+    how far an epoch may move the tree before the command runs again. unreached: why no server can be reached, "" if one
+    can; may ask the servers.
     """
 
     names: ControlPaths
@@ -75,6 +77,7 @@ class Options:
     status_file: Path | None = None
     out: int | None = None
     budgets: Sequence[Budget] = ()
+    unreached: Callable[[], str] = str
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,9 @@ class _Loop:
         self._armed: float | None = None
         self._left: Left | None = None
         here = this_process()
+        client = options.client
+        servers = ",".join(f"{host}:{port}" for host, port in client.hosts)
+        self._reach = Reach(servers, lambda: client.connected, options.unreached, wakeup.news)
         self._registration = Registration(
             options.client,
             options.names,
@@ -147,6 +153,7 @@ class _Loop:
     def run(self) -> Left:
         """Until the decision is to leave."""
         self._registration.start()
+        self._reach.start()
         self._take(events.Tick())
         with selectors.DefaultSelector() as selector:
             selector.register(self._command.fileno(), selectors.EVENT_READ)
@@ -166,6 +173,7 @@ class _Loop:
                     self._take(events.TimeUp())
                 self._take(events.Tick())
                 self._notifier.alive_if_due()
+        self._reach.close()
         self._registration.close()
         return self._left
 
@@ -181,6 +189,9 @@ class _Loop:
 
     def _post(self, event: events.Event) -> None:
         """From other threads."""
+        if isinstance(event, events.Silent) and event.why.startswith(SILENT) and (why := self._reach.why):
+            event = events.Silent(f"{event.why}; tried for {self._reach.for_s:.0f} s: {why}")
+            self._reach.close()
         self._news.append(event)
         self._wakeup.news()
 
@@ -190,7 +201,14 @@ class _Loop:
         now = time.time()
         for order in self._decision.take(event, now):
             self._carry_out(order)
-        self._report.tell(self._decision.situation, now, self._code())
+        self._report.tell(self._situation(), now, self._code())
+
+    def _situation(self) -> events.Situation:
+        """As the decision has it; and early, why it cannot know more yet."""
+        situation = self._decision.situation
+        if situation.phase is events.Phase.LOOKING and situation.is_passing and (why := self._reach.why):
+            return situation._replace(why=f"cannot connect yet: {why}; it goes on trying", is_passing=False)
+        return situation
 
     def _code(self) -> int | None:
         return None if self._left is None else self._left.code
