@@ -373,6 +373,21 @@ def test_without_leave_to_wait_it_ends_with_75(site: Site, guarded: Guarded) -> 
     assert guarded.stderr.count("rack move") == 2
 
 
+def test_without_leave_to_wait_a_scope_that_is_not_there_is_told_as_such(
+    site: Site, guarded: Guarded, program: Program
+) -> None:
+    """With the code and the words of other commands, since the name may be mistyped; EMPTY is not that."""
+    site.init()
+    there = guarded.start("--no-wait")
+    assert there.wait(30) == 75
+    mistyped = guarded.start("--no-wait", "--scope", "tpyo")
+    assert mistyped.wait(30) == 3
+    assert (guarded.status()["phase"], guarded.status()["code"]) == ("left", 3)
+    at = ("--at", f"zk://{site.server.hosts}", "--control", site.names.control)
+    told = program("epoch", *at, "--scope", "tpyo").failed(3, "there is no scope 'tpyo'", site.names.scope)
+    assert guarded.stderr.endswith(told)
+
+
 @pytest.mark.parametrize(
     ("command", "code"),
     [

@@ -15,12 +15,12 @@ from typing import Any
 
 import click
 
-from zkmig.api.access import Access, address, ensemble
+from zkmig.api.access import Access, address, ensemble, open_scope
 from zkmig.cli.run import control_option, exit_codes, log_to_stderr, required_at
 from zkmig.cli.sessions import session_options, take_session
 from zkmig.cli.terminal import escape
 from zkmig.epoch.control import ControlPaths, valid_scope_name
-from zkmig.errors import BadInput, ZkmigError
+from zkmig.errors import BadInput, Refused, ZkmigError
 from zkmig.guard import guard as guards
 from zkmig.guard.events import AfterCommit, Settings
 from zkmig.model.acl import Identity
@@ -66,7 +66,7 @@ class GuardCommand(click.Command):
         {
             "CMD's": "CMD has ended by itself, or by a signal that the guard was sent: its code, or 128 + signal",
             "2": "usage or bad input",
-            "3": "another guard of this name lives on this machine",
+            "3": "another guard of this name lives on this machine; with --no-wait: there is no such scope",
             "70": "internal error, or the keeper of the processes was killed; what ran was ended",
             "75": "with --no-wait: the scope does not admit CMD, or the servers do not answer",
             "126/127": "CMD cannot be run / is not there",
@@ -114,7 +114,7 @@ class GuardCommand(click.Command):
 @click.option(
     "--no-wait",
     is_flag=True,
-    help="Exit with 75 instead of waiting for the scope to admit CMD.",
+    help="Exit instead of waiting for the scope to admit CMD: with 75, or with 3 if there is no such scope.",
 )
 @click.option(
     "--take-over",
@@ -187,6 +187,7 @@ def guard(
             out=None if quiet else 1,
             budgets=checked(Budget.parse(budget) for budget in budgets),
             unreached=_unreached(access, place),
+            missing=_missing(access, place, scope, control),
         ),
         os.environ,
     )
@@ -241,5 +242,21 @@ def _unreached(access: Access, place: EnsembleLocation) -> Callable[[], str]:
                 return ""
         except ZkmigError as error:
             return error.what
+
+    return ask
+
+
+def _missing(access: Access, place: EnsembleLocation, scope: str, control: str) -> Callable[[], str]:
+    """That there is no such scope, as `zkmig epoch` says it; "" where it cannot be told."""
+    brief = dataclasses.replace(access, connect_timeout_s=ATTEMPT_S)
+
+    def ask() -> str:
+        try:
+            with open_scope(brief, address(place), scope, control):
+                return ""
+        except Refused as error:
+            return str(error)
+        except ZkmigError:
+            return ""
 
     return ask

@@ -23,7 +23,7 @@ from kazoo.client import KazooClient
 
 from zkmig.epoch.control import ControlPaths
 from zkmig.epoch.leases import GuardEntry
-from zkmig.errors import EXIT_NOT_STABLE, Stopped
+from zkmig.errors import EXIT_NOT_STABLE, EXIT_REFUSED, Stopped
 from zkmig.guard import command as commands
 from zkmig.guard import events
 from zkmig.guard.claim import Claim, Verdict, claim, judge
@@ -61,7 +61,7 @@ class Options:
     client: a kazoo client that is not started yet. who: the identities of its session, as ACLs name them; may ask the
     servers. session_timeout_s: of the client. grace_s: between TERM and KILL. folder: where names are claimed. budgets:
     how far an epoch may move the tree before the command runs again. unreached: why no server can be reached, "" if one
-    can; may ask the servers.
+    can. missing: that there is no such scope, in words, "" if there is or it cannot be told; both ask the servers.
     """
 
     names: ControlPaths
@@ -78,6 +78,7 @@ class Options:
     out: int | None = None
     budgets: Sequence[Budget] = ()
     unreached: Callable[[], str] = str
+    missing: Callable[[], str] = str
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,9 +229,16 @@ class _Loop:
             case events.Arm(seconds=seconds):
                 self._armed = time.monotonic() + seconds
             case events.Leave(code=code, error=error):
-                self._left = Left(code, error)
+                self._left = self._leave(code, error)
             case _:
                 assert_never(order)
+
+    def _leave(self, code: int, error: str) -> Left:
+        """Who may not wait for a scope is told if there is none of that name: it may well be mistyped."""
+        may_be_missing = code == EXIT_NOT_STABLE and error and self._options.client.connected
+        if may_be_missing and (missing := self._options.missing()):  # nothing runs any more that asking could hold up
+            return Left(EXIT_REFUSED, missing)
+        return Left(code, error)
 
     def _start(self, order: events.Start) -> None:
         argv, more = None, {}
