@@ -20,10 +20,10 @@ from tests.scopes import ALICE, ALICES_IDENTITY, Site, settled
 from tests.test_guard_registration import Bench
 from tests.trees import Node, Tree
 from zkmig.apply.forward import Options
-from zkmig.epoch.budgets import BudgetNote, Difference, guard_reader
+from zkmig.epoch.budgets import GUARD_CHARS_MAX, BudgetNote, Difference, guard_reader
 from zkmig.errors import BadInput
 from zkmig.guard.events import Acknowledge, Acknowledged, Doubtful, NotRegistered, Register, Registered, Seen
-from zkmig.guard.limits import READER_CHARS_MAX, Limits, reader_name
+from zkmig.guard.limits import Limits
 from zkmig.reader.budget import Budget
 from zkmig.wire.requests import OP_GET_CHILDREN, OP_GET_CHILDREN2, OP_MULTI_READ
 
@@ -55,7 +55,7 @@ def budget(site: Site, limit: str = "10%") -> tuple[str, str]:
 
 
 def note(site: Site) -> BudgetNote:
-    found = BudgetNote.decode(site.kazoo.get(site.names.budget(reader_name("unit")))[0])
+    found = BudgetNote.decode(site.kazoo.get(site.names.budget(guard_reader("unit")))[0])
     assert found is not None
     return found
 
@@ -200,7 +200,7 @@ def test_a_budget_that_another_identity_keeps_is_named(site: Site) -> None:
     assert isinstance(answer, NotRegistered)
     assert answer.is_forbidden
     assert "not permitted to read what the command last ran on" in answer.why
-    assert site.names.seen(reader_name("unit")) in answer.why
+    assert site.names.seen(guard_reader("unit")) in answer.why
 
 
 # -- registrations under which nothing ran ----------------------------------------------------------------------------
@@ -265,9 +265,8 @@ def test_a_view_that_takes_too_long_does_not_keep_stopped_from_being_written(sit
 
 
 def test_every_guard_has_a_readers_name_of_its_own() -> None:
-    units = ["web1.scaler", "web1@scaler", "web1_scaler", "web1:scaler", "x" * 199, "x" * 200, "x" * READER_CHARS_MAX]
-    names = {reader_name(unit) for unit in units}
-    assert names == {guard_reader(unit) for unit in units}  # by which status knows them
+    units = ["web1.scaler", "web1@scaler", "web1_scaler", "web1:scaler", "x" * 199, "x" * 200, "x" * GUARD_CHARS_MAX]
+    names = {guard_reader(unit) for unit in units}
     assert len(names) == len(units)
     assert all(len(name) <= 64 for name in names)
-    assert reader_name("web1.scaler") == "guard.web1.scaler"
+    assert guard_reader("web1.scaler") == "guard.web1.scaler"

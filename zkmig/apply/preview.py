@@ -84,7 +84,8 @@ def _preview_undo(client: Client, names: ControlPaths, record: Record) -> Previe
             if step.tighten is not None and not step.created:
                 yield f"set acl {step.path}"
 
-    text = f"take back the {applied} batches that epoch {record.target_epoch} has written"
+    written = "the batch" if applied == 1 else f"the {applied} batches"
+    text = f"take back {written} that epoch {record.target_epoch} has written"
     return Preview(names.scope, record, text, tuple(operations()))
 
 

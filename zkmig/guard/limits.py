@@ -11,9 +11,7 @@ Used by one thread, that of the registration.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
-import re
 import threading
 from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
@@ -22,6 +20,7 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import KazooException
 from kazoo.interfaces import IAsyncResult
 
+from zkmig.epoch.budgets import guard_reader
 from zkmig.epoch.control import ControlPaths
 from zkmig.errors import ActingRefused, BadInput, Forbidden, ReaderError, ZkmigError
 from zkmig.guard.bound import NoAnswerError
@@ -53,8 +52,6 @@ END_TIMEOUT_S: Final = 1.5
 """How long that may take when the command has ended, with all that belongs to it: a drain waits, and a guard that
 leaves has `decision.LEAVE_WAIT_S` for this and for "stopped"."""
 
-READER_CHARS_MAX: Final = 40
-
 T = TypeVar("T")
 _logger = logging.getLogger("zkmig.guard")
 
@@ -81,7 +78,7 @@ class Limits:
         self._unit = unit
         self._budgets = tuple(budgets)
         self._answer = answer
-        self.reader = reader_name(unit)
+        self.reader = guard_reader(unit)
         """Under which what it ran on is kept, and `status` shows an override."""
         self._tops = list(dict.fromkeys(Pattern.parse(budget.pattern).top for budget in budgets))
         self._reader = self._new_reader()
@@ -221,12 +218,3 @@ class Limits:
 def _forgotten(stored: Stored) -> Stored:
     """With nothing to compare with; the versions stay, and what was overridden."""
     return dataclasses.replace(stored, baseline=Baseline(), trouble="")
-
-
-def reader_name(unit: str) -> str:
-    """A Reader's name for the guard of this name: one for each, however long it is and whatever it has in it."""
-    plain = re.sub(r"[^A-Za-z0-9.-]", "_", unit)
-    if plain == unit and len(unit) <= READER_CHARS_MAX:
-        return f"guard.{unit}"
-    digest = hashlib.blake2b(unit.encode(), digest_size=6).hexdigest()
-    return f"guard.{plain[:READER_CHARS_MAX]}.{digest}"
