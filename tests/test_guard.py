@@ -25,6 +25,7 @@ from tests.scopes import AFTER, BEFORE, Site
 from zkmig.apply.forward import Options
 from zkmig.cli.failures import exit_code_of
 from zkmig.cli.main import cli
+from zkmig.dev import Server
 from zkmig.epoch import record as records
 from zkmig.epoch.leases import GuardEntry
 from zkmig.epoch.record import Held
@@ -386,6 +387,23 @@ def test_without_leave_to_wait_a_scope_that_is_not_there_is_told_as_such(
     at = ("--at", f"zk://{site.server.hosts}", "--control", site.names.control)
     told = program("epoch", *at, "--scope", "tpyo").failed(3, "there is no scope 'tpyo'", site.names.scope)
     assert guarded.stderr.endswith(told)
+
+
+def test_a_registry_that_cannot_be_read_is_not_taken_for_a_scope_that_is_not_there(
+    zk: Server, tree_root: str, tmp_path: Path
+) -> None:
+    """The guard itself does not need it: it is the hold that counts, and cron tries again."""
+    with (
+        Site(zk, f"{tree_root}/tree", f"{tree_root}/control") as site,
+        Guarded(zk.hosts, site.names, tmp_path) as guarded,
+    ):
+        site.kazoo.create(tree_root)
+        site.init(BEFORE)
+        hold(site, HELD)
+        site.kazoo.set(site.names.registry, b'{"format": 99}')
+        process = guarded.start("--no-wait")
+        assert process.wait(30) == 75
+        assert "rack move" in guarded.stderr
 
 
 @pytest.mark.parametrize(

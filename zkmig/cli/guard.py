@@ -20,7 +20,7 @@ from zkmig.cli.run import control_option, exit_codes, log_to_stderr, required_at
 from zkmig.cli.sessions import session_options, take_session
 from zkmig.cli.terminal import escape
 from zkmig.epoch.control import ControlPaths, valid_scope_name
-from zkmig.errors import BadInput, Refused, ZkmigError
+from zkmig.errors import BadInput, Refused, UnknownFormat, ZkmigError
 from zkmig.guard import guard as guards
 from zkmig.guard.events import AfterCommit, Settings
 from zkmig.model.acl import Identity
@@ -254,6 +254,8 @@ def _missing(access: Access, place: EnsembleLocation, scope: str, control: str) 
         try:
             with open_scope(brief, address(place), scope, control):
                 return ""
+        except UnknownFormat:
+            return ""  # what the registry holds is no word on this scope
         except Refused as error:
             return str(error)
         except ZkmigError:
