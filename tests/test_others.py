@@ -22,6 +22,8 @@ from zkmig.apply import pacing
 from zkmig.apply.forward import Options
 from zkmig.apply.others import SLACK, YIELD_S, YIELD_WRITES_PER_S, Others
 from zkmig.apply.tempo import TempoSeen, Throttle
+from zkmig.cli.applying import _say_tempo as say_tempo
+from zkmig.cli.run import Run
 from zkmig.dev import Server
 from zkmig.source.location import parse_hosts
 from zkmig.wire.client import Client
@@ -107,6 +109,12 @@ def test_it_is_over_a_while_after_the_last() -> None:
     assert others.write(10.9 + YIELD_S)
     assert not others.write(11.1 + YIELD_S)
     assert others.transactions == 1
+
+
+def test_they_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    for others, told in ((0, []), (1, ["at least 1 transaction"]), (2, ["at least 2 transactions"])):
+        say_tempo(Run(False, None), TempoSeen(2.0, 2.0, 1.0, 1.0, 1.0, 99, others=others))
+        assert [line.partition(", ")[2] for line in capsys.readouterr().err.splitlines()[1:]] == told
 
 
 # -- on a server ------------------------------------------------------------------------------------------------------

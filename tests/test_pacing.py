@@ -19,8 +19,9 @@ from tests.proxy import Fate, Proxy, cut_at
 from tests.scopes import AFTER, BEFORE, ME, Site, assert_is, assert_went_back
 from zkmig.apply import pacing, probe
 from zkmig.apply.forward import Applied, Options, Progress
+from zkmig.apply.others import SLACK, YIELD_S, YIELD_WRITES_PER_S
 from zkmig.apply.pacing import Pacing
-from zkmig.apply.probe import IDLE_PROBES, LatencyProbe, OpenProbe
+from zkmig.apply.probe import IDLE_PROBES, LatencyProbe, Measured, OpenProbe, Stamp
 from zkmig.apply.tempo import IN_FLIGHT_MIN, Throttle
 from zkmig.cli.options import throttle_option
 from zkmig.dev import Server
@@ -94,6 +95,94 @@ def test_without_probe_and_throttle_there_is_no_waiting() -> None:
         one.wait_for_turn(10_000)
         one.answered()
     assert (clock.slept, one.seen(), one.now()) == ([], None, (None, None))
+
+
+class MadeUp(LatencyProbe):
+    """Stamps as a test has them; nothing is sent. ours: writes of the migration, which are answered at once."""
+
+    def __init__(self) -> None:
+        super().__init__(opener("127.0.0.1:1"), "/")
+        self.zxid, self.ours = 7 << 32, 0
+        self.stamp = self.first = Stamp(self.zxid, 1, 0)
+
+    def idle(self, _stop: StopRequest) -> list[float]:
+        return [0.001] * IDLE_PROBES
+
+    def take(self) -> Measured:
+        return Measured([], 0.0, False, self.stamp)
+
+    def happen(self, *, ours: int = 0, others: int = 0) -> None:
+        """So many transactions, and then a probe."""
+        self.ours += ours
+        self.zxid += ours + others + 1
+        self.stamp = Stamp(self.zxid, self.stamp.probes + 1, self.stamp.losses)
+
+    def come_back(self) -> None:
+        """Another session, which counts its probes anew; one of ours went by while there was none."""
+        self.happen(ours=1)
+        self.losses += 1
+        self.stamp = Stamp(self.zxid, 1, self.losses)
+
+    def pacing(self, clock: Clock, stop: StopRequest | None = None) -> Pacing:
+        return Pacing(stop or StopRequest(), self, None, clock, clock.sleep, lambda: self.ours)
+
+
+def test_a_rate_is_kept_to_while_others_write_and_no_longer() -> None:
+    """Batch by batch, with beats while it waits; a transaction of our own changes nothing."""
+    clock, made_up, beats = Clock(), MadeUp(), []
+    one = made_up.pacing(clock)
+
+    def waits_s(writes: int) -> float:
+        begun = clock.now
+        one.wait_for_turn(writes, lambda: beats.append(clock.now))
+        one.answered()
+        return clock.now - begun
+
+    for _ in range(50):
+        made_up.happen(ours=1)
+        assert waits_s(YIELD_WRITES_PER_S) == 0
+        assert one.depth() > 1
+    made_up.happen(ours=1, others=1)
+    assert waits_s(YIELD_WRITES_PER_S // 2) == 0  # the first goes at once
+    assert one.depth() == 1
+    made_up.happen(ours=1)
+    assert waits_s(250) == pytest.approx(0.5)
+    assert len(beats) >= 0.5 / pacing.SLICE_S
+    clock.now += YIELD_S
+    assert one.depth() > 1
+    assert [waits_s(YIELD_WRITES_PER_S) for _ in range(3)] == [0, 0, 0]
+
+
+def test_a_stop_ends_the_wait_for_the_sake_of_others() -> None:
+    clock, stop, made_up = Clock(), StopRequest(), MadeUp()
+    one = made_up.pacing(clock, stop)
+    made_up.happen(others=1)
+    one.wait_for_turn(YIELD_WRITES_PER_S * 3_600)
+    clock.when_slept = lambda: stop.request(FINAL, 143)
+    one.wait_for_turn(1)
+    assert clock.slept == [pacing.SLICE_S]
+
+
+def test_a_probe_that_comes_back_does_not_take_ours_for_theirs() -> None:
+    """Its own count begins anew, and so does that of others; what was counted before stays."""
+    clock, made_up = Clock(), MadeUp()
+    one = made_up.pacing(clock)
+    for _ in range(3):
+        for _ in range(50):
+            made_up.happen(ours=1)
+            assert one.depth() > 1
+        made_up.come_back()
+    seen = one.seen()
+    assert seen is not None
+    assert (seen.others, seen.losses) == (0, 3)
+    one.depth()
+    made_up.happen(others=SLACK + 2)
+    one.depth()
+    made_up.come_back()
+    one.depth()
+    seen = one.seen()
+    assert seen is not None
+    assert seen.others == 2
 
 
 # -- the probe on a server --------------------------------------------------------------------------------------------

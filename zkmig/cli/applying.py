@@ -149,7 +149,8 @@ def _say_tempo(run: Run, tempo: TempoSeen | None) -> None:
         f"{tempo.p99_ms:.1f} ms (p99), {tempo.idle_ms:.1f} ms (median) before the first batch"
     )
     if tempo.others:
-        run.say(f"others wrote meanwhile, at least {tempo.others} transactions")
+        count = "1 transaction" if tempo.others == 1 else f"{tempo.others} transactions"
+        run.say(f"others wrote meanwhile, at least {count}")
 
 
 def plain(deviations: tuple[Deviation, ...]) -> list[dict[str, Any]]:
