@@ -104,12 +104,13 @@ class MadeUp(LatencyProbe):
         super().__init__(opener("127.0.0.1:1"), "/")
         self.zxid, self.ours = 7 << 32, 0
         self.stamp = self.first = Stamp(self.zxid, 1, 0)
+        self.is_away = False
 
     def idle(self, _stop: StopRequest) -> list[float]:
         return [0.001] * IDLE_PROBES
 
     def take(self) -> Measured:
-        return Measured([], 0.0, False, self.stamp)
+        return Measured([], 0.0, self.is_away, None if self.is_away else self.stamp)
 
     def happen(self, *, ours: int = 0, others: int = 0) -> None:
         """So many transactions, and then a probe."""
@@ -161,6 +162,27 @@ def test_a_stop_ends_the_wait_for_the_sake_of_others() -> None:
     clock.when_slept = lambda: stop.request(FINAL, 143)
     one.wait_for_turn(1)
     assert clock.slept == [pacing.SLICE_S]
+
+
+@pytest.mark.parametrize("do_they_write", [True, False])
+def test_while_the_probe_is_away_others_are_taken_to_go_on(do_they_write: bool) -> None:
+    """The lowest tempo alone can be more than the rate, where servers are fast; who did not write has no rate kept."""
+    clock, made_up = Clock(), MadeUp()
+    one = made_up.pacing(clock)
+    made_up.happen(others=int(do_they_write))
+    one.depth()
+    made_up.is_away = True
+    for _ in range(100):
+        one.wait_for_turn(YIELD_WRITES_PER_S // 4)
+        one.answered()
+    assert clock.now - 500 == pytest.approx(99 / 4 if do_they_write else 0)
+    made_up.is_away = False
+    made_up.come_back()
+    one.depth()
+    clock.now += YIELD_S
+    for _ in range(3):
+        one.wait_for_turn(YIELD_WRITES_PER_S)
+    assert clock.now - 500 == pytest.approx(YIELD_S + (99 / 4 if do_they_write else 0))
 
 
 def test_a_probe_that_comes_back_does_not_take_ours_for_theirs() -> None:

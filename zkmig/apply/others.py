@@ -49,6 +49,11 @@ class Others:
         self._counted += self._since
         self._since, self._base = 0, None
 
+    def unseen(self, now: float) -> None:
+        """No zxids are told just now: whoever wrote until then is taken to go on."""
+        if self.write(now):
+            self._seen_at = now
+
     def write(self, now: float) -> bool:
         """Whether somebody has written just now."""
         return self._seen_at is not None and now - self._seen_at < YIELD_S

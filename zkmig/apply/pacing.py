@@ -117,6 +117,7 @@ class Pacing:
             self.tempo.saw(latency)
         if measured.is_lost:
             self.tempo.lost()
+            self._others.unseen(self._clock())
         else:
             self.tempo.waits(measured.waiting_s)
             self._count(measured.stamp)
