@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from kazoo.client import KazooClient
@@ -25,6 +26,7 @@ from zkmig.dev import Server
 NODES = 2_000
 LAST = f"n{NODES - 1:05}"
 WAIT_S = 60.0
+ESTABLISHED = "01"
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,25 @@ def wait_until_some_batches_are_applied(client: KazooClient, at: str, process: s
     while cursor(client, at) == 0:
         assert process.poll() is None, "it came to its end before it could be stopped"
         assert time.monotonic() < deadline
+
+
+def wait_until_two_clients_are_unanswered(server: Server) -> None:
+    """The probe's session and the one that writes: bytes lie in two sockets that the halted server does not read."""
+    deadline = time.monotonic() + WAIT_S
+    while unread(server.port) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def unread(port: int) -> int:
+    """Connections accepted at this port whose bytes nobody has read, by the kernel's own tables (proc(5))."""
+    found = 0
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, here, _, state, queues, *_ = line.split()
+            is_ours = int(here.rpartition(":")[2], 16) == port and state == ESTABLISHED
+            found += is_ours and int(queues.partition(":")[2], 16) > 0
+    return found
 
 
 def ended(process: subprocess.Popen[str]) -> Ran:
@@ -274,6 +295,7 @@ def test_a_second_signal_ends_at_once(program: Program, server: Server, client: 
     wait_until_some_batches_are_applied(client, at, process)
     server.pause()
     try:
+        wait_until_two_clients_are_unanswered(server)
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         said = ""

@@ -59,6 +59,8 @@ def test_everything_else_is_a_file_whatever_its_suffix(text: str) -> None:
         ("zk://a,,b/app", "empty"),
         ("zk://a,/app", "empty"),
         ("zk://a:/app", "not a port"),
+        ("zk://a..b:2181/app", "not a host name"),
+        (f"zk://{'a' * 64}:2181/app", "not a host name"),
         ("zk://a:0/app", "not a port"),
         ("zk://a:65536/app", "not a port"),
         ("zk://a:21x1/app", "not a port"),

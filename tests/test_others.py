@@ -24,7 +24,7 @@ from zkmig.apply.others import SLACK, YIELD_S, YIELD_WRITES_PER_S, Others
 from zkmig.apply.tempo import TempoSeen, Throttle
 from zkmig.cli.applying import _say_tempo as say_tempo
 from zkmig.cli.run import Run
-from zkmig.dev import Server
+from zkmig.dev import Ensemble, Server
 from zkmig.source.location import parse_hosts
 from zkmig.wire.client import Client
 
@@ -33,7 +33,7 @@ from zkmig.wire.client import Client
 events = st.lists(st.sampled_from(["send", "order", "probe", "other"]), max_size=200)
 
 
-class Ensemble:
+class Zxids:
     """Gives zxids. sees: told (zxid, ours) with each probe's answer."""
 
     def __init__(self, sees: Callable[[int, int], None]) -> None:
@@ -58,14 +58,14 @@ class Ensemble:
 @given(events)
 def test_never_more_than_there_were_and_all_of_them_once_nothing_is_under_way(happening: list[str]) -> None:
     others = Others()
-    ensemble = Ensemble(lambda zxid, ours: others.saw(zxid, ours, 0.0))
-    others.begin(ensemble.zxid, 0)
+    given_out = Zxids(lambda zxid, ours: others.saw(zxid, ours, 0.0))
+    others.begin(given_out.zxid, 0)
     for event in happening:
-        ensemble.happens(event)
-        assert others.transactions <= ensemble.others
-    for event in ["order"] * ensemble.under_way + ["probe"]:
-        ensemble.happens(event)
-    assert others.transactions == ensemble.others
+        given_out.happens(event)
+        assert others.transactions <= given_out.others
+    for event in ["order"] * given_out.under_way + ["probe"]:
+        given_out.happens(event)
+    assert others.transactions == given_out.others
 
 
 @pytest.mark.parametrize("forgets", ["what is under way", "its probes"])
@@ -73,13 +73,13 @@ def test_control_a_forgetful_count_takes_ours_for_theirs(forgets: str) -> None:
     others = Others()
 
     def sees(zxid: int, ours: int) -> None:
-        others.saw(zxid, ours - (ensemble.sent if forgets == "what is under way" else ensemble.probes), 0.0)
+        others.saw(zxid, ours - (given_out.sent if forgets == "what is under way" else given_out.probes), 0.0)
 
-    ensemble = Ensemble(sees)
-    others.begin(ensemble.zxid, 0)
+    given_out = Zxids(sees)
+    others.begin(given_out.zxid, 0)
     for event in ["probe", "send", "order", "probe"] * 3:
-        ensemble.happens(event)
-    assert ensemble.others == 0
+        given_out.happens(event)
+    assert given_out.others == 0
     assert others.transactions > 0
 
 
@@ -87,16 +87,16 @@ def test_control_a_forgetful_count_takes_ours_for_theirs(forgets: str) -> None:
 def test_after_a_loss_ours_are_not_taken_for_theirs(before: list[str], after: list[str]) -> None:
     """Whatever was under way at the loss, or at the first answer, as long as a pipeline is no deeper than SLACK."""
     others = Others()
-    ensemble = Ensemble(lambda zxid, ours: others.saw(zxid, ours, 0.0))
+    given_out = Zxids(lambda zxid, ours: others.saw(zxid, ours, 0.0))
     for event in before:
-        if event != "send" or ensemble.under_way < SLACK:
-            ensemble.happens(event)
-    assert others.transactions <= ensemble.others
+        if event != "send" or given_out.under_way < SLACK:
+            given_out.happens(event)
+    assert others.transactions <= given_out.others
     others.lost()
-    ensemble.probes = 0  # another session counts anew
+    given_out.probes = 0  # another session counts anew
     for event in after:
-        ensemble.happens(event)
-        assert others.transactions <= ensemble.others
+        given_out.happens(event)
+        assert others.transactions <= given_out.others
 
 
 def test_it_is_over_a_while_after_the_last() -> None:
@@ -117,6 +117,16 @@ def test_they_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
         assert [line.partition(", ")[2] for line in capsys.readouterr().err.splitlines()[1:]] == told
 
 
+def test_where_nothing_is_told_somebody_may_write() -> None:
+    """A probe that never connects; one that is lost in quiet times is another matter."""
+    unheard, quiet = Others(), Others()
+    unheard.unseen(10.0)
+    assert unheard.write(10.0)
+    quiet.begin(100, 1)
+    quiet.unseen(10.0)
+    assert not quiet.write(10.0)
+
+
 # -- on a server ------------------------------------------------------------------------------------------------------
 
 
@@ -130,6 +140,13 @@ def quiet() -> Iterator[Server]:
 @pytest.fixture
 def site(quiet: Server, tree_root: str) -> Iterator[Site]:
     with Site(quiet, tree_root) as site:
+        yield site
+
+
+@pytest.fixture
+def among_three(ensemble: Ensemble, tree_root: str) -> Iterator[Site]:
+    """By way of a follower."""
+    with Site(ensemble.followers()[0], tree_root) as site:
         yield site
 
 
@@ -173,14 +190,15 @@ def somebody_writes(client: KazooClient) -> Iterator[None]:
         thread.join()
 
 
-def apply(site: Site, throttle: float | None = None) -> TempoSeen:
+def apply(site: Site, throttle: float | None = None, probed: Server | None = None) -> TempoSeen:
+    """probed: the member that the probe is connected to, another than the migrator's."""
     site.init(BEFORE)
     sealed = site.plan(AFTER)
     options = Options(
         single_shot="never",
         writes_per_s=throttle,
         open_probe=lambda stop: Client(
-            parse_hosts(site.server.hosts), auth=[ME], session_timeout_ms=4_000, check_stop=stop.check
+            parse_hosts((probed or site.server).hosts), auth=[ME], session_timeout_ms=4_000, check_stop=stop.check
         ),
     )
     applied = site.apply(sealed, options=options)
@@ -192,6 +210,15 @@ def apply(site: Site, throttle: float | None = None) -> TempoSeen:
 def test_alone_it_keeps_to_no_rate(site: Site, noted: list[tuple[float, int]]) -> None:
     """The migration's own sessions, beats, probes and transitions are not taken for somebody else's."""
     assert apply(site).others == 0
+    assert noted == []
+
+
+def test_alone_it_keeps_to_no_rate_with_the_probe_on_another_member(
+    among_three: Site, ensemble: Ensemble, noted: list[tuple[float, int]]
+) -> None:
+    """Members that lag behind each other tell older zxids, never such as nobody has taken."""
+    elsewhere = ensemble.followers()[1]
+    assert apply(among_three, probed=elsewhere).others == 0
     assert noted == []
 
 

@@ -2,7 +2,9 @@
 
 Every transaction of an ensemble takes the next zxid, also one that fails. So the zxids that went by, less the
 transactions that we sent, are those of others; no list of connections is needed, and no command that servers refuse.
-Sessions that begin and end are transactions too.
+Sessions that begin and end are transactions too; so one of our own that was lost counts as somebody else's when it
+expires, and once more a few of ours may where a probe comes back on a member that lags: then a rate is kept to for
+nothing, for some seconds.
 """
 
 from __future__ import annotations
@@ -50,8 +52,8 @@ class Others:
         self._since, self._base = 0, None
 
     def unseen(self, now: float) -> None:
-        """No zxids are told just now: whoever wrote until then is taken to go on."""
-        if self.write(now):
+        """No zxids are told just now: whoever wrote until then is taken to go on, and somebody if none ever were."""
+        if self.write(now) or self._base is None:
             self._seen_at = now
 
     def write(self, now: float) -> bool:

@@ -114,6 +114,11 @@ class Decision:
         is_passing = self.phase in PASSING and not self._silent and not self._is_forbidden
         return Situation(self.phase, since, self._words(), self._pid, epoch, held, is_passing)
 
+    @property
+    def is_without_record(self) -> bool:
+        """Whether there was no record of the scope when it was looked for last."""
+        return isinstance(self._scope, NoRecord)
+
     def take(self, event: Event, now: float) -> list[Order]:
         """What to do after this event. now: unix time in s."""
         self._now = now

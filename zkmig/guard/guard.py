@@ -235,7 +235,7 @@ class _Loop:
 
     def _leave(self, code: int, error: str) -> Left:
         """Who may not wait for a scope is told if there is none of that name: it may well be mistyped."""
-        may_be_missing = code == EXIT_NOT_STABLE and error and self._options.client.connected
+        may_be_missing = code == EXIT_NOT_STABLE and error and self._decision.is_without_record
         if may_be_missing and (missing := self._options.missing()):  # nothing runs any more that asking could hold up
             return Left(EXIT_REFUSED, missing)
         return Left(code, error)

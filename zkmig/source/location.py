@@ -18,6 +18,7 @@ from zkmig.model import path as paths
 
 PORT_DEFAULT = 2181
 PORT_MAX = 65_535
+LABEL_CHARS_MAX = 63  # RFC 1035, 2.3.4
 
 _EXAMPLE = "locations look like zk://zk1:2181,zk2:2181/app, or are the name of a file"
 _NO_CREDENTIALS = "give credentials with --auth-file or ZKMIG_AUTH"
@@ -102,6 +103,10 @@ def _parse_member(member: str, text: str) -> tuple[str, int]:
     host, colon, port = member.partition(":")
     if not _HOST_NAME.fullmatch(host):
         raise BadInput(f"not a host name: {host!r}", text, _EXAMPLE)
+    if not all(1 <= len(label) <= LABEL_CHARS_MAX for label in host.removesuffix(".").split(".")):
+        # Refused here, since Python's resolver raises UnicodeError for it, for which clients are not prepared.
+        what = f"not a host name: {host!r} (a part is empty or longer than {LABEL_CHARS_MAX} characters)"
+        raise BadInput(what, text, _EXAMPLE)
     return host, _parse_port(port, text) if colon else PORT_DEFAULT
 
 
