@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def run_all(jobs: int, kills: int, only: str, shards: int = SHARDS) -> dict[str,
             killing = pool.submit(kill_all, kills)
         points = [pool.submit(crash_shard, n, shards) for n in range(shards) if only in ("", "crashpoints")]
         table = pool.submit(control_all) if only in ("", "controls") else None
+        _tell_progress({"kills": killing, **{f"crash points {n}": each for n, each in enumerate(points)}})
         if points:
             found["crashpoints"] = merged([each.result() for each in points])
         if table is not None:
@@ -73,6 +75,19 @@ def run_all(jobs: int, kills: int, only: str, shards: int = SHARDS) -> dict[str,
         if killing is not None:
             found["kills"] = killing.result()
     return found
+
+
+def _tell_progress(parts: Mapping[str, Future[dict[str, Any]] | None]) -> None:
+    """A line on stderr for each part that is over: all of it takes an hour, and what was found is known before."""
+    began = time.monotonic()
+
+    def tell(name: str, part: Future[dict[str, Any]]) -> None:
+        wrong = "failed" if part.exception() is not None else f"{len(part.result().get('violations', ()))} violations"
+        sys.stderr.write(f"{name}: {wrong}, after {time.monotonic() - began:.0f} s\n")
+
+    for name, part in parts.items():
+        if part is not None:
+            part.add_done_callback(partial(tell, name))
 
 
 def violations(found: Mapping[str, Any]) -> list[str]:
