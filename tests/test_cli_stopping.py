@@ -173,10 +173,14 @@ def test_sigterm_stops_and_rollback_takes_back(program: Program, server: Server,
     dry = program("rollback", "--at", at, "--dry-run").succeeded()
     assert f"delete {pools(at)}/n00000" in dry.stdout.splitlines()
     assert names(client, at) > 0
-    taken_back = program("rollback", "p.zkplan", "--yes", "--json").succeeded().document
+    ran = program("rollback", "p.zkplan", "--yes", "--json").succeeded()
+    assert "make a new one with zkmig plan" in ran.stderr
+    taken_back = ran.document
     assert (taken_back["outcome"], taken_back["epoch"], taken_back["deviations"]) == ("rolled back", 0, [])
     assert names(client, at) == 0
     assert status(program, at)["epoch"] == 0
+    for words in (("resume",), ("resume", "--dry-run")):
+        program(*words, "p.zkplan", "--yes").failed(3, "epoch 1 was begun with this plan and rolled back", "plan again")
 
 
 def test_resume_refuses_another_plan_and_wants_one(

@@ -14,8 +14,10 @@ from kazoo.client import KazooClient
 from tests.interruptions import Interrupted, at, interrupt, when_said
 from tests.scopes import AFTER, BEFORE, Site, assert_is, assert_went_back, settled
 from tests.trees import Node
+from zkmig.apply.following import advice
 from zkmig.apply.forward import Options
 from zkmig.apply.rollback import RolledBack
+from zkmig.apply.status import read_status
 from zkmig.epoch.control import AttemptPaths
 from zkmig.epoch.transitions import State
 from zkmig.errors import Outcome, Refused
@@ -93,14 +95,39 @@ def test_a_number_taken_back_is_tried_again_under_another_attempt(site: Site) ->
     site.leave_open(sealed, 18)
     first = open_attempt(site)
     site.rollback()
-    with pytest.raises(Refused, match="changed since the plan was made"):
+    with pytest.raises(Refused, match=r"begun with this plan and rolled back.*changed since the plan") as stale:
         site.apply(sealed)
+    assert stale.value.where.startswith(f"{site.names.home} at ")
+    with pytest.raises(Refused, match=r"epoch 1 was begun with this plan and rolled back.*make the plan again"):
+        site.resume(sealed)
+    assert "the rollback of epoch 1 has moved versions" in advice(read_status(site.client(), site.names))[0]
     site.leave_open(site.plan(AFTER), 3)
     assert open_attempt(site) != first
     site.rollback()
     site.apply(site.plan(AFTER))
     assert_is(site.look(), AFTER)
     assert site.record().epoch == 1
+
+
+def test_what_has_come_of_a_plan_is_told_to_who_comes_with_it_again(site: Site) -> None:
+    """Given up unwritten it may be applied as it is; a foreign write is not put down to a rollback of nothing."""
+    site.init(BEFORE)
+    sealed = site.plan({"": Node(b"new root"), "/keep": Node(b"kept")})
+    with pytest.raises(Interrupted):
+        site.apply(sealed, options=Options(single_shot="never", say=when_said("draining", interrupt)))
+    site.rollback()
+    with pytest.raises(Refused, match=r"given up before .*begin it again with zkmig apply --epoch 1"):
+        site.resume(sealed)
+    assert advice(read_status(site.client(), site.names)) == []
+    site.kazoo.set(site.path(""), b"theirs")
+    with pytest.raises(Refused, match="the target has changed") as stale:
+        site.apply(sealed)
+    assert "rolled back" not in str(stale.value)
+    first = site.plan({"": Node(b"1")})
+    site.apply(first)
+    site.apply(site.plan({"": Node(b"2")}), 2)
+    with pytest.raises(Refused, match=r"this plan was committed as epoch 1; .* at epoch 2; make the plan again"):
+        site.resume(first)
 
 
 def test_the_first_epoch_of_an_empty_scope(site: Site) -> None:

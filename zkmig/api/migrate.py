@@ -22,6 +22,7 @@ from zkmig.api.trees import (
     with_excludes,
 )
 from zkmig.apply import engine
+from zkmig.apply.earlier import refuse_ended
 from zkmig.apply.engine import SealedPlan, scope_of
 from zkmig.apply.forward import DRAIN_TIMEOUT_S, Applied, Options, Progress
 from zkmig.apply.preflight import examine
@@ -419,6 +420,9 @@ def preview(
         if action == "rollback":
             return preview_rollback(begun.client, begun.names)
         begun.find_plan(say)
+        if begun.sealed is not None:
+            record, _ = read_record(begun.client, begun.names)
+            refuse_ended(begun.client, begun.names, record, begun.sealed.hash)
         return preview_resume(begun.client, begun.names, begun.sealed)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from zkmig.apply.drain import refuse_unknown
+from zkmig.apply.earlier import explain_stale, refuse_ended
 from zkmig.apply.forward import Forward, finish_pending
 from zkmig.apply.options import Applied, Options
 from zkmig.apply.preflight import examine
@@ -84,6 +85,9 @@ def apply_plan(
         except Held:  # raised by admission alone, so before anything is written
             if dry_run or not take_over.wait:
                 raise
+        except StalePlan as error:
+            explain_stale(error, client, names, sealed.hash)
+            raise
         await_release(client, names, stop, options.say)
 
 
@@ -167,6 +171,8 @@ def resume(
     neither under way nor the plan committed last.
     """
     record, _ = read_record(client, names)
+    if sealed is not None:
+        refuse_ended(client, names, record, sealed.hash)
     check_plan_given(record, names, sealed)
     if record.state not in MIGRATING and record.pending is None:
         return None

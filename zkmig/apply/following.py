@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable, Iterator
 
 from zkmig.apply.status import Status
+from zkmig.epoch.attempts import Fate
 from zkmig.epoch.record import Held, Owner, Record
 from zkmig.epoch.transitions import MIGRATING, State
 from zkmig.model.path import CONTROL_ROOT
@@ -24,7 +25,13 @@ def advice(status: Status) -> list[str]:
         return ["nothing begins until the hold is released", *_once_expired(record.held)]
     if status.owner.alive:
         return ["a migrator is at work, perhaps putting up a journal: wait for it"]
-    return []
+    return list(_after_rollback(status.record))
+
+
+def _after_rollback(record: Record) -> Iterator[str]:
+    last = record.last
+    if last is not None and last.outcome == Fate.ROLLED_BACK.value:
+        yield f"the rollback of epoch {last.epoch} has moved versions: make a new plan, the old one may be stale"
 
 
 def _once_expired(held: Held) -> Iterator[str]:

@@ -340,4 +340,6 @@ def _show_rolled_back(run: Run, result: RolledBack, scope: str | None) -> None:
         }
     )
     run.line(f"rolled back: epoch {result.epoch} stays committed; {batches_text(result.batches_undone)} taken back")
+    if result.batches_undone:
+        run.say("what was brought back has new versions, so the old plan may be stale: make a new one with zkmig plan")
     say_deviations(run, result.deviations)
