@@ -248,6 +248,7 @@ def test_the_epoch_must_be_the_next(program: Program, target: str) -> None:
     program("apply", "--epoch", 1, "p.zkplan", "--yes").succeeded()
     zkmig.save_plan(zkmig.make_plan(zkmig.read(target), target), str(program.folder / "q.zkplan"))
     program("apply", "--epoch", 1, "q.zkplan", "--yes").failed(3, "the committed epoch is 1")
+    program("rollback", "--at", target, "--dry-run").failed(3, "nothing to roll back", "zkmig revert --epoch 1")
 
 
 def test_a_stale_plan(

@@ -28,7 +28,7 @@ from zkmig.epoch import owner as owners
 from zkmig.epoch.leases import Lease
 from zkmig.epoch.owner import Migrator, TakeOver, read_owner
 from zkmig.epoch.transitions import State
-from zkmig.errors import NotOwner, Outcome, Stopped, ZkmigError
+from zkmig.errors import NotOwner, Outcome, Refused, Stopped, ZkmigError
 from zkmig.plan import planfile
 from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
@@ -83,6 +83,32 @@ def wait_for(site: Site, seconds: float) -> Callable[[], None]:
         assert any("waiting for the migrator" in sentence for sentence in said)
 
     return wait
+
+
+def test_what_a_rollback_waits_for_may_commit(site: Site) -> None:
+    """That is said beforehand; then which epoch was committed, and what takes it back."""
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    drains, goes_on = threading.Event(), threading.Event()
+    said: list[str] = []
+
+    def pause(sentence: str) -> None:
+        if sentence == "draining":
+            drains.set()
+            goes_on.wait(20)
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        if sentence.startswith("waiting for the migrator"):
+            goes_on.set()
+
+    with in_a_thread(lambda: site.apply(sealed, options=Options("never", say=pause))) as ended:
+        assert drains.wait(20)
+        with pytest.raises(Refused, match=r"epoch 1 was committed meanwhile; .*zkmig revert --epoch 1"):
+            site.rollback(how=WAIT, options=Options(say=say))
+    assert ended == [None]
+    assert "may go on meanwhile, and commit epoch 1;" in said[0]
+    assert_is(site.look(), AFTER)
 
 
 def test_one_that_drains_is_not_taken_for_dead(site: Site) -> None:

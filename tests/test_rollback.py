@@ -154,9 +154,10 @@ def test_counters_of_deleted_parents_are_raised_again(site: Site) -> None:
 
 def test_there_is_nothing_to_take_back_at_rest(site: Site) -> None:
     site.init(BEFORE)
-    for _ in range(2):
-        with pytest.raises(Refused, match="nothing to roll back"):
+    for epoch in range(2):
+        with pytest.raises(Refused, match="nothing to roll back") as refused:
             site.rollback()
+        assert ("zkmig revert --epoch 1" in str(refused.value)) == (epoch == 1)  # a commit is not taken back by this
         if site.record().epoch == 0:
             site.apply(site.plan(AFTER))
     assert_is(site.look(), AFTER)

@@ -418,6 +418,7 @@ def preview(
     """What `resume` or `rollback` would do now. Refused as they would be; a living owner is not looked for."""
     with _Begun.open(Access.of(**session), plan, at, scope, control) as begun:
         if action == "rollback":
+            engine.refuse_at_rest(begun.client, begun.names, read_record(begun.client, begun.names)[0])
             return preview_rollback(begun.client, begun.names)
         begun.find_plan(say)
         if begun.sealed is not None:

@@ -16,7 +16,7 @@ from zkmig.apply.preflight import examine
 from zkmig.apply.preimage import take_preimage
 from zkmig.apply.quotas import quotas_set
 from zkmig.apply.rollback import RolledBack, roll_back
-from zkmig.epoch.attempts import noting
+from zkmig.epoch.attempts import Fate, noting, read_attempts, revertible
 from zkmig.epoch.control import ControlPaths, find_scope, read_record
 from zkmig.epoch.journal import load
 from zkmig.epoch.owner import Migrator, TakeOver, read_owner
@@ -200,15 +200,37 @@ def rollback(
 ) -> RolledBack:
     """Take an epoch back that is not committed. The plan is not needed."""
     record, _ = read_record(client, names)
-    if record.state not in MIGRATING:
-        raise Refused(
-            f"there is nothing to roll back: the scope is {record.state.value} at epoch {record.epoch}", names.record
+    refuse_at_rest(client, names, record)
+    owner = read_owner(client, names)
+    if owner.alive and take_over.wait and not take_over.steal and record.state is not State.ROLLING_BACK:
+        options.say(
+            f"the migrator at {owner.who} may go on meanwhile, and commit epoch {record.target_epoch}; to take it back "
+            "for certain, stop that one first, or take over with --steal"
         )
     migrator = Migrator.take(client, names, take_over, stop, options.say)
     with owning(migrator):
-        if migrator.record.state in MIGRATING:
-            _note_owner(migrator)
+        refuse_at_rest(client, names, migrator.record, waited_for=record.target_epoch)
+        _note_owner(migrator)
         return roll_back(migrator, options)
+
+
+def refuse_at_rest(client: Client, names: ControlPaths, record: Record, waited_for: int | None = None) -> None:
+    """Refused unless an epoch is under way; a committed one is named, with the way back from it, if there is one.
+
+    waited_for: the epoch that was under way before its migrator was waited for.
+    """
+    if record.state in MIGRATING:
+        return
+    what = f"there is nothing to roll back: the scope is {record.state.value} at epoch {record.epoch}"
+    if waited_for is not None:
+        became = "was committed" if record.epoch == waited_for else "came to its end"
+        what = f"epoch {waited_for} {became} meanwhile; {what}"
+    hint, last = "", record.last
+    if last is not None and (last.epoch, last.outcome) == (record.epoch, Fate.COMMITTED.value):  # it is what was meant
+        attempts = read_attempts(client, names, record, epoch=record.epoch)
+        if revertible(attempts, record) is not None:
+            hint = f"a committed epoch is taken back with zkmig revert --epoch {record.epoch}"
+    raise Refused(what, names.record, hint)
 
 
 def _note_owner(migrator: Migrator) -> None:
