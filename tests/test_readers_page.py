@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kazoo.security import make_digest_acl
 
 from tests.managers.scene import Scene
 from tests.managers.supervisor import Supervisor
@@ -256,32 +257,106 @@ def test_the_python_service(scene: Scene, example: Callable[[str], str]) -> None
     assert terminated == [f"{scene.site.path('/n001')} True"] * 2
 
 
-def test_the_reader_in_plain_shell(scene: Scene, example: Callable[[str], str]) -> None:
-    """Old data, refused in the midst of an epoch, new data; a hold; no znode, no scope."""
-    folder = zk_cli()
-    script = scene.folder / "read-znode"
-    script.write_text(example("shell"))
+class ShellReader:
+    """The script of the page, on this test's server."""
 
-    def read(path: str = "/n007", scope: str = scene.site.names.scope) -> tuple[int, str]:
+    def __init__(self, scene: Scene, text: str) -> None:
+        self._scene = scene
+        self.script = scene.folder / "read-znode"
+        self.script.write_text(text)
+        self.environment = {**scene.environment, "PATH": f"{os.environ['PATH']}:{zk_cli()}"}
+
+    def run(self, path: str, scope: str = "", hosts: str = "") -> tuple[int, bytes, str]:
+        """Code, what it printed, what it said. path: below the root of the scope."""
+        site = self._scene.site
         ran = subprocess.run(
-            ["sh", script, scene.site.server.hosts, scope, scene.site.path(path)],
-            env={**scene.environment, "PATH": f"{os.environ['PATH']}:{folder}"},
+            ["sh", self.script, hosts or site.server.hosts, scope or site.names.scope, site.path(path)],
+            env=self.environment,
             capture_output=True,
-            text=True,
             check=False,
         )
-        return ran.returncode, ran.stdout
+        return ran.returncode, ran.stdout, ran.stderr.decode()
 
-    assert read() == (0, "old 7 " * 12 + "\n")
-    seen: list[tuple[int, str]] = []
-    scene.migrate({3: lambda: seen.append(read())})
-    assert seen == [(NOT_STABLE, "")]
-    assert read() == (0, "new 7 " * 12 + "\n")
-    assert read("/nowhere") == (1, "")
+    def read(self, path: str = "/n007", scope: str = "") -> tuple[int, bytes]:
+        """Code, and what it printed."""
+        code, printed, said = self.run(path, scope)
+        assert (said == "") is (code != NOT_STABLE), said
+        return code, printed
+
+
+@pytest.fixture
+def shell(scene: Scene, example: Callable[[str], str]) -> ShellReader:
+    return ShellReader(scene, example("shell"))
+
+
+def test_the_reader_in_plain_shell(scene: Scene, shell: ShellReader) -> None:
+    """Old data, refused in the midst of an epoch, new data; a hold; no znode, no scope."""
+    assert shell.read() == (0, b"old 7 " * 12)
+    seen: list[tuple[int, bytes]] = []
+    scene.migrate({3: lambda: seen.append(shell.read())})
+    assert seen == [(NOT_STABLE, b"")]
+    assert shell.read() == (0, b"new 7 " * 12)
+    assert shell.read("/nowhere") == (1, b"")
     scene.site.hold(Held("maintenance", "somebody", time.time()))
-    assert read() == (NOT_STABLE, "")
+    assert shell.read() == (NOT_STABLE, b"")
+    assert shell.read("/nowhere") == (NOT_STABLE, b"")
     scene.site.hold(None)
-    assert read(scope="other") == (NOT_STABLE, "")
+    assert shell.read(scope="other") == (NOT_STABLE, b"")
+
+
+STAT_KEYS = "cZxid ctime mZxid mtime pZxid cversion dataVersion aclVersion ephemeralOwner dataLength numChildren"
+STAT = re.sub(r"(\w+) ?", r"\1 = 0x1\n", STAT_KEYS)
+"""Shaped as zkCli prints it."""
+
+
+def test_the_shell_reader_prints_data_exactly_or_refuses(scene: Scene, shell: ShellReader) -> None:
+    """Data that looks like what zkCli.sh itself prints, of any bytes; names that have to be quoted."""
+    client = scene.site.kazoo
+    record = (client.get(scene.site.names.record)[0] or b"").decode()
+    exact = {
+        "/stat": b"a\nnumChildren = 5\nb",
+        "/cut": b"a\ncZxid = 0x1\nb\n",
+        "/record": f"x\n{STAT}{record}\n{STAT}{record}\n{STAT}".encode(),
+        "/error": f"Node does not exist: {scene.site.path('/error')}".encode(),
+        "/text": "\u00e9 \u20ac \U0001f600\r\n\0\n\n".encode(),
+        "/empty": b"",
+        "/word": b"null",
+        "/two words": b"a space",
+        "/it's": b"a quote",
+        '/a "name"': b"double quotes",
+        "/back\\slash": b"-",
+    }
+    refused = {
+        "/binary": bytes(range(256)),
+        "/cut off": b"\xe2\x82" * 9,
+        "/surrogate": b"\xed\xa0\x80",  # as many bytes as the character that is printed instead
+        "/replaced": "\ufffd".encode(),
+        '/it\'s "both"': b"-",
+        "/\u00e9": b"-",
+    }
+    for path, data in {**exact, **refused}.items():
+        client.create(scene.site.path(path), data)
+    assert {path: shell.read(path) for path in exact} == {path: (0, data) for path, data in exact.items()}
+    assert {path: shell.read(path) for path in refused} == dict.fromkeys(refused, (NOT_STABLE, b""))
+    assert shell.read(f"/n007\nget {scene.site.path('/n007')}") == (NOT_STABLE, b"")  # no second command
+
+
+def test_the_shell_reader_takes_nothing_else_for_no_such_znode(scene: Scene, shell: ShellReader) -> None:
+    """A znode that may not be read, a path that is none, no servers, no zkCli.sh: 75, and it is said why."""
+    hidden = scene.site.path("/hidden")
+    scene.site.kazoo.create(hidden, b"-", acl=[make_digest_acl("somebody", "else", all=True)])
+    code, printed, said = shell.run("/hidden")
+    assert (code, printed) == (NOT_STABLE, b"")
+    assert "Insufficient permission" in said or "NoAuth" in said, said
+    assert shell.read("/n007/") == (NOT_STABLE, b"")
+    code, printed, said = shell.run("/n007", hosts="127.0.0.1:1")
+    assert (code, printed) == (NOT_STABLE, b"")
+    assert "ConnectionLoss" in said
+    shell.script.write_text(shell.script.read_text().replace("/usr/share/zookeeper/bin", "/nowhere"))
+    shell.environment["PATH"] = "/usr/bin:/bin"
+    code, printed, said = shell.run("/n007")
+    assert (code, printed) == (NOT_STABLE, b"")
+    assert "there is no zkCli.sh on the PATH" in said
 
 
 def zk_cli() -> Path:
