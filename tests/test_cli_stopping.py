@@ -207,9 +207,9 @@ def test_a_killed_migrator_is_waited_for_or_taken_over_from(program: Program, cl
     assert refused.code == 3
     assert "another migrator" in refused.stderr
     told = program("status", "--at", at).succeeded().stdout
-    assert told.index("the owner is alive: wait for it to end") < told.index("zkmig resume")
+    assert told.index("the owner's session lives (till 30 s after a kill): wait") < told.index("zkmig resume")
     program("apply", "--epoch", 1, "p.zkplan", "--yes").failed(
-        3, "epoch 1 is OPEN", "is alive", "wait for it with --wait"
+        3, "epoch 1 is OPEN, and the session of", "up to 30 s, after a kill", "resume", "wait for it with --wait"
     )
     program("resume", "--at", at, "--steal", "--yes").succeeded()
     assert names(client, at) == NODES

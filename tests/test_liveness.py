@@ -22,6 +22,7 @@ from tests.interruptions import at, when_said
 from tests.migrator_process import migrator_at
 from tests.scopes import AFTER, BEFORE, Site, assert_is
 from tests.test_drain import MINUTE
+from tests.trees import Node
 from zkmig.apply import forward
 from zkmig.apply.forward import Options
 from zkmig.epoch import owner as owners
@@ -85,30 +86,58 @@ def wait_for(site: Site, seconds: float) -> Callable[[], None]:
     return wait
 
 
-def test_what_a_rollback_waits_for_may_commit(site: Site) -> None:
-    """That is said beforehand; then which epoch was committed, and what takes it back."""
+@contextmanager
+def at_work_until(site: Site, goes_on: threading.Event) -> Iterator[list[ZkmigError | None]]:
+    """A migrator that has begun epoch 1 and does nothing before `goes_on`; what came of it."""
     site.init(BEFORE)
     sealed = site.plan(AFTER)
-    drains, goes_on = threading.Event(), threading.Event()
-    said: list[str] = []
+    drains = threading.Event()
 
     def pause(sentence: str) -> None:
         if sentence == "draining":
             drains.set()
             goes_on.wait(20)
 
+    with in_a_thread(lambda: site.apply(sealed, options=Options("never", say=pause))) as ended:
+        assert drains.wait(20)
+        yield ended
+
+
+def going_on(goes_on: threading.Event, said: list[str]) -> Options:
+    """What is said goes to `said`; the migrator goes on once somebody waits for it."""
+
     def say(sentence: str) -> None:
         said.append(sentence)
         if sentence.startswith("waiting for the migrator"):
             goes_on.set()
 
-    with in_a_thread(lambda: site.apply(sealed, options=Options("never", say=pause))) as ended:
-        assert drains.wait(20)
-        with pytest.raises(Refused, match=r"epoch 1 was committed meanwhile; .*zkmig revert --epoch 1"):
-            site.rollback(how=WAIT, options=Options(say=say))
+    return Options("never", say=say)
+
+
+def test_what_a_rollback_waits_for_may_commit(site: Site) -> None:
+    """That is said beforehand; then which epoch was committed, and what takes it back."""
+    goes_on, said = threading.Event(), list[str]()
+    with (
+        at_work_until(site, goes_on) as ended,
+        pytest.raises(Refused, match=r"epoch 1 was committed meanwhile; .*zkmig revert --epoch 1"),
+    ):
+        site.rollback(how=WAIT, options=going_on(goes_on, said))
     assert ended == [None]
     assert "may go on meanwhile, and commit epoch 1;" in said[0]
     assert_is(site.look(), AFTER)
+
+
+def test_an_apply_that_waits_says_that_it_does_not_carry_the_epoch_on(site: Site) -> None:
+    """Beforehand, since whoever was killed seems alive for a while; without --wait it is refused in the same words."""
+    goes_on, said = threading.Event(), list[str]()
+    with at_work_until(site, goes_on) as ended:
+        other = site.plan(BEFORE | {"/keep": Node(b"other")})
+        with pytest.raises(NotOwner, match=r"epoch 1 is PREPARING, .* up to 30 s, after a kill too"):
+            site.apply(other)
+        with pytest.raises(Refused, match="the committed epoch is 1"):
+            site.apply(other, how=WAIT, options=going_on(goes_on, said))
+    assert ended == [None]
+    assert "waiting does not carry that epoch on: if its migrator is dead, run zkmig resume" in said[0]
 
 
 def test_one_that_drains_is_not_taken_for_dead(site: Site) -> None:

@@ -100,7 +100,7 @@ def test_a_number_taken_back_is_tried_again_under_another_attempt(site: Site) ->
     assert stale.value.where.startswith(f"{site.names.home} at ")
     with pytest.raises(Refused, match=r"epoch 1 was begun with this plan and rolled back.*make the plan again"):
         site.resume(sealed)
-    assert "the rollback of epoch 1 has moved versions" in advice(read_status(site.client(), site.names))[0]
+    assert "after the rollback of epoch 1 its plan may be stale" in advice(read_status(site.client(), site.names))[0]
     site.leave_open(site.plan(AFTER), 3)
     assert open_attempt(site) != first
     site.rollback()

@@ -19,7 +19,7 @@ from zkmig.apply.rollback import RolledBack, roll_back
 from zkmig.epoch.attempts import Fate, noting, read_attempts, revertible
 from zkmig.epoch.control import ControlPaths, find_scope, read_record
 from zkmig.epoch.journal import load
-from zkmig.epoch.owner import Migrator, TakeOver, read_owner
+from zkmig.epoch.owner import Migrator, OwnerView, TakeOver, read_owner
 from zkmig.epoch.record import Held as Hold
 from zkmig.epoch.record import Record
 from zkmig.epoch.transitions import MIGRATING, State
@@ -122,12 +122,8 @@ def _apply(
     owner = read_owner(client, names) if record.state in MIGRATING else None
     if owner is None or not owner.alive:
         _check_admission(record, names, plan, epoch)
-    elif dry_run or not take_over.wait:
-        raise NotOwner(
-            f"epoch {record.target_epoch} is {record.state.value}, and its migrator at {owner.who} is alive",
-            names.record,
-            "wait for it with --wait; to end it otherwise, resume or rollback with --steal",
-        )
+    else:
+        _refuse_or_wait(record, owner, names, options, is_waiting=take_over.wait and not dry_run)
     _check_paths(names, plan)
     _check_identity(client, plan)
     if plan.is_empty and record.state is not State.EMPTY:
@@ -154,6 +150,25 @@ def _apply(
             return _already(migrator.record)
         _check_admission(migrator.record, names, plan, epoch)
         return Forward(migrator, plan, sealed.hash, options).run(epoch)
+
+
+def _refuse_or_wait(
+    record: Record, owner: OwnerView, names: ControlPaths, options: Options, *, is_waiting: bool
+) -> None:
+    """Say what waiting for the owner of an epoch is good for. It only seems alive for a while after a kill."""
+    under_way = f"epoch {record.target_epoch} is {record.state.value}"
+    lasts = f"up to {owner.session_timeout_ms / 1000:g} s, after a kill too"
+    lives = f"the session of its migrator at {owner.who} lives (as it does, {lasts})"
+    if not is_waiting:
+        raise NotOwner(
+            f"{under_way}, and {lives}",
+            names.record,
+            "wait for it with --wait; or, if it is dead, run zkmig resume or rollback, with --steal at once",
+        )
+    options.say(
+        f"{under_way}, and {lives}; waiting does not carry that epoch on: if its migrator is dead, run zkmig resume or "
+        "rollback instead"
+    )
 
 
 def resume(

@@ -31,7 +31,7 @@ def advice(status: Status) -> list[str]:
 def _after_rollback(record: Record) -> Iterator[str]:
     last = record.last
     if last is not None and last.outcome == Fate.ROLLED_BACK.value:
-        yield f"the rollback of epoch {last.epoch} has moved versions: make a new plan, the old one may be stale"
+        yield f"after the rollback of epoch {last.epoch} its plan may be stale: make a new one"
 
 
 def _once_expired(held: Held) -> Iterator[str]:
@@ -42,7 +42,8 @@ def _once_expired(held: Held) -> Iterator[str]:
 def _while_migrating(status: Status) -> Iterator[str]:
     record = status.record
     if status.owner.alive:
-        yield "the owner is alive: wait for it to end, or take over with --steal"
+        lasts = f"{status.owner.session_timeout_ms / 1000:g} s"
+        yield f"the owner's session lives (till {lasts} after a kill): wait, or --steal"
     if record.state is State.PREPARING and status.blocking:
         yield "it waits for what blocks: --evict NAME does without"
     if record.state is State.OPEN and record.conflict is not None:
