@@ -149,6 +149,37 @@ def test_a_budget_needs_a_name_and_a_pattern_that_is_read(site: Site) -> None:
     Reader(site.server.hosts, "x", ["/a/1"], name="n", budget=budget).close()
 
 
+@pytest.mark.parametrize("where", ["/elsewhere/*", "/zkmig/*"])
+def test_a_budget_outside_the_scope_is_bad_input(site: Site, where: str) -> None:
+    """It would let everything pass; beside one that is inside, too. Nothing is admitted. One above is of the scope."""
+    site.init(tree())
+    inside = Budget(f"{site.root}/**", count=HOSTS)
+    with reader_of(site, inside, Budget(where, count=1)) as reader:
+        with pytest.raises(BadInput, match="not part of scope") as caught, reader.acting(reader.view()):
+            raise AssertionError("admitted")
+        assert caught.value.where == where
+        assert site.kazoo.get_children(site.names.acting) == []
+    with reader_of(site, inside, Budget("/**", count=HOSTS)) as reader:
+        act(reader)
+
+
+def test_a_budget_that_matches_nothing_is_logged_once(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    site.init(tree(1))
+    mistyped = Budget(f"{site.root}/hots/*", share=0.1)
+    with reader_of(site, mistyped, Budget(f"{site.root}/hosts/*", count=1)) as reader:
+
+        def said() -> list[str]:
+            caplog.clear()
+            act(reader)
+            return [record.message for record in caplog.records if "limits nothing" in record.message]
+
+        told = f"scaler: no znode matches its budget {mistyped.pattern}, which limits nothing now"
+        assert said() == [told]
+        assert said() == []
+        site.kazoo.delete(site.path("/hosts/0"))  # now neither matches
+        assert len(said()) == 1
+
+
 def test_what_would_not_fit_is_refused_before_anything_is_sent(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.init(tree())
     monkeypatch.setattr(ledgers, "KEPT_BYTES_MAX", 16 * HOSTS)

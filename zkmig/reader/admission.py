@@ -149,6 +149,8 @@ class Admission:
         max_ms = _milliseconds(max_seconds)
         _check_override(override, self._ledger)
         self._refuse_by_view(view)
+        if self._ledger is not None:
+            self._ledger.check_scope(view)
         checks = _decisive_checks(view, decisive)
         self._await_connection(min(max_seconds, ANSWER_TIMEOUT_S))
         if self._ledger is None:

@@ -22,6 +22,7 @@ from kazoo.protocol.states import ZnodeStat
 from zkmig.epoch.control import ControlPaths
 from zkmig.errors import ActingRefused, BadInput, Forbidden, Unavailable, ZkmigError
 from zkmig.model.acl import AclList, Identity
+from zkmig.model.patterns import Pattern
 from zkmig.reader.baseline import (
     Decision,
     Keeping,
@@ -35,6 +36,7 @@ from zkmig.reader.baseline import (
 )
 from zkmig.reader.budget import MARK_BYTES, Budget, Known, Marks
 from zkmig.reader.kazoo_acl import kazoo_acl
+from zkmig.reader.part import OutsideScope, part_of
 from zkmig.reader.view import View
 from zkmig.wire.requests import Check, Create, operation_size
 
@@ -70,12 +72,22 @@ class Ledger:
         self._stored: Stored | None = None
         self._marks: tuple[object, dict[str, Marks]] | None = None
         self._known: Known = {}
+        self._void: frozenset[str] = frozenset()
         self._doubtful: tuple[Keeping, Decision] | None = None
         self._settling = threading.Lock()
         self.turn = threading.Lock()
         """Held from the verdict to the answer."""
 
     # -- before and after an admission --------------------------------------------------------------------------------
+
+    def check_scope(self, view: View) -> None:
+        """BadInput for a budget of what no view of the scope can show: it would let everything pass."""
+        for budget in self._budgets:
+            try:
+                part_of(view.seen.record, view.names.control, (Pattern.parse(budget.pattern).top,))
+            except OutsideScope as error:
+                what = f"a budget for what is not part of scope {view.scope!r}, which lies over {view.root}"
+                raise BadInput(what, budget.pattern, "correct its pattern") from error
 
     def decide(
         self,
@@ -88,13 +100,29 @@ class Ledger:
         """See `zkmig.reader.baseline.decide`. Nothing is refused by what was remembered alone."""
         keeping = Keeping(self._names, self._name, record_acl, identities)
         now = self._fingerprint(view, keeping)
+        decision = self._decision(keeping, now, view.epoch, override, timeout_s)
+        self._tell_void(now)
+        return keeping, decision
+
+    def _decision(
+        self, keeping: Keeping, now: dict[str, Marks], epoch: int, override: str | None, timeout_s: float
+    ) -> Decision:
         if self._stored is not None:
             try:
-                return keeping, decide(keeping, self._budgets, now, view.epoch, self._stored)
+                return decide(keeping, self._budgets, now, epoch, self._stored)
             except ActingRefused:
                 pass  # another reader of this name may have acted since
         self._stored = stored = self._read(timeout_s)
-        return keeping, decide(keeping, self._budgets, now, view.epoch, stored, override)
+        return decide(keeping, self._budgets, now, epoch, stored, override)
+
+    def _tell_void(self, now: dict[str, Marks]) -> None:
+        """Log, once until it is another matter, which patterns match nothing: perhaps they were mistyped."""
+        void = frozenset(pattern for pattern, marks in now.items() if not marks)
+        if void - self._void:
+            _logger.warning(
+                "%s: no znode matches its budget %s, which limits nothing now", self._name, ", ".join(sorted(void))
+            )
+        self._void = void
 
     def check_size(self, operations: Sequence[Operation], bytes_left: int) -> None:
         """BadInput where what is to be kept is too large, or does not fit what the transaction's frame has left."""

@@ -339,7 +339,7 @@ class Reader:
         Raises BudgetExceeded (the view differs from the last one acted on by more than `budget` allows), ActingRefused
         (not STABLE, held, the epoch or a decisive znode has moved since the view, another incarnation), Forbidden (an
         ACL), Unavailable (no connection, or no answer: nothing is admitted then, though a lease may block migrations
-        until it runs out), BadInput (what was asked for cannot be).
+        until it runs out), BadInput (what was asked for cannot be, as a budget for what lies outside the scope).
         """
         self._start()
         token = self._admission.admit(view, max_seconds, tuple(decisive), self._who(), override)
