@@ -45,7 +45,7 @@ def test_it_waits_for_a_lease_until_it_is_released(site: Site) -> None:
         waited.append(site.record().state)
         site.kazoo.set(lease, Lease("scaler", 60_000, released=True).encode())
 
-    site.apply(sealed, options=Options("never", say=when_said(f"waiting for {lease}", release)))
+    site.apply(sealed, options=Options("never", say=when_said("waiting for acting/one", release)))
     assert waited == [State.PREPARING]
     assert_is(site.look(), AFTER)
     assert not site.kazoo.exists(lease)
@@ -59,7 +59,7 @@ def test_it_waits_for_a_guard_until_its_process_is_down(site: Site) -> None:
     def stop() -> None:
         site.kazoo.set(registration, guard(stopped=True))
 
-    site.apply(site.plan(AFTER), options=Options("never", say=when_said(f"waiting for {registration}", stop)))
+    site.apply(site.plan(AFTER), options=Options("never", say=when_said("waiting for guards/host.scaler", stop)))
     assert_is(site.look(), AFTER)
     assert site.kazoo.exists(registration)
 
@@ -74,7 +74,7 @@ def test_past_its_deadline_it_aborts(site: Site, blocker: str, single_shot: str)
     acl = [make_digest_acl("eve", "drops", all=True)] if "may not" in blocker else None
     data = guard(stopped=False) if blocker == "guard" else MINUTE.encode()
     site.kazoo.create(path, data, acl=acl)
-    with pytest.raises(DrainTimeout, match=path) as caught:
+    with pytest.raises(DrainTimeout, match=f": {path.removeprefix(site.names.home)[1:]} ") as caught:
         site.apply(sealed, options=Options(single_shot, drain_timeout_s=0.2))
     assert caught.value.outcome is Outcome.NOTHING_WRITTEN
     assert site.kazoo.exists(path)
@@ -95,7 +95,7 @@ def test_what_a_newer_zkmig_has_left_blocks(site: Site, directory: str) -> None:
     site.init(BEFORE)
     path = f"{site.names.home}/{directory}/newer"
     site.kazoo.create(path, b'{"format": 9}')
-    with pytest.raises(DrainTimeout, match=path):
+    with pytest.raises(DrainTimeout, match=f"{directory}/"):
         site.apply(site.plan(AFTER), options=Options("never", drain_timeout_s=0.2))
 
 
@@ -132,7 +132,7 @@ def test_a_lease_that_is_taken_up_again_holds_up_the_end_of_a_scope(site: Site) 
                 assert again.__enter__().lease == lease
 
         client.before = act
-        with pytest.raises(DrainTimeout, match=lease):
+        with pytest.raises(DrainTimeout, match=lease.removeprefix(site.names.home)[1:]):
             remove()
         assert site.record().state is State.STABLE
         again.__exit__(None, None, None)

@@ -94,7 +94,7 @@ def test_a_drain_waits_until_all_is_gone(site: Site, guarded: Guarded) -> None:
     until((guarded.folder / "up").exists)
     waited = list[State]()
     sealed = site.plan(AFTER)
-    say = when_said(f"waiting for {site.names.guards}/unit", lambda: waited.append(site.record().state))
+    say = when_said("waiting for guards/unit", lambda: waited.append(site.record().state))
     site.apply(sealed, options=Options("never", say=say))
     assert waited == [State.PREPARING]
     assert not is_alive(pid)
@@ -199,7 +199,7 @@ def test_killed_with_its_keeper_it_leaves_nothing_to_the_next(site: Site, guarde
     assert guarded.end(again) == 3
 
 
-def test_killed_alone_its_keeper_ends_what_it_had_started(site: Site, guarded: Guarded) -> None:
+def test_killed_alone_its_keeper_ends_what_it_had_started(site: Site, guarded: Guarded, program: Program) -> None:
     site.init(BEFORE)
     process = guarded.start()
     pid = guarded.await_up()
@@ -207,6 +207,8 @@ def test_killed_alone_its_keeper_ends_what_it_had_started(site: Site, guarded: G
     process.wait()
     until(lambda: not is_alive(pid))
     assert not registration(site).stopped  # nobody could say so
+    at = ("--at", f"zk://{site.server.hosts}", "--scope", site.names.scope)
+    assert "guards     unit: its guard is gone, registered as running since" in program("status", *at).stdout
     guarded.start()
     assert guarded.await_up() != pid
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import shlex
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,10 +29,10 @@ from zkmig.apply.following import advice, next_commands, plan_elsewhere
 from zkmig.apply.options import Options
 from zkmig.apply.status import Status, read_status
 from zkmig.cli.applying import ways_on
-from zkmig.cli.status import COLUMNS, LINES, _width, screen
+from zkmig.cli.status import COLUMNS, LINES, TITLE, _width, screen
 from zkmig.dev import Server
 from zkmig.epoch.attempts import Attempt, AttemptNote, Fate
-from zkmig.epoch.budgets import guard_reader
+from zkmig.epoch.budgets import BudgetNote, Override, guard_reader
 from zkmig.epoch.leases import Down, GuardEntry, Lease
 from zkmig.epoch.owner import OwnerView, TakeOver
 from zkmig.epoch.record import ConflictNote, Held, LastOutcome, Owner, Pending, Record
@@ -171,6 +172,58 @@ def test_how_to_be_rid_of_a_guard_is_told_of_those_that_ended(entry: GuardEntry,
     way = "guards     ended for good? then an admin deletes /zkmig/guards/NAME"
     assert (way in screen(at_rest, [], 86_401.0)) == is_told
     assert way not in screen(held, [], 86_401.0)
+
+
+WHY = "still at work after 3 s: guards/as (guarded process as, registered as running on web1 (guard's pid 4711))"
+
+
+def at_rest(*guarded: tuple[str, GuardEntry], why: str = "", held: str = "") -> Status:
+    found = made_up(State.STABLE, "web1", count=0)
+    last = LastOutcome(6, "cafe0000", "aborted", 1.0, 0, why)
+    record = dataclasses.replace(found.record, held=Held(held, "ops", 1.0, None) if held else None, last=last)
+    names = tuple(name for name, _ in guarded)
+    return dataclasses.replace(found, record=record, guards=names, guarded=guarded, evicted=(), readers=())
+
+
+def words_of(lines: list[str]) -> str:
+    return " ".join(line[TITLE:].strip() for line in lines)
+
+
+def test_words_that_people_have_to_read_are_whole() -> None:
+    """Why the last attempt ended, why a guard is kept down, why somebody holds, why a budget was overridden: over
+    several lines of the screen where one is too narrow."""
+    down = GuardEntry("as", stopped=True, since=1.0, down=Down(3, "10 of 12 hosts differ from those before, " * 2, 1.0))
+    override = Override(time.time(), "site B is switched off since the flood of Monday, and stays so", 5, ())
+    note = BudgetNote("autoscaler", 5, 1.0, overrides=(override,))
+    found = dataclasses.replace(at_rest(("as", down), why=WHY), budgets=(note,))
+    shown = words_of(screen(found, ["zkmig plan"], 2.0))
+    for words in (WHY, str(down.down and down.down.why.strip()), "SIGUSR1 to its guard starts it", override.why):
+        assert words in shown
+    assert "…" not in shown
+    reason = "; ".join(["rack B is moved to the other room"] * 4)
+    assert reason in words_of(screen(at_rest(held=reason), [], 2.0))
+
+
+def test_each_of_a_few_guards_has_a_line() -> None:
+    """Up to five; of more, how many there are."""
+    some = [(f"unit{number}", GuardEntry(f"unit{number}", stopped=False, since=1.0)) for number in range(6)]
+    shown = screen(at_rest(*some[:5]), [], 2.0)
+    assert [line.split(":")[0].split()[-1] for line in shown if ": running since" in line] == [n for n, _ in some[:5]]
+    assert not any(": running since" in line for line in screen(at_rest(*some), [], 2.0))
+    assert any("6, 6 running: unit0" in line for line in screen(at_rest(*some), [], 2.0))
+
+
+def test_a_guard_that_is_gone_is_not_told_as_running() -> None:
+    """It cannot say so itself: where it ran, and what to do, also where there are too many for a line each."""
+    entry = GuardEntry("as", stopped=False, since=1.0, process={"host": "web1", "pid": 4711})
+    others = [(f"unit{number}", GuardEntry(f"unit{number}", stopped=False)) for number in range(9)]
+    for guarded in ([("as", entry)], [("as", entry), *others]):
+        shown = words_of(screen(at_rest(*guarded), [], 2.0, {"as"}))
+        assert "as: its guard is gone, registered as running since" in shown
+        assert "on web1 (guard's pid 4711): start it there again, or --evict guards/as" in shown
+    shown = words_of(screen(at_rest(("as", entry)), [], 2.0))
+    assert "gone" not in shown
+    assert "on web1 (guard's pid 4711)" in shown
 
 
 def test_what_is_told_to_delete_is_the_guard(site: Site) -> None:

@@ -36,9 +36,14 @@ class Blocker:
         """For how long more it can block; None: until somebody ends it."""
         return None if self.over is None else max(0.0, self.over - time.monotonic())
 
+    @property
+    def name(self) -> str:
+        """As `--evict` takes it: acting/NAME or guards/NAME."""
+        return "/".join(self.path.split("/")[-2:])
+
     def __str__(self) -> str:
         limit = "" if self.at_most_s is None else f", at most {self.at_most_s:.0f} s more"
-        return f"{self.path} ({self.what}{limit})"
+        return f"{self.name} ({self.what}{limit})"
 
 
 def judged(entry: Entry, born: tuple[int, int], first_seen: float | None = None) -> Blocker | None:
@@ -53,11 +58,13 @@ def judged(entry: Entry, born: tuple[int, int], first_seen: float | None = None)
 
 
 def say_waiting(say: Callable[[str], None], blocking: Mapping[str, Blocker]) -> None:
-    """Name the first few of what is waited for."""
+    """Name the first few of what is waited for; and what to do about a guard that waiting does not end."""
     for blocker in islice(blocking.values(), NAMED_MAX):
         say(f"waiting for {blocker}")
     if len(blocking) > NAMED_MAX:
         say(f"waiting for {len(blocking) - NAMED_MAX} more of them")
+    if any(blocker.name.startswith(f"{GUARDS}/") for blocker in blocking.values()):
+        say("a guard that was killed stays registered as running: start it there again, or go without: --evict NAME")
 
 
 def pause_s(begun: float) -> float:

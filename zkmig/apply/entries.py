@@ -42,6 +42,7 @@ LOOK_GROUP: Final = 64
 """Requests under way, and entries asked for by one of them: replies of half a megabyte at most."""
 
 NAMED_MAX: Final = 5
+PID_MAX: Final = 2**31
 
 UNREADABLE: Final = "unreadable"
 """What `--evict` takes instead of a name: all that may not be read. An entry of that name is acting/unreadable."""
@@ -89,8 +90,19 @@ class Entry:
                 how_long = "released" if released else f"of up to {max_ms / 1000:g} s"
                 return f"action of {_shown(reader)}, {how_long}"
             case GuardEntry(unit=unit, stopped=stopped):
-                return f"guarded process {_shown(unit)}, {'stopped' if stopped else 'running'}"
+                # Said as what it is: a guard that was killed cannot take "running" back.
+                state = "stopped" if stopped else f"registered as running{on_host(self.content)}"
+                return f"guarded process {_shown(unit)}, {state}"
         return "malformed" if self.is_readable else "not readable"
+
+
+def on_host(entry: GuardEntry) -> str:
+    """Where its guard runs, or ran, as in " on web1 (guard's pid 4711)"; "" where it does not say."""
+    process = entry.process or {}
+    host, pid = process.get("host"), process.get("pid")
+    if not isinstance(host, str) or not host:
+        return ""
+    return f" on {_shown(host)}" + (f" (guard's pid {pid})" if type(pid) is int and 0 < pid <= PID_MAX else "")
 
 
 def _shown(name: str) -> str:

@@ -7,14 +7,14 @@ import re
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import click
 
 from zkmig.api import status as scopes
 from zkmig.api.access import address, ensemble
-from zkmig.apply.entries import ACTING, some
+from zkmig.apply.entries import ACTING, GUARDS, on_host, some
 from zkmig.apply.following import advice, next_commands, plan_elsewhere
 from zkmig.apply.status import Status
 from zkmig.cli.run import BAD_INPUT, STOPPED, UNREACHABLE, Run, command_options, exit_codes, required_at, scope_options
@@ -23,6 +23,8 @@ from zkmig.cli.terminal import escape
 from zkmig.epoch.leases import GuardEntry
 from zkmig.epoch.record import ConflictNote
 from zkmig.epoch.transitions import State
+from zkmig.guard.claim import Verdict, judge
+from zkmig.guard.machine import ProcessIdentity, this_process
 from zkmig.guard.report import with_signal
 
 
@@ -34,13 +36,14 @@ from zkmig.guard.report import with_signal
 def status(run: Run, at: str | None, scope: str | None, control: str) -> None:
     """Tell what a scope is doing, who does it, what blocks it and for how long, and the commands that can follow.
 
-    It fits a screen of 24 lines: long names are cut in the middle, many are counted. --json has all of it.
+    It fits a screen of 24 lines: where there is too much, what is long is cut in the middle, and many are counted.
+    --json has all of it.
     """
     place = ensemble(required_at(at))
     found = scopes.status(str(place), scope, control=control, **run.session)
     following = [command + session_words() for command in next_commands(found, address(place), control)]
     run.document(_document(found, following, control))
-    for line in screen(found, following, time.time()):
+    for line in screen(found, following, time.time(), _gone(found)):
         run.line(line)
 
 
@@ -94,22 +97,49 @@ def _guard_document(name: str, entry: GuardEntry) -> dict[str, Any]:
     return {**told, "epoch": entry.epoch, "host": process.get("host"), "pid": process.get("pid"), "down": down}
 
 
+def _gone(found: Status) -> frozenset[str]:
+    """Names of the guards that are registered as running, and are known to have ended: they ran on this machine.
+
+    What they had started may still be being ended by their keepers, so nothing is concluded from it; it is told.
+    """
+    running = [(name, entry) for name, entry in found.guarded if not entry.stopped]
+    here = this_process() if running else None
+    return frozenset(name for name, entry in running if here is not None and _is_over(entry, here))
+
+
+def _is_over(entry: GuardEntry, here: ProcessIdentity) -> bool:
+    try:
+        return judge(entry.instance, ProcessIdentity.from_json(entry.process), here, ()) in _OVER
+    except ValueError:
+        return False  # it does not say who it is
+
+
 # -- one screen -------------------------------------------------------------------------------------------------------
 
 COLUMNS, LINES = 80, 24
 TITLE = 11
 _LEAST = ("readers", "evicted", "kept", "guards", "overridden", "last")  # left out first where it would be more
 _WHOLE = "plan"  # never cut: it is to be found by that
+_WORDS = ("held", "", "last", "guards", "overridden", "advice")  # what people have to read: wrapped before it is cut
+_OVER = (Verdict.LEFTOVERS, Verdict.OVER)
 _ENDED_S = 24 * 3600  # a guard that a timer starts with --no-wait is back by then
 _NAMED = 2  # of those that block, by their whole names, as --evict takes them
+_ROOMY = ((5, 4), (5, 2), (5, 1), (_NAMED, 1))  # guards with a line of their own, lines for words; the first that fits
 
 
-def screen(found: Status, following: Sequence[str], now: float) -> list[str]:
-    """The whole status in at most LINES lines of COLUMNS; only commands and the plan's path are longer, and wrap."""
-    rows = [(title, escape(text) if title == _WHOLE else _cut(text)) for title, text in _rows(found, now)]
+def screen(found: Status, following: Sequence[str], now: float, gone: Collection[str] = ()) -> list[str]:
+    """The whole status in at most LINES lines of COLUMNS; only commands and the plan's path are longer, and wrap.
+
+    gone: names of guards that have ended without saying so.
+    """
     commands = [f"{'next':<{TITLE}}{escape(command)}" for command in following]
+    rows: list[tuple[str, str]] = []
+    for guards, lines in _ROOMY:
+        rows = [shown for row in _rows(found, now, gone, guards) for shown in _shown(*row, lines)]
+        if _fits(rows, commands):
+            break
     left_out = iter(_LEAST)
-    while sum(-(-(TITLE + _width(text)) // COLUMNS) for _, text in rows) + _lines(commands) > LINES:
+    while not _fits(rows, commands):
         least = next(left_out, None)
         if least is None:
             rows = [(title, _cut(text)) for title, text in rows]  # also where the plan lies: --json has it
@@ -118,11 +148,22 @@ def screen(found: Status, following: Sequence[str], now: float) -> list[str]:
     return [*(f"{title:<{TITLE}}{text}" for title, text in rows), *commands]
 
 
-def _lines(commands: Sequence[str]) -> int:
-    return sum(-(-_width(line) // COLUMNS) for line in commands)
+def _fits(rows: Sequence[tuple[str, str]], commands: Sequence[str]) -> bool:
+    widths = [*(TITLE + _width(text) for _, text in rows), *map(_width, commands)]
+    return sum(-(-width // COLUMNS) for width in widths) <= LINES
 
 
-def _rows(found: Status, now: float) -> Iterator[tuple[str, str]]:
+def _shown(title: str, text: str, lines: int) -> Iterator[tuple[str, str]]:
+    """A row as it stands on the screen; in so many lines at most, if it is of words."""
+    if title == _WHOLE:
+        yield title, escape(text)
+        return
+    first, *more = _wrapped(text, lines if title in _WORDS else 1)
+    yield title, first
+    yield from (("", line) for line in more)
+
+
+def _rows(found: Status, now: float, gone: Collection[str], guards: int) -> Iterator[tuple[str, str]]:
     record = found.record
     yield "scope", f"{found.scope} over {record.root}"
     flags = ["held", record.held.term(now)] if record.held is not None else []
@@ -149,7 +190,7 @@ def _rows(found: Status, now: float) -> Iterator[tuple[str, str]]:
         yield "last", f"epoch {record.last.epoch} {outcome} {_when(record.last.at)}{deviations}{why}"
     if found.readers:
         yield "readers", f"{len(found.readers)}: {some(found.readers)}"
-    yield from (("guards", line) for line in _guards(found, now))
+    yield from (("guards", line) for line in _guards(found, now, gone, guards))
     yield from _blocking(found)
     if found.evicted:
         yield "evicted", some(found.evicted)
@@ -200,15 +241,16 @@ def _versions(conflict: ConflictNote) -> str:
     return f": found {shown[0]}, expected {shown[1]}"
 
 
-def _guards(found: Status, now: float) -> Iterator[str]:
-    """A line for each of a few, else how many there are, and for those that are kept down; how to be rid of one."""
-    if len(found.guarded) == len(found.guards) <= _NAMED:
-        yield from (_guard(name, entry) for name, entry in found.guarded)
+def _guards(found: Status, now: float, gone: Collection[str], few: int) -> Iterator[str]:
+    """A line for each of a few, else how many there are, and for those that are kept down or are gone; how to be rid
+    of one."""
+    if len(found.guarded) == len(found.guards) <= few:
+        yield from (_guard(name, entry, name in gone) for name, entry in found.guarded)
     elif found.guards:
         running = sum(not entry.stopped for _, entry in found.guarded)
         yield f"{len(found.guards)}, {running} running: {some(found.guards)}"
-        down = [_guard(name, entry) for name, entry in found.guarded if entry.down is not None]
-        yield from down[:_NAMED]
+        odd = [(name, entry) for name, entry in found.guarded if entry.down is not None or name in gone]
+        yield from (_guard(name, entry, name in gone) for name, entry in odd[:_NAMED])
     if found.is_at_rest and any(_has_ended(entry, now) for _, entry in found.guarded):
         yield f"ended for good? then an admin deletes {found.guards_path}/NAME"
 
@@ -218,10 +260,14 @@ def _has_ended(entry: GuardEntry, now: float) -> bool:
     return entry.stopped and entry.down is None and entry.since is not None and now - entry.since > _ENDED_S
 
 
-def _guard(name: str, entry: GuardEntry) -> str:
+def _guard(name: str, entry: GuardEntry, is_gone: bool) -> str:
     since = "" if entry.since is None else f" since {_when(entry.since)}"
+    if is_gone:
+        way = f"start it there again, or --evict {GUARDS}/{name}"
+        return f"{name}: its guard is gone, registered as running{since}{on_host(entry)}: {way}"
     if not entry.stopped:
-        return f"{name}: running{since}" + ("" if entry.epoch is None else f" under epoch {entry.epoch}")
+        under = "" if entry.epoch is None else f" under epoch {entry.epoch}"
+        return f"{name}: running{since}{under}{on_host(entry)}"
     if entry.down is not None:
         return f"{name}: kept down{since}: {entry.down.why}; SIGUSR1 to its guard starts it"
     return f"{name}: stopped{since}: {with_signal(entry.why)}"
@@ -263,6 +309,17 @@ def _when(unix_s: float) -> str:
 
 def _width(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def _wrapped(text: str, lines: int) -> list[str]:
+    """In so many lines at most, at spaces where there are any; what is left over is cut into the last."""
+    text, room, shown = escape(text), COLUMNS - TITLE, list[str]()
+    while len(shown) < lines - 1 and _width(text) > room:
+        end = next(at for at in range(min(len(text), room), 0, -1) if _width(text[:at]) <= room)
+        end = text.rfind(" ", 1, end + 1) if " " in text[1 : end + 1] else end
+        shown.append(text[:end])
+        text = text[end:].lstrip(" ")
+    return [*shown, _cut(text)]
 
 
 def _cut(text: str) -> str:
