@@ -528,6 +528,23 @@ def test_wrong_usage_is_refused(
     assert words in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("words", [("ls",), ("ls", "-l"), ("ls", "--color"), ("sh", "-c", "true"), ("ls", "-vl")])
+def test_a_command_that_does_not_stand_behind_the_dashes(
+    words: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whether or not it has options, which are taken for the guard's."""
+    assert exit_code_of(lambda: cli.main(["guard", "--scope", "prod", *words], standalone_mode=False)) == 2
+    assert "behind --, as in: zkmig guard --scope S -- CMD" in capfd.readouterr().err
+
+
+def test_a_wrong_option_in_front_of_the_dashes_is_no_matter_of_the_command(capfd: pytest.CaptureFixture[str]) -> None:
+    argv = ["guard", "--scop", "prod", "--", "ls"]
+    assert exit_code_of(lambda: cli.main(argv, standalone_mode=False)) == 2
+    told = capfd.readouterr().err
+    assert "--scop" in told
+    assert "behind --" not in told
+
+
 def test_without_a_command_it_is_refused(guarded: Guarded, capfd: pytest.CaptureFixture[str]) -> None:
     argv = guarded.argv(command=())[:-1]
     assert exit_code_of(lambda: cli.main(argv, standalone_mode=False)) == 2

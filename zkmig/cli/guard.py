@@ -50,10 +50,11 @@ class GuardCommand(click.Command):
         try:
             return super().parse_args(ctx, own)
         except click.UsageError as error:
-            if "--" in args or "extra argument" not in error.message:
+            # An option that is not ours is likely CMD's.
+            if "--" in args or not (isinstance(error, click.NoSuchOption) or "extra argument" in error.message):
                 raise
-            what = f"{error.message}: write the command behind --, as in: zkmig guard --scope S -- CMD"
-            raise click.UsageError(what, ctx) from error
+            hint = "write the command and its options behind --, as in: zkmig guard --scope S -- CMD"
+            raise click.UsageError(f"{error.message}: {hint}", ctx) from error
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         """With the command."""
