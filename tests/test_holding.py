@@ -258,6 +258,8 @@ def test_past_its_time_the_hold_stays_and_that_is_said(site: Site) -> None:
         hold(site, wait=True, drain_timeout_s=0.2)
     assert caught.value.exit_code == 3
     assert "the hold is in place" in str(caught.value)
+    assert caught.value.outcome is zkmig.Outcome.PARTLY_WRITTEN
+    assert caught.value.outcome.value not in str(caught.value)  # of the steps of a migration, which this is none
     assert held(site)["holder"] == "ops"
     assert hold(site, wait=True, evict=["host.unit"]).blocking == ()
 

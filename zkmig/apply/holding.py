@@ -72,6 +72,9 @@ class Holding:
 class StillActing(Refused):
     """The hold is in place, and what was admitted before it has not ended in the time given."""
 
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}; {self.hint}"  # the hint says what was written
+
 
 def check_hold(held: Held, now: float) -> None:
     """BadInput unless it has a reason and a holder, fits the record, and ends later than now."""
