@@ -38,6 +38,7 @@ def test_who_blocks_is_named_and_can_be_evicted(site: Site, program: Program, wh
     error = program(*APPLY, env=AUTH).stderr
     assert "--evict" in error
     assert "acting/scaler-1 (action of scaler" in error
+    assert error.endswith(" [nothing was written]\n")
     program(*APPLY, "--evict", "acting/scaler", env=AUTH).failed(3, "acting/scaler-1", "guards/host.unit")
     assert_is(site.look(), BEFORE)
     ran = program(*APPLY, "--evict", "scaler-1", "--evict", "guards/host.unit", env=AUTH).succeeded()

@@ -249,6 +249,9 @@ def test_the_epoch_must_be_the_next(program: Program, target: str) -> None:
     zkmig.save_plan(zkmig.make_plan(zkmig.read(target), target), str(program.folder / "q.zkplan"))
     program("apply", "--epoch", 1, "q.zkplan", "--yes").failed(3, "the committed epoch is 1")
     program("rollback", "--at", target, "--dry-run").failed(3, "nothing to roll back", "zkmig revert --epoch 1")
+    program("apply", "--epoch", 2, "q.zkplan", "--yes").succeeded()  # with nothing to do, so the epoch stays
+    told = program("apply", "--epoch", 3, "p.zkplan", "--yes").failed(3, "the committed epoch is 1")
+    assert "the plan was made at epoch 0, too: plan again, then use --epoch 2 [nothing was written]" in told
 
 
 def test_a_stale_plan(
@@ -258,12 +261,15 @@ def test_a_stale_plan(
     assert target
     client = kazoo_client(zk)
     client.create(f"{tree_root}-target", b"mine")
-    program("apply", "--epoch", 1, "p.zkplan", "--yes").failed(3, f"{tree_root}-target", "exists already")
+    program("apply", "--epoch", 1, "p.zkplan", "--yes").failed(
+        3, f"{tree_root}-target", "exists already", f" at {zk.hosts}: the target has changed", "[nothing was written]"
+    )
     program("apply", "--epoch", 1, "p.zkplan", "--yes", "--dry-run").failed(3, "exists already")
     assert client.get_children(f"{tree_root}-target") == []
     client.delete(f"{tree_root}-target")
     client.create(f"{tree_root}-elsewhere", b"")
-    program("apply", "--epoch", 1, "p.zkplan", "--yes").succeeded()
+    ran = program("apply", "--epoch", 1, "p.zkplan", "--yes", "--throttle", 1000).succeeded()
+    assert "in one transaction, to which --throttle does not apply" in ran.stderr
 
 
 def test_a_plan_that_will_be_stale_comes_without_a_command_to_apply_it(program: Program, site: Site) -> None:

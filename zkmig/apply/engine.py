@@ -149,7 +149,14 @@ def _apply(
         if _is_applied(migrator.record, sealed, epoch):
             return _already(migrator.record)
         _check_admission(migrator.record, names, plan, epoch)
-        return Forward(migrator, plan, sealed.hash, options).run(epoch)
+        return _saying_if_unlimited(Forward(migrator, plan, sealed.hash, options).run(epoch), options)
+
+
+def _saying_if_unlimited(applied: Applied, options: Options) -> Applied:
+    """The same; one transaction cannot be sent piece by piece, whatever rate was asked for."""
+    if applied.single_shot and options.writes_per_s is not None:
+        options.say("note: all was written in one transaction, to which --throttle does not apply")
+    return applied
 
 
 def _refuse_or_wait(
@@ -206,7 +213,7 @@ def resume(
             assert sealed is not None
             _check_identity(client, sealed.plan)
             _note_owner(migrator)
-            return Forward(migrator, sealed.plan, sealed.hash, options).resume()
+            return _saying_if_unlimited(Forward(migrator, sealed.plan, sealed.hash, options).resume(), options)
         return _finish_pending(migrator, options)
 
 
@@ -314,16 +321,17 @@ def _check_admission(record: Record, names: ControlPaths, plan: Plan, epoch: int
         raise Held(f"the scope is {record.held.told()}", where, WAIT_FOR_HOLD)
     if record.pending is not None:
         raise Refused(f"{record.pending} are pending", where, "run resume")
+    is_old = plan.target.epoch not in (None, record.epoch)
+    made = f"the plan was made at epoch {plan.target.epoch}"
     if epoch != record.epoch + 1:
+        use = f"use --epoch {record.epoch + 1}"
         raise WrongEpoch(
             f"the committed epoch is {record.epoch}, so the next is {record.epoch + 1}, not {epoch}",
             where,
-            f"use --epoch {record.epoch + 1} if that is what you mean",
+            f"{made}, too: plan again, then {use}" if is_old else f"{use} if that is what you mean",
         )
-    if plan.target.epoch not in (None, record.epoch):
-        raise StalePlan(
-            f"the plan was made at epoch {plan.target.epoch}, the scope is at {record.epoch}", where, "plan again"
-        )
+    if is_old:
+        raise StalePlan(f"{made}, the scope is at {record.epoch}", where, "plan again")
     if not paths.contains(record.root, plan.target.root):
         raise Refused(f"scope {names.scope!r} covers {record.root}, not {plan.target.root}", where, "plan again")
 

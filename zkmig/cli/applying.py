@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from zkmig.apply.batches import describe
+from zkmig.apply.drain import DrainTimeout
 from zkmig.apply.engine import SealedPlan
 from zkmig.apply.options import Applied
 from zkmig.apply.tempo import TempoSeen
@@ -17,7 +18,7 @@ from zkmig.cli.policy import say_left_out
 from zkmig.cli.run import Run
 from zkmig.cli.sessions import session_words
 from zkmig.cli.terminal import is_terminal
-from zkmig.errors import BadInput, Conflict, Outcome, ZkmigError
+from zkmig.errors import BadInput, Conflict, Held, Outcome, StalePlan, WrongEpoch, ZkmigError
 from zkmig.model.path import CONTROL_ROOT
 from zkmig.plan.plan import Plan
 from zkmig.policy.leftout import LeftOut
@@ -164,6 +165,8 @@ def say_deviations(run: Run, deviations: tuple[Deviation, ...]) -> None:
         run.say(f"left as found: {deviation.path}: {deviation.reason}")
 
 
+_UNWRITTEN = (StalePlan, WrongEpoch, Held, DrainTimeout)
+
 # -- ways on ----------------------------------------------------------------------------------------------------------
 
 
@@ -185,6 +188,7 @@ def ways_on(plan_file: str | None, at: str | None, scope: str | None, control: s
     try:
         yield ways
     except Exception as error:
+        _say_unwritten(error)
         if not isinstance(error, ZkmigError) or error.outcome is not Outcome.NOTHING_WRITTEN:
             where = "".join(f" {option} {shlex.quote(value)}" for option, value in _place_options(at, scope, control))
             plan = f" {shlex.quote(ways.plan_file)}" if ways.plan_file is not None else ""
@@ -198,6 +202,16 @@ def ways_on(plan_file: str | None, at: str | None, scope: str | None, control: s
                 error.add_note(f"  go on with:    {resume}")
                 error.add_note(f"  or take back:  {rollback}")
         raise
+
+
+def _say_unwritten(error: Exception) -> None:
+    """At the end of its line, as other outcomes are, of refusals that may come after minutes of draining."""
+    if isinstance(error, _UNWRITTEN) and error.outcome is Outcome.NOTHING_WRITTEN:
+        text = f" [{error.outcome.value}]"
+        if error.hint:
+            error.hint += text
+        else:
+            error.what += text
 
 
 def _place_options(at: str | None, scope: str | None, control: str) -> Iterator[tuple[str, str]]:
