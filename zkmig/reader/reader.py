@@ -199,7 +199,9 @@ class Reader:
                 view = self._try(fresh)
             except ReaderError as error:
                 if isinstance(error, Unavailable) and trouble is not None:
-                    raise Unavailable(f"{error.what}; last: {trouble}", error.where, error.hint) from trouble
+                    last = ZkmigError(trouble.what, trouble.where)  # what to do about it is said once, at the end
+                    hint = error.hint and (trouble.hint or error.hint)
+                    raise Unavailable(f"{error.what}; last: {last}", error.where, hint) from trouble
                 raise
             except UnknownFormat as error:
                 raise NotReady(error.what, error.where, error.hint) from error
