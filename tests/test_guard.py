@@ -410,14 +410,39 @@ def test_a_registry_that_cannot_be_read_is_not_taken_for_a_scope_that_is_not_the
     [
         (("sh", "-c", "exit 7"), 7),
         (("sh", "-c", "kill -9 $$"), 137),
-        (("no-such-program",), 127),
-        (("/etc/hostname",), 126),
     ],
 )
 def test_its_code_is_the_commands(site: Site, guarded: Guarded, command: tuple[str, ...], code: int) -> None:
     site.init(BEFORE)
     process = guarded.start(command=command)
     assert process.wait(30) == code
+    assert registration(site).stopped
+
+
+@pytest.mark.parametrize(("program", "code"), [("no-such-program", 127), ("/etc/passwd", 126)])
+def test_a_program_that_is_not_there_is_named_and_registers_nothing(
+    site: Site, guarded: Guarded, program: str, code: int
+) -> None:
+    site.init(BEFORE)
+    process = guarded.start(command=(program, "--password=hunter2"))
+    assert process.wait(30) == code
+    assert f"zkmig: the command cannot be started: {program}: " in guarded.stderr
+    assert "hunter2" not in guarded.stderr
+    assert site.kazoo.get_children(site.names.guards) == []
+
+
+def test_a_program_that_goes_while_its_guard_waits_is_named(site: Site, guarded: Guarded) -> None:
+    site.init(BEFORE)
+    program = guarded.folder / "scaler"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    hold(site, HELD)
+    process = guarded.start(command=(str(program),))
+    guarded.await_phase("waiting")
+    program.unlink()
+    hold(site, None)
+    assert process.wait(30) == 127
+    assert f"cannot be started: {program}: No such file or directory" in guarded.stderr
     assert registration(site).stopped
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.guarding import REPOSITORY, Guarded, Yard, runs, wait_for
-from zkmig.guard.command import Exited, NotStarted
+from zkmig.guard.command import PROGRAM_CHARS_MAX, Exited, NotStarted, look_for
 from zkmig.guard.leftovers import MARKER
 
 PYTHON = [sys.executable, "-S", "-c"]
@@ -73,12 +73,34 @@ def test_the_code_is_the_commands(yard: Yard, argv: list[str], code: int) -> Non
     guard.expect("Gone")
 
 
+def test_a_program_is_looked_for_as_exec_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first on PATH that may be run, not the first of that name; a path as it stands."""
+    for folder, mode in (("one", 0o644), ("two", 0o755)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "thing").write_text("#!/bin/sh\n")
+        (tmp_path / folder / "thing").chmod(mode)
+    path = {"PATH": f"{tmp_path}/none:{tmp_path}/one:{tmp_path}/two"}
+    assert look_for("thing", path) is None
+    told = look_for("thing", {"PATH": f"{tmp_path}/one"})
+    assert told is not None
+    assert told.exit_code == 126
+    monkeypatch.chdir(tmp_path / "two")
+    assert look_for("./thing", {"PATH": ""}) is None
+    long = look_for("x" * 4000, path)
+    assert long is not None
+    assert long.exit_code == 127
+    assert len(long.text) < PROGRAM_CHARS_MAX + 100
+
+
 @pytest.mark.parametrize(("argv", "code"), [(["no-such-command"], 127), (["/etc/passwd"], 126), (["/etc"], 126)])
 def test_a_command_that_cannot_be_started_is_told_as_a_shell_does(yard: Yard, argv: list[str], code: int) -> None:
     guard = yard.guard(argv)
     guard.tell(do="start", argv=None)
     told = guard.expect("NotStarted")
-    assert NotStarted(told["error"], told["text"]).exit_code == code
+    not_started = NotStarted(told["error"], told["text"])
+    assert not_started.exit_code == code
+    assert not_started.text.startswith(f"{argv[0]}: ")
+    assert look_for(argv[0], os.environ) == not_started
     guard.expect("Gone")
     guard.start(["true"])
     finish(guard)

@@ -22,6 +22,7 @@ from zkmig.cli.terminal import escape
 from zkmig.epoch.control import ControlPaths, valid_scope_name
 from zkmig.errors import BadInput, Refused, UnknownFormat, ZkmigError
 from zkmig.guard import guard as guards
+from zkmig.guard.command import look_for
 from zkmig.guard.events import AfterCommit, Settings
 from zkmig.model.acl import Identity
 from zkmig.model.path import validate
@@ -54,7 +55,7 @@ class GuardCommand(click.Command):
             if "--" in args or not (isinstance(error, click.NoSuchOption) or "extra argument" in error.message):
                 raise
             hint = "write the command and its options behind --, as in: zkmig guard --scope S -- CMD"
-            raise click.UsageError(f"{error.message}: {hint}", ctx) from error
+            raise click.UsageError(f"{error.message.rstrip('.')}: {hint}", ctx) from error
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         """With the command."""
@@ -171,6 +172,10 @@ def guard(
     if not argv:
         raise click.UsageError("no command: write it behind --, as in: zkmig guard --scope S -- CMD", ctx)
     policy, hook = _after_commit(after_commit)
+    # Before anything is registered: a mistyped name is told at once, also where CMD would have to wait.
+    if (missing := look_for(argv[0], os.environ)) is not None:
+        click.echo(f"zkmig: the command cannot be started: {escape(missing.text)}", err=True)
+        return missing.exit_code
     session_timeout_s = access.session_timeout_ms / 1000
     left = guards.run(
         guards.Options(

@@ -28,6 +28,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -47,6 +48,7 @@ EXIT_NOT_FOUND = 127
 EXIT_SIGNAL_BASE = 128
 SWEEP_PAUSE_S = 0.05
 CLOSE_WAIT_S = 5.0
+PROGRAM_CHARS_MAX = 200
 ANSWER_S = 2.0  # beyond the time at which a keeper complains of what is still alive
 
 # Ignored by every Python; and what would let CMD's own children vanish before it could wait for them.
@@ -68,7 +70,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class NotStarted:
-    """CMD could not be started. error: the errno. text: what the system says to it."""
+    """CMD could not be started. error: the errno. text: the program, and what the system says to it."""
 
     error: int
     text: str
@@ -135,6 +137,28 @@ class Gone:
 Event = Started | NotStarted | Exited | StillAlive | KeeperSilent | KeeperDied | Gone
 
 
+def look_for(program: str, environment: Mapping[str, str]) -> NotStarted | None:
+    """What becomes of a program that is not there or may not be run, looked for as exec does; None: it can be tried."""
+    folders = [""] if "/" in program else os.get_exec_path(environment)
+    error = errno.ENOENT
+    for place in (os.path.join(folder, program) for folder in folders):
+        try:
+            if stat.S_ISREG(os.stat(place).st_mode) and os.access(place, os.X_OK):
+                return None
+            error = errno.EACCES
+        except PermissionError:
+            error = errno.EACCES
+        except OSError:
+            continue  # not there, however
+    return NotStarted(error, _named(program, os.strerror(error)))
+
+
+def _named(program: str, text: str) -> str:
+    """It may be a long path, and what is told goes into the registration, which has to stay small."""
+    shown = program if len(program) <= PROGRAM_CHARS_MAX else f"{program[:PROGRAM_CHARS_MAX]}..."
+    return f"{shown}: {text}"
+
+
 class Command:
     """CMD, run by a keeper, again and again if need be; never twice at a time.
 
@@ -155,6 +179,7 @@ class Command:
     ) -> None:
         self.own_children: set[int] = set()
         self._argv = list(argv)
+        self._program = ""
         self._instance = instance
         self.environment = dict(os.environ if environment is None else environment)
         self._hold = tuple(hold)
@@ -193,7 +218,9 @@ class Command:
             self._start_keeper()
         self._run += 1
         self._busy = True
-        arguments = [os.fsencode(argument) for argument in (self._argv if argv is None else argv)]
+        words = self._argv if argv is None else argv
+        self._program = words[0]
+        arguments = [os.fsencode(argument) for argument in words]
         settings = {**self.environment, **(more or {})}
         environment = {os.fsencode(key): os.fsencode(value) for key, value in settings.items()}
         if environment.get(b"LISTEN_PID") != b"%d" % os.getpid():
@@ -319,7 +346,7 @@ class Command:
             case (messages.STARTED, _, int(pid)):
                 return Started(pid)
             case (messages.NOT_STARTED, _, int(error), str(text)):
-                return NotStarted(error, text)
+                return NotStarted(error, _named(self._program, text))
             case (messages.EXITED, _, int(status)):
                 return Exited(status, None) if status >= 0 else Exited(None, -status)
             case (messages.STILL_ALIVE, _, tuple(alive)):
