@@ -135,6 +135,7 @@ class _Loop:
         self._decision = Decision(options.settings, time.time())
         self._armed: float | None = None
         self._left: Left | None = None
+        self._passed = ""  # what the command was told that ends it, in words
         here = this_process()
         client = options.client
         servers = ",".join(f"{host}:{port}" for host, port in client.hosts)
@@ -205,10 +206,12 @@ class _Loop:
         self._report.tell(self._situation(), now, self._code())
 
     def _situation(self) -> events.Situation:
-        """As the decision has it; and early, why it cannot know more yet."""
+        """As the decision has it; and early, why it cannot know more yet; and that the command was told to end."""
         situation = self._decision.situation
         if situation.phase is events.Phase.LOOKING and situation.is_passing and (why := self._reach.why):
             return situation._replace(why=f"cannot connect yet: {why}; it goes on trying", is_passing=False)
+        if situation.phase is events.Phase.RUNNING and self._passed:
+            return situation._replace(why=f"{situation.why}; {self._passed}")
         return situation
 
     def _code(self) -> int | None:
@@ -226,6 +229,8 @@ class _Loop:
                 self._command.stop(self._options.grace_s)
             case events.Pass(number=number):
                 self._command.signal(number)
+                if number in self._options.settings.ends_on:
+                    self._passed = f"{signal.Signals(number).name} passed on to the command"
             case events.Arm(seconds=seconds):
                 self._armed = time.monotonic() + seconds
             case events.Leave(code=code, error=error):
@@ -241,6 +246,7 @@ class _Loop:
         return Left(code, error)
 
     def _start(self, order: events.Start) -> None:
+        self._passed = ""
         argv, more = None, {}
         if order.role is events.Role.HOOK:
             argv = [self._options.hook]
