@@ -24,6 +24,7 @@ from tests.proxy import Proxy
 from tests.scopes import AFTER, BEFORE, Site
 from zkmig.apply.forward import Options
 from zkmig.cli.failures import exit_code_of
+from zkmig.cli.guard import guard as guard_command
 from zkmig.cli.main import cli
 from zkmig.dev import Server
 from zkmig.epoch import record as records
@@ -534,6 +535,14 @@ def test_one_that_leaves_while_the_servers_are_away_says_so(site: Site, guarded:
     assert guarded.end(again) == 3
 
 
+@pytest.mark.parametrize(("told", "seconds"), [("10s", 10), ("2m", 120), ("7", 7), ("0", 0), (".25", 0.25), (None, 10)])
+def test_the_grace_is_a_duration_or_seconds(told: str | None, seconds: float) -> None:
+    """0 is one: KILL at once."""
+    argv = ["--grace", told] if told is not None else []
+    with guard_command.make_context("guard", [*argv, "--", "ls"]) as context:
+        assert context.params["grace_s"] == seconds
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -543,6 +552,9 @@ def test_one_that_leaves_while_the_servers_are_away_says_so(site: Site, guarded:
         (("--name", "a/b"), "not a name"),
         (("--scope", "a/b"), "not a scope name"),
         (("--grace", "-1"), "--grace"),
+        (("--grace", "10 parsecs"), "not a duration"),
+        (("--grace", "nan"), "not a duration"),
+        (("--grace", "inf"), "not a duration"),
     ],
 )
 def test_wrong_usage_is_refused(

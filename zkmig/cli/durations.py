@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -24,6 +25,17 @@ def duration_s(text: str) -> float | None:
     match = _DURATION.fullmatch(text)
     parts = match.groups() if match is not None else ()
     return sum(int(part) * unit for part, unit in zip(parts, _SECONDS.values(), strict=False) if part) or None
+
+
+def as_seconds_or_none_at_all(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    """The same, for an option of which 0 means at once; a number may be written as any."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = duration_s(value) or -1.0
+    if not 0 <= seconds < math.inf:
+        raise click.BadParameter(f"{value!r} is not a duration: write it like 90s, 5m, or as seconds", ctx, param)
+    return seconds
 
 
 def as_seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:

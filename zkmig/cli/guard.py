@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from zkmig.api.access import Access, address, ensemble, open_scope
+from zkmig.cli.durations import as_seconds_or_none_at_all
 from zkmig.cli.run import control_option, exit_codes, log_to_stderr, required_at
 from zkmig.cli.sessions import session_options, take_session
 from zkmig.cli.terminal import escape
@@ -30,7 +31,7 @@ from zkmig.reader.budget import Budget, checked
 from zkmig.reader.kazoo_client import client_of
 from zkmig.source.location import EnsembleLocation
 
-GRACE_S = 10.0
+GRACE = "10s"
 ATTEMPT_S = 1.0  # of those that only find out what to say
 UNIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:+-]{0,199}")
 _COMMAND = "zkmig.guard.command"  # in click's context: what stands behind --
@@ -89,11 +90,12 @@ class GuardCommand(click.Command):
 @click.option(
     "--grace",
     "grace_s",
-    type=click.FloatRange(min=0),
-    metavar="SECONDS",
-    default=GRACE_S,
+    callback=as_seconds_or_none_at_all,
+    metavar="DURATION",
+    default=GRACE,
     show_default=True,
-    help="Between TERM and KILL, when CMD and all that it has started is ended. A drain waits as long.",
+    help="Between TERM and KILL, when CMD and all that it has started is ended: 10s, 2m, or seconds. "
+    "A drain waits as long.",
 )
 @click.option(
     "--after-commit",
