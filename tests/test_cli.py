@@ -163,6 +163,28 @@ def test_an_absent_target_is_all_differences_and_an_absent_source_is_bad_input(
     program("diff", nowhere, there).failed(2, "no such znode")
 
 
+def test_verify_says_how_many_differences_it_does_not_name(
+    program: Program, zk: Server, tree_root: str, kazoo_client: KazooClientFactory
+) -> None:
+    """20 are named; of 20, the root's counter one of them, it says nothing of more."""
+    client = kazoo_client(zk)
+    client.create(f"{tree_root}/b", b"", makepath=True)
+    for number in range(19):
+        client.create(f"{tree_root}/a/{number}", b"", makepath=True)
+    a, b = (location(zk.hosts, f"{tree_root}/{side}") for side in "ab")
+    exact = program("verify", a, b)
+    assert (exact.code, len(re.findall("^[+~] /", exact.stdout, re.MULTILINE)), " more" in exact.stdout) == (
+        1,
+        20,
+        False,
+    )
+    for number in range(19, 22):
+        client.create(f"{tree_root}/a/{number}", b"")
+    cut = program("verify", a, b)
+    assert (cut.code, len(re.findall("^[+~] /", cut.stdout, re.MULTILINE))) == (1, 20)
+    assert "\n... and 3 more, which zkmig diff names\n" in cut.stdout
+
+
 def test_excludes_apply_to_whichever_side_they_lie_in(
     program: Program, zk: Server, tree_root: str, kazoo_client: KazooClientFactory
 ) -> None:

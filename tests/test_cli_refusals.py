@@ -237,7 +237,7 @@ def test_a_wrong_scope_is_told_which_there_are(program: Program, zk: Server, tre
 def test_a_scope_must_be_named_where_several_can_be_meant(program: Program, zk: Server, target: str, tree: str) -> None:
     assert target
     program("init", tree, "--scope", "also").succeeded()
-    program("status", "--at", location(zk.hosts)).failed(2, "several scopes", "--scope")
+    program("status", "--at", location(zk.hosts)).failed(2, f"{location(zk.hosts)}: several scopes", "--scope")
     program("status", "--at", tree, "--scope", "also").succeeded()
     program("status", "--at", target, "--scope", "also").failed(3, "not this path")
 

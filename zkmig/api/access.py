@@ -133,10 +133,15 @@ def scope_at(client: Client, place: EnsembleLocation, scope: str | None, control
         return ControlPaths(near[0].scope, control)
     if near:
         names = ", ".join(r.scope for r in near)
-        raise BadInput(f"several scopes lie here: {names}", place.path, "name one with --scope")
+        raise BadInput(f"several scopes lie here: {names}", _told(place), "name one with --scope")
     if named and scope is not None:
         raise Refused(f"scope {scope!r} covers {named[0].root}, not this path", place.path, "check --at and --scope")
     raise _no_scope(place, scope, control, registrations)
+
+
+def _told(place: EnsembleLocation) -> str:
+    """Its servers, and its path where that is more than the root."""
+    return address(place) if place.path == "/" else str(place)
 
 
 def _no_scope(
@@ -144,7 +149,7 @@ def _no_scope(
 ) -> Refused:
     """The refusal, naming where it was looked for, those that are there, and the command that creates one."""
     is_root = place.path == "/"
-    where = address(place) if is_root else str(place)
+    where = _told(place)
     path, name = "/PATH" if is_root else place.path, "NAME" if scope is None else scope
     elsewhere = "" if control == CONTROL_ROOT else f" --control {shlex.quote(control)}"
     create = f"zkmig init {shlex.quote(address(place) + path)} --scope {name}{elsewhere}"

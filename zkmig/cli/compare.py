@@ -261,6 +261,10 @@ def verify(
     for item in _first(found, exact_counters):
         run.line(difference_line(item))
     if found.diff is not None:
+        more = len(found.diff) + (len(found.diff.notes) if exact_counters else 0) - DIFFERENCES_NAMED
+        if more > 0:
+            run.line(f"... and {more} more, which zkmig diff names")
+    if found.diff is not None:
         _say_compared(run, found.diff, exact_counters)
     say_left_out(run, found.left_out)
     run.line("different" if differs else f"the same: {len(found.source)} znodes, tree {found.source.tree_hash}")

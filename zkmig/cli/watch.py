@@ -110,6 +110,7 @@ class _Shown:
     def __init__(self, run: Run) -> None:
         self.paths: set[str] = set()
         self._counts: dict[int, dict[str, int]] = {}  # of each epoch, as last told
+        self._looked: set[int] = set()  # epochs of which all paths were looked at
         self._run = run
         self._epoch: int | None = None
         self._is_ended = False
@@ -118,6 +119,8 @@ class _Shown:
     def show(self, one: Sighting) -> bool:
         """One line, or none. False: nobody reads any more."""
         self._epoch, self._is_ended = one.epoch, one.event == "ended"
+        if one.event == "heartbeat":
+            self._looked.add(one.epoch)
         if one.event == "put_back":
             self.paths.add(one.path or "")
         if one.put_back is not None:
@@ -134,7 +137,8 @@ class _Shown:
         return True
 
     def sum_up(self) -> None:
-        """The last line, however it ended; and one for each epoch that was followed before."""
+        """The last line, however it ended; and one for each epoch that was followed before. None for one at whose
+        paths nobody has looked."""
         if self._epoch is None:
             return
         if self._run.as_json:
@@ -144,6 +148,8 @@ class _Shown:
             return
         seconds = time.monotonic() - self._begun
         for epoch, counts in self._counts.items():
+            if epoch not in self._looked and not (counts["put_back"] or counts["changed"]):
+                continue  # "0 paths put back" would be a false all-clear
             changed = f", {counts['changed']} changed by others" if counts["changed"] else ""
             time_taken = f", in {seconds:.0f} s" if epoch == self._epoch else ""
             self._run.stream(
