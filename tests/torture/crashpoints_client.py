@@ -72,24 +72,24 @@ class MortalClient(Client):
         self.writes: list[Write] = []
         self.askers: list[str] = []
         self.late: list[Read | Write] = []
-        self._is_dying = False
+        self.is_dying = False
         super().__enter__()
         return self
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
     def call_reply(self, request: Read | Write) -> Reply:
-        if self._is_dying:
+        if self.is_dying:
             raise Died
         if not isinstance(request, WRITES):
             return super().call_reply(request)
         is_last = self._is_last(request)
         if is_last and self.fate in (Fate.BEFORE, Fate.LATE):
-            self._is_dying = True
+            self.is_dying = True
             self.late = [request]
             raise Died
         reply = super().call_reply(request)
-        self._is_dying = is_last
+        self.is_dying = is_last
         if is_last and self.fate is Fate.LANDED:
             raise Died
         return reply
@@ -97,12 +97,12 @@ class MortalClient(Client):
     def pipeline(
         self, requests: Iterable[Read | Write], depth: int | Callable[[], int]
     ) -> Generator[Reply, None, None]:
-        if self._is_dying:
+        if self.is_dying:
             raise Died
         return self._mortal_pipeline(iter(requests), depth)
 
     def reconnect(self) -> None:
-        if self._is_dying:
+        if self.is_dying:
             raise Died
         super().reconnect()
 
@@ -113,11 +113,11 @@ class MortalClient(Client):
         under_way: deque[bool] = deque()  # whether each is the last one of its process
         for reply in super().pipeline(self._until_the_last(requests, under_way, depth), depth):
             is_last = under_way.popleft()
-            if self._is_dying:
+            if self.is_dying:
                 continue
             yield reply
-            self._is_dying = is_last
-        if self._is_dying:
+            self.is_dying = is_last
+        if self.is_dying:
             raise Died
 
     def _until_the_last(
@@ -126,14 +126,14 @@ class MortalClient(Client):
         for request in requests:
             is_last = isinstance(request, WRITES) and self._is_last(request)
             if is_last and self.fate in (Fate.BEFORE, Fate.LATE):
-                self._is_dying = True
+                self.is_dying = True
                 more = depth if isinstance(depth, int) else depth()
                 self.late = [request, *(each for _, each in zip(range(more - 1), requests, strict=False))]
                 return
             under_way.append(is_last)
-            self._is_dying = is_last and self.fate is Fate.LANDED
+            self.is_dying = is_last and self.fate is Fate.LANDED
             yield request
-            if self._is_dying:
+            if self.is_dying:
                 return
 
     def _is_last(self, request: Write) -> bool:
@@ -150,7 +150,7 @@ class MortalClient(Client):
 
     def vanish(self) -> None:
         """The connection ends as a killed process's does: all that was sent is with the server, nothing is closed."""
-        self._is_dying = True
+        self.is_dying = True
         super().call_reply(Exists("/"))
         with self._lock:
             self._link.lose("the process is gone")
