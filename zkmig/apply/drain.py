@@ -90,8 +90,8 @@ class Drain:
                 raise DrainTimeout(
                     f"still at work after {self.timeout_s:.0f} s: {some(self._blocking.values())}",
                     self.migrator.names.home,
-                    "let them finish, start a guard that was killed again where it ran, and run this again; or give more "
-                    "time: --drain-timeout; or do without: --evict NAME",
+                    "let them finish, start a guard that was killed again where it ran, and run this again; or give "
+                    "more time: --drain-timeout; or do without: --evict NAME",
                 )
             self._through_losses(self._look_again)
             time.sleep(pause_s(begun))
