@@ -344,6 +344,8 @@ class Enumeration:
                 raise Violation("others found no way out")
             if not has_come:
                 self.figures.unreached[visit.first.fate.value] += 1
+                scenario.revive(site)
+                self._others(site, scenario, sealed, visit.way)
                 left.extend((site.look(), site.record()))
             scenario.revive(site)
             watcher.look()
