@@ -248,11 +248,7 @@ def test_what_still_acts_is_named_and_waited_for(site: Site) -> None:
 
     waited = hold(site, wait=True, say=say)
     assert waited.blocking == ()
-    assert [one.split()[0] for one in said] == [
-        "waiting",
-        "waiting",
-        "a",
-    ]  # and what to do about a guard that was killed
+    assert [one.split()[0] for one in said] == ["waiting", "waiting", "a"]
     assert "start it there again" in said[2]
     assert held(site)["holder"] == "ops"
 
