@@ -74,13 +74,19 @@ def test_a_signal_is_told_by_its_name(tmp_path: Path, why: str, told: str) -> No
     assert _guard("unit", GuardEntry("unit", stopped=True, why=why), is_gone=False) == f"unit: stopped: {told}"
 
 
-def test_a_pipe_that_nobody_reads_holds_nothing_up() -> None:
+def full_pipe() -> tuple[int, int]:
+    """The ends of a pipe that has no room for a byte; writing waits."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with suppress(BlockingIOError):
         while os.write(writing, b"x" * 4096):
             pass
     os.set_blocking(writing, True)
+    return reading, writing
+
+
+def test_a_pipe_that_nobody_reads_holds_nothing_up() -> None:
+    reading, writing = full_pipe()
     report(writing).tell(situation(Phase.RUNNING, "a"), 9.0)
     os.close(reading)
     report(writing).tell(situation(Phase.RUNNING, "a"), 9.0)
@@ -89,12 +95,7 @@ def test_a_pipe_that_nobody_reads_holds_nothing_up() -> None:
 
 def test_a_pipe_that_fills_up_after_it_was_looked_at_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command writes to it as well. A pipe that select says has room, always; and one that is read again later."""
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    with suppress(BlockingIOError):
-        while os.write(writing, b"x" * 4096):
-            pass
-    os.set_blocking(writing, True)
+    reading, writing = full_pipe()
     monkeypatch.setattr("select.select", lambda reads, writes, others, _timeout: (reads, writes, others))
     one = report(writing)
     one.tell(situation(Phase.RUNNING, "a"), 9.0)
