@@ -122,7 +122,8 @@ def _is_component(text: str) -> bool:
     return "/" not in text
 
 
-_NAMES = st.from_regex(r"[a-z0-9_]([a-z0-9._-]{0,8}[a-z0-9_])?", fullmatch=True)
+_LABELS = st.from_regex(r"[a-z0-9_]([a-z0-9_-]{0,8}[a-z0-9_])?", fullmatch=True)  # none of them empty, as in "a..b"
+_NAMES = st.lists(_LABELS, min_size=1, max_size=3).map(".".join)
 _HOSTS = _NAMES | st.sampled_from(["::1", "fe80::2%lo"])
 _COMPONENTS = st.text(min_size=1, max_size=8).filter(_is_component)
 
