@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 from kazoo.client import KazooClient
 
+from tests.guards import Guarded
 from tests.program import Program
 from tests.scopes import Site
 from zkmig.dev import Ensemble, Server
@@ -113,6 +114,13 @@ def eyes(zk: Server) -> Iterator[KazooClient]:
 def site(zk: Server, eyes: KazooClient, tree_root: str) -> Iterator[Site]:
     """A scope of `zk` over `tree_root`, named like it; the test grows the tree and inits it."""
     with Site(zk, tree_root, eyes=eyes) as one:
+        yield one
+
+
+@pytest.fixture
+def guarded(site: Site, tmp_path: Path) -> Iterator[Guarded]:
+    """Guards of `site`, none of which is left behind."""
+    with Guarded(site.server.hosts, site.names, tmp_path) as one:
         yield one
 
 

@@ -17,14 +17,19 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.program import PROGRAM, Program
+from tests.scopes import Site
+from zkmig.epoch import record as records
 from zkmig.epoch.control import ControlPaths
 from zkmig.epoch.leases import GuardEntry
+from zkmig.epoch.record import Held
 from zkmig.guard.leftovers import end_leftovers, find_leftovers
 
 TIMEOUT_S = 30.0
 
 # Says "up" and its pid, and waits; TERM ends it with 3.
 SLEEPER = ("sh", "-c", "trap 'exit 3' TERM; echo up $$; while :; do sleep 0.05; done")
+
+HELD = Held("rack move", "ops", 1.0)
 
 
 def until(what: Callable[[], object], why: str = "") -> None:
@@ -162,6 +167,17 @@ def entry_of(data: bytes | None) -> GuardEntry:
     entry = GuardEntry.decode(data)
     assert entry is not None
     return entry
+
+
+def registration(site: Site) -> GuardEntry:
+    """That of the guard `unit`."""
+    return entry_of(site.kazoo.get(f"{site.names.guards}/unit")[0])
+
+
+def hold(site: Site, held: Held | None) -> None:
+    """Hold, or release, as an admin does."""
+    record, stat = site.record(), site.kazoo.get(site.names.record)[1]
+    site.kazoo.set(site.names.record, records.encode(record.updated(held=held)), stat.version)
 
 
 def python(code: str) -> tuple[str, ...]:

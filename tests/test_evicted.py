@@ -7,34 +7,22 @@ evicted holder goes on under the new epoch; settling by czxid alone, which the h
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
 import zkmig
-from tests.guards import Guarded, entry_of
+from tests.guards import Guarded, registration
 from tests.scopes import AFTER, BEFORE, ME, Site
 from zkmig.apply import forward
 from zkmig.apply.drain import settle_evicted
 from zkmig.apply.forward import Options
 from zkmig.apply.holding import StillActing
-from zkmig.epoch.leases import GuardEntry
 from zkmig.epoch.owner import Migrator
 from zkmig.errors import Refused
 
 ALL_OF_THAT_BIRTH = 2**62  # a zxid that none has reached
-
-
-@pytest.fixture
-def guarded(site: Site, tmp_path: Path) -> Iterator[Guarded]:
-    with Guarded(site.server.hosts, site.names, tmp_path) as one:
-        yield one
-
-
-def registration(site: Site) -> GuardEntry:
-    return entry_of(site.kazoo.get(f"{site.names.guards}/unit")[0])
 
 
 def apply_evicting(site: Site, *names: str) -> None:

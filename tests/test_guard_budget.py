@@ -7,10 +7,8 @@ runs. A guard that does not keep what its command saw last must be noticed.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -42,12 +40,6 @@ def hosts(moved: int, count: int = HOSTS) -> Tree:
     """A registry of hosts, of which the first few have other data."""
     named = {f"/hosts/{number:02}": Node(b"new" if number < moved else b"old") for number in range(count)}
     return settled({"": Node(b""), "/hosts": Node(b""), **named})
-
-
-@pytest.fixture
-def guarded(site: Site, tmp_path: Path) -> Iterator[Guarded]:
-    with Guarded(site.server.hosts, site.names, tmp_path) as one:
-        yield one
 
 
 def budget(site: Site, limit: str = "10%") -> tuple[str, str]:

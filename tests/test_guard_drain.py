@@ -7,9 +7,6 @@ drains that leave out what is under test must be noticed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from tests.guards import Guarded, python, until
@@ -45,13 +42,9 @@ def early(self, why):
     self._acknowledge(why)
 Decision._end = early
 """
+ACTIONS_MEANWHILE = 100  # of a client that does the same as the writers: for so long the epoch is kept open
+GRACE_OF_CONTROLS_S = 30  # what is left out shows only while the daemon, which does not heed TERM, is not killed yet
 AS_PROGRAM = "import sys; from zkmig.cli.main import main; sys.argv[0] = 'zkmig'; main()"
-
-
-@pytest.fixture
-def guarded(site: Site, tmp_path: Path) -> Iterator[Guarded]:
-    with Guarded(site.server.hosts, site.names, tmp_path) as one:
-        yield one
 
 
 def acted_meanwhile(site: Site, guarded: Guarded, without: str = "") -> set[str]:
@@ -61,28 +54,37 @@ def acted_meanwhile(site: Site, guarded: Guarded, without: str = "") -> set[str]
     site.kazoo.create(acts)
     (guarded.folder / "writer.py").write_text(WRITER)
     command = (*python(WRITER), site.server.hosts, acts)
-    guarded.start(command=command, program=python(without + AS_PROGRAM))
+    grace = ("--grace", GRACE_OF_CONTROLS_S) if without else ()
+    guarded.start(*grace, command=command, program=python(without + AS_PROGRAM))
 
-    def both_have_written(since: int = 0) -> bool:
+    def written(since: int = 0) -> set[str]:
         names = [name.partition("-") for name in site.kazoo.get_children(acts)]
-        return {kind for kind, _, number in names if int(number) >= since} == {"leader", "daemon"}
+        return {kind for kind, _, number in names if kind != "other" and int(number) >= since}
 
-    until(both_have_written)
+    until(lambda: written() == {"leader", "daemon"})
     opened: list[int] = []
 
     def note() -> None:
         stat = site.kazoo.exists(site.names.record)
         assert stat is not None
         opened.append(stat.mzxid)
+        sofar = site.kazoo.exists(acts)
+        assert sofar is not None
+        for _ in range(ACTIONS_MEANWHILE):
+            site.kazoo.create(f"{acts}/other-", sequence=True)
+        if without:
+            until(lambda: "daemon" in written(sofar.cversion), "what is left out does not show")
 
     site.apply(site.plan(AFTER), options=Options("never", report=at("write", 1, note)))
     committed = site.kazoo.get(site.names.record)[1].mzxid
     stat = site.kazoo.exists(acts)
     assert stat is not None
     if not without:
-        until(lambda: both_have_written(stat.cversion))  # after the commit it comes back by itself
+        until(lambda: written(stat.cversion) == {"leader", "daemon"})  # after the commit it comes back by itself
     asked = [(name, site.kazoo.get_async(f"{acts}/{name}")) for name in site.kazoo.get_children(acts)]
-    return {name.partition("-")[0] for name, node in asked if opened[0] <= node.get()[1].czxid <= committed}
+    acted = {name.partition("-")[0] for name, node in asked if opened[0] <= node.get()[1].czxid <= committed}
+    assert "other" in acted
+    return acted - {"other"}
 
 
 def test_nothing_acts_between_the_drain_and_the_commit(site: Site, guarded: Guarded) -> None:
