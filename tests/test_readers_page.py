@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -265,12 +266,13 @@ class ShellReader:
         self.script = scene.folder / "read-znode"
         self.script.write_text(text)
         self.environment = {**scene.environment, "PATH": f"{os.environ['PATH']}:{zk_cli()}"}
+        self.interpreter = "sh"
 
     def run(self, path: str, scope: str = "", hosts: str = "") -> tuple[int, bytes, str]:
         """Code, what it printed, what it said. path: below the root of the scope."""
         site = self._scene.site
         ran = subprocess.run(
-            ["sh", self.script, hosts or site.server.hosts, scope or site.names.scope, site.path(path)],
+            [self.interpreter, self.script, hosts or site.server.hosts, scope or site.names.scope, site.path(path)],
             env=self.environment,
             capture_output=True,
             check=False,
@@ -339,6 +341,53 @@ def test_the_shell_reader_prints_data_exactly_or_refuses(scene: Scene, shell: Sh
     assert {path: shell.read(path) for path in exact} == {path: (0, data) for path, data in exact.items()}
     assert {path: shell.read(path) for path in refused} == dict.fromkeys(refused, (NOT_STABLE, b""))
     assert shell.read(f"/n007\nget {scene.site.path('/n007')}") == (NOT_STABLE, b"")  # no second command
+
+
+def put_before(shell: ShellReader, program: str, before: str = "", after: str = "") -> Path:
+    """Have the reader run this in place of a program: shell code before the real one, and what is after it."""
+    real = shutil.which(program, path=shell.environment["PATH"])
+    folder = shell.script.parent / "before"
+    folder.mkdir()
+    (folder / program).write_text(f'#!/bin/sh\n{before}\n{real} "$@"{after}\n')
+    (folder / program).chmod(0o755)
+    shell.environment["PATH"] = f"{folder}:{shell.environment['PATH']}"
+    return folder / program
+
+
+BLOCK = 512  # bytes, to ulimit
+LARGE = b"a line of it\n" * 5_000
+
+
+@pytest.mark.parametrize("program", ["zkCli.sh", "cat", "head", "sh"])
+def test_the_shell_reader_prints_all_or_nothing_when_the_disk_is_full(
+    scene: Scene, shell: ShellReader, program: str
+) -> None:
+    """Writes to files are cut short, then fail, for one of its programs or for all of them, at several sizes.
+
+    head writes just the data, cat all that zkCli.sh prints, and zkCli.sh itself nothing that matters.
+    """
+    scene.site.kazoo.create(scene.site.path("/large"), LARGE)
+    whole = len(LARGE) // BLOCK + 1
+    needed = {"zkCli.sh": 0, "head": whole}.get(program, whole + 1)
+    stand_in = put_before(shell, program, before="trap '' XFSZ; ulimit -f $BLOCKS")
+    if program == "sh":
+        shell.interpreter = str(stand_in)
+    for blocks in (0, 1, whole // 2, whole - 1, whole, whole + 16):
+        shell.environment["BLOCKS"] = str(blocks)
+        assert shell.read("/large") == ((0, LARGE) if blocks >= needed else (NOT_STABLE, b"")), blocks
+
+
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_the_shell_reader_is_not_deceived_by_data_that_is_cut(scene: Scene, shell: ShellReader, is_cut: bool) -> None:
+    """The data has in it what is printed behind data; zkCli.sh ends just there, as if killed."""
+    data_of_record, stat = scene.site.kazoo.get(scene.site.names.record)
+    record = (data_of_record or b"").decode()
+    end = STAT.replace("dataLength = 0x1", "dataLength = 4")
+    stamps = STAT.replace("cZxid = 0x1", f"cZxid = {stat.czxid:#x}").replace("mZxid = 0x1", f"mZxid = {stat.mzxid:#x}")
+    data = f"part\n{end}{record}\n{stamps}THE REST\n".encode()
+    scene.site.kazoo.create(scene.site.path("/forged"), data)
+    put_before(shell, "zkCli.sh", after=" | sed '/THE REST/,$d'" if is_cut else "")
+    assert shell.read("/forged") == ((NOT_STABLE, b"") if is_cut else (0, data))
 
 
 def test_the_shell_reader_takes_nothing_else_for_no_such_znode(scene: Scene, shell: ShellReader) -> None:
