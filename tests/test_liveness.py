@@ -8,6 +8,7 @@ migrators that drain for longer than their session lasts. Negative control: with
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -18,12 +19,13 @@ from pathlib import Path
 import pytest
 
 from tests.draining_process import migrator_draining
-from tests.interruptions import at, when_said
+from tests.interruptions import Interrupted, at, interrupt, when_said
 from tests.migrator_process import migrator_at
-from tests.scopes import AFTER, BEFORE, Site, assert_is
+from tests.scopes import AFTER, ALICE, BEFORE, ME, Site, assert_is
 from tests.test_drain import MINUTE
 from tests.trees import Node
 from zkmig.apply import forward
+from zkmig.apply.engine import SealedPlan
 from zkmig.apply.forward import Options
 from zkmig.epoch import owner as owners
 from zkmig.epoch.leases import Lease
@@ -33,6 +35,7 @@ from zkmig.errors import NotOwner, Outcome, Refused, Stopped, ZkmigError
 from zkmig.plan import planfile
 from zkmig.stop import StopRequest
 from zkmig.wire.client import Client
+from zkmig.wire.requests import GetData, Read, Write
 
 SESSION_MS = 1_000
 WAIT = TakeOver(wait=True)
@@ -87,10 +90,10 @@ def wait_for(site: Site, seconds: float) -> Callable[[], None]:
 
 
 @contextmanager
-def at_work_until(site: Site, goes_on: threading.Event) -> Iterator[list[ZkmigError | None]]:
-    """A migrator that has begun epoch 1 and does nothing before `goes_on`; what came of it."""
-    site.init(BEFORE)
-    sealed = site.plan(AFTER)
+def at_work_until(
+    site: Site, sealed: SealedPlan, goes_on: threading.Event, afterwards: Callable[[], object] = lambda: None
+) -> Iterator[list[ZkmigError | None]]:
+    """A migrator that has begun epoch 1 and does nothing before `goes_on`; what came of it and of `afterwards`."""
     drains = threading.Event()
 
     def pause(sentence: str) -> None:
@@ -98,7 +101,11 @@ def at_work_until(site: Site, goes_on: threading.Event) -> Iterator[list[ZkmigEr
             drains.set()
             goes_on.wait(20)
 
-    with in_a_thread(lambda: site.apply(sealed, options=Options("never", say=pause))) as ended:
+    def work() -> None:
+        site.apply(sealed, options=Options("never", say=pause))
+        afterwards()
+
+    with in_a_thread(work) as ended:
         assert drains.wait(20)
         yield ended
 
@@ -116,9 +123,10 @@ def going_on(goes_on: threading.Event, said: list[str]) -> Options:
 
 def test_what_a_rollback_waits_for_may_commit(site: Site) -> None:
     """That is said beforehand; then which epoch was committed, and what takes it back."""
+    site.init(BEFORE)
     goes_on, said = threading.Event(), list[str]()
     with (
-        at_work_until(site, goes_on) as ended,
+        at_work_until(site, site.plan(AFTER), goes_on) as ended,
         pytest.raises(Refused, match=r"epoch 1 was committed meanwhile; .*zkmig revert --epoch 1"),
     ):
         site.rollback(how=WAIT, options=going_on(goes_on, said))
@@ -127,10 +135,113 @@ def test_what_a_rollback_waits_for_may_commit(site: Site) -> None:
     assert_is(site.look(), AFTER)
 
 
+def go_on(
+    site: Site, command: str, sealed: SealedPlan, client: Client | None = None, options: Options | None = None
+) -> object:
+    """Run the command, which waits for whoever is at work."""
+    if command == "rollback":
+        return site.rollback(client=client, how=WAIT, options=options)
+    return site.resume(sealed, client=client, how=WAIT, options=options)
+
+
+def leave_another(site: Site, is_going_back: bool) -> None:
+    """Epoch 2, begun by a migrator that is interrupted in the midst of it, or of taking it back."""
+    changes = {relative: Node(bytes(400)) for relative in AFTER if relative.startswith("/change/")}
+    site.leave_open(site.plan(AFTER | changes, client=site.client(ME, ALICE)), 3, epoch=2)
+    if is_going_back:
+        with pytest.raises(Interrupted):
+            site.rollback(options=Options(report=at("undo", 1, interrupt)))
+
+
+def assert_left_alone(site: Site, error: ZkmigError, state: State) -> None:
+    """Epoch 2 is as it was left, and the error says of which epoch it is not."""
+    assert re.search(r"epoch 1 \(attempt \w+\) was committed meanwhile, and now epoch 2 \(attempt", str(error))
+    assert error.outcome is Outcome.NOTHING_WRITTEN
+    assert (site.record().state, site.record().target_epoch) == (state, 2)
+    assert not read_owner(site.client(), site.names).alive
+
+
+GOING_ON = {"rollback": State.OPEN, "resume": State.ROLLING_BACK}  # what the next epoch is left in, for each command
+
+
+@pytest.mark.parametrize("command", GOING_ON)
+def test_the_epoch_after_the_one_that_was_waited_for_is_left_alone(site: Site, command: str) -> None:
+    """Goal: a command about one epoch takes back, or goes on with, no other. Method: the migrator that is waited for
+    commits, and the next one begins and dies, before the scope is looked at again."""
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    goes_on, left = threading.Event(), threading.Event()
+
+    tokens: list[int] = []
+
+    def begin_the_next() -> None:
+        leave_another(site, is_going_back=GOING_ON[command] is State.ROLLING_BACK)
+        tokens.append(read_owner(site.client(), site.names).token)
+        left.set()
+
+    def say(sentence: str) -> None:
+        if sentence.startswith("waiting for the migrator"):
+            goes_on.set()
+            assert left.wait(20)
+
+    options = Options("never", say=say)
+    with at_work_until(site, sealed, goes_on, begin_the_next) as ended, pytest.raises(Refused) as refused:
+        go_on(site, command, sealed, options=options)
+    assert ended == [None]
+    assert_left_alone(site, refused.value, GOING_ON[command])
+    assert [read_owner(site.client(), site.names).token] == tokens  # its owner was not even disturbed
+
+
+@pytest.mark.parametrize("command", GOING_ON)
+def test_the_epoch_that_comes_just_before_the_token_is_taken_is_left_alone(site: Site, command: str) -> None:
+    """The same without waiting: all of it happens after the record was read, just before it is asked whose it is."""
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    site.leave_open(sealed, 3)
+    client = site.client()
+    looks = {"rollback": 2, "resume": 1}[command]  # at the owner; the last one is that of the take-over
+
+    def others_work(request: Read | Write) -> None:
+        nonlocal looks
+        looks -= isinstance(request, GetData) and request.path == site.names.owner
+        if looks == 0 and client.before is others_work:
+            client.before = lambda _: None
+            site.resume(sealed)
+            leave_another(site, is_going_back=GOING_ON[command] is State.ROLLING_BACK)
+
+    client.before = others_work
+    with pytest.raises(Refused) as refused:
+        go_on(site, command, sealed, client)
+    assert_left_alone(site, refused.value, GOING_ON[command])
+
+
+def test_a_resume_does_not_end_well_when_what_it_waited_for_was_given_up(site: Site) -> None:
+    """`resume PLAN` that exits with 0 says that the plan is done. Method: its migrator is stopped while waited for."""
+    site.init(BEFORE)
+    sealed, stop = site.plan(AFTER), StopRequest()
+    lease = site.names.acting + "/one"
+    site.kazoo.create(lease, MINUTE.encode())
+    drains, said = threading.Event(), list[str]()
+    options = Options("never", drain_timeout_s=60, say=when_said("waiting for", drains.set))
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        stop.request("the test stops it", 143)
+
+    with in_a_thread(lambda: site.apply(sealed, options=options, stop=stop)) as ended:
+        assert drains.wait(20)
+        with pytest.raises(Refused, match=r"epoch 1 was begun with this plan and given up before anything"):
+            site.resume(sealed, how=WAIT, options=Options("never", say=say))
+    assert isinstance(ended[0], Stopped)
+    assert said[0].startswith("waiting for the migrator")
+    assert_is(site.look(), BEFORE)
+
+
 def test_an_apply_that_waits_says_that_it_does_not_carry_the_epoch_on(site: Site) -> None:
     """Beforehand, since whoever was killed seems alive for a while; without --wait it is refused in the same words."""
+    site.init(BEFORE)
     goes_on, said = threading.Event(), list[str]()
-    with at_work_until(site, goes_on) as ended:
+    with at_work_until(site, site.plan(AFTER), goes_on) as ended:
         other = site.plan(BEFORE | {"/keep": Node(b"other")})
         with pytest.raises(NotOwner, match=r"epoch 1 is PREPARING, .* up to 30 s, after a kill too"):
             site.apply(other)

@@ -190,26 +190,30 @@ def resume(
     """Go on from wherever the last migrator stopped. None when there is nothing to go on with.
 
     sealed: needed in PREPARING and OPEN; a rollback and pending ACLs go on without it. Refused when it is given and is
-    neither under way nor the plan committed last.
+    neither under way nor the plan committed last; and when, by the time that the scope is ours, something else is under
+    way.
     """
+
+    def admit(record: Record) -> None:
+        if sealed is not None:
+            refuse_ended(client, names, record, sealed.hash)
+        check_plan_given(record, names, sealed)
+
     record, _ = read_record(client, names)
-    if sealed is not None:
-        refuse_ended(client, names, record, sealed.hash)
-    check_plan_given(record, names, sealed)
+    admit(record)
     if record.state not in MIGRATING and record.pending is None:
         return None
     if record.state is State.PREPARING:
         refuse_unknown(client, names, record, options.evict)
     elif options.evict:
         options.say(f"nobody is evicted: the scope is {record.state.value}, and nothing is waited for any more")
-    migrator = Migrator.take(client, names, take_over, stop, options.say)
+    migrator = _take_as_seen(client, names, record, admit, take_over, stop, options.say)
     with owning(migrator):
         record = migrator.record
         if record.state is State.ROLLING_BACK:
             _note_owner(migrator)
             return roll_back(migrator, options)
         if record.state in MIGRATING:
-            check_plan_given(record, names, sealed)
             assert sealed is not None
             _check_identity(client, sealed.plan)
             _note_owner(migrator)
@@ -220,7 +224,11 @@ def resume(
 def rollback(
     client: Client, names: ControlPaths, *, options: Options, take_over: TakeOver, stop: StopRequest
 ) -> RolledBack:
-    """Take an epoch back that is not committed. The plan is not needed."""
+    """Take back the epoch that is under way. The plan is not needed.
+
+    Refused when there is none, and when it has come to its end by the time that the scope is ours, whatever is under
+    way then: that is somebody else's work, which nobody has asked to take back.
+    """
     record, _ = read_record(client, names)
     refuse_at_rest(client, names, record)
     owner = read_owner(client, names)
@@ -229,11 +237,68 @@ def rollback(
             f"the migrator at {owner.who} may go on meanwhile, and commit epoch {record.target_epoch}; to take it back "
             "for certain, stop that one first, or take over with --steal"
         )
-    migrator = Migrator.take(client, names, take_over, stop, options.say)
+
+    def admit(now: Record) -> None:
+        refuse_at_rest(client, names, now, waited_for=record.target_epoch)
+
+    migrator = _take_as_seen(client, names, record, admit, take_over, stop, options.say)
     with owning(migrator):
-        refuse_at_rest(client, names, migrator.record, waited_for=record.target_epoch)
         _note_owner(migrator)
         return roll_back(migrator, options)
+
+
+def _take_as_seen(
+    client: Client,
+    names: ControlPaths,
+    seen: Record,
+    admit: Callable[[Record], None],
+    take_over: TakeOver,
+    stop: StopRequest,
+    say: Callable[[str], None],
+) -> Migrator:
+    """Become the owner of a scope in which the same attempt is under way, or pending, as in `seen`, or none any more.
+
+    Refused otherwise, and where `admit` refuses; then nothing was written. Owners are waited for one after another: an
+    attempt may end meanwhile, and the next begin.
+    """
+
+    def check(now: Record) -> None:
+        _refuse_another(names, seen, now)
+        admit(now)
+
+    # Before the token is taken, so that the owner of another attempt keeps it; and after, since only then it is final.
+    migrator = Migrator.take(client, names, take_over, stop, say, check)
+    try:
+        check(migrator.record)
+    except BaseException:
+        with suppress(ZkmigError):
+            migrator.release()
+        raise
+    return migrator
+
+
+def _work(record: Record) -> tuple[int, str] | None:
+    """Epoch and name of the attempt that is under way, or of which ACLs or quotas are pending."""
+    if record.state in MIGRATING:
+        assert record.target_epoch is not None
+        assert record.attempt is not None
+        return record.target_epoch, record.attempt
+    return None if record.pending is None else (record.pending.epoch, record.pending.attempt)
+
+
+def _refuse_another(names: ControlPaths, seen: Record, now: Record) -> None:
+    """Refused where another attempt is under way, or pending, than before."""
+    before, found = _work(seen), _work(now)
+    if before is None or found is None or found == before:
+        return
+    became = "was committed" if now.epoch >= before[0] > seen.epoch else "came to its end"
+    stands = f"is {now.state.value}" if now.state in MIGRATING else "has ACLs or quotas pending"
+    raise Refused(
+        f"epoch {before[0]} (attempt {before[1]}) {became} meanwhile, and now epoch {found[0]} (attempt {found[1]}) "
+        f"{stands}: nothing was done to that one",
+        names.record,
+        "run zkmig status; if that one is meant now, run the command again",
+    )
 
 
 def refuse_at_rest(client: Client, names: ControlPaths, record: Record, waited_for: int | None = None) -> None:
