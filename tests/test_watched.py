@@ -147,7 +147,6 @@ def test_a_reader_who_follows_lives_through_a_rollback_with_deviations(site: Sit
         follower.until("heartbeat", after=before - 1)
         site.kazoo.set(site.path("/c"), b"1")
         assert follower.until("put_back", site.path("/c")).count == 1
-    assert follower.error is None
     assert len([one for one in follower.seen if one.event == "unjudged"]) == 1
 
 
@@ -244,7 +243,6 @@ def test_a_known_path_put_back_again_after_a_rollback_is_told(site: Site, monkey
                 looks.set()
                 follower.until("heartbeat", after=before)
             assert max(one.count or 0 for one in follower.seen) == times
-    assert follower.error is None
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -22,12 +23,12 @@ from tests.proxy import Proxy
 from tests.scopes import BEFORE, Site
 from tests.test_history import NEXT
 from tests.trees import Node
-from tests.watches import Follower, committed, following, once, told
+from tests.watches import WAIT_S, Follower, committed, following, once, told
 from zkmig.apply.options import Options
 from zkmig.apply.watched import Watched
-from zkmig.apply.watching import Watching
-from zkmig.epoch.record import Held, data_hash
-from zkmig.errors import OtherIncarnation, Refused, Unreachable
+from zkmig.apply.watching import Sighting, Watching
+from zkmig.epoch.record import Held, Record, data_hash
+from zkmig.errors import Refused, Unreachable
 from zkmig.source.treewatch import TreeWatch
 
 # -- as it happens ----------------------------------------------------------------------------------------------------
@@ -61,6 +62,25 @@ def test_a_new_value_of_others_is_named_but_not_put_back(site: Site) -> None:
         site.kazoo.delete(site.path("/new/02"))
         follower.until("put_back", site.path("/new/02"))
         assert follower.paths("put_back") == {site.path("/new/02")}
+
+
+def test_control_a_watch_that_dies_would_be_noticed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After all that the test has waited for; and one that does not end as expected."""
+    committed(site)
+    tell, has_died = Watching._tell_state, threading.Event()
+
+    def tell_once(watching: Watching, record: Record) -> Iterator[Sighting]:
+        if watching._told_state:
+            has_died.set()
+            raise KeyError("a bug")
+        yield from tell(watching, record)
+
+    with pytest.raises(AssertionError, match="has not ended with Refused"), following(site, expects=Refused):
+        pass
+    monkeypatch.setattr(Watching, "_tell_state", tell_once)
+    with pytest.raises(AssertionError, match="the watch has died") as caught, following(site):
+        assert has_died.wait(WAIT_S)
+    assert isinstance(caught.value.__cause__, KeyError)
 
 
 def test_an_acl_that_fires_no_watch_is_found_by_looking(site: Site) -> None:
@@ -153,20 +173,18 @@ def test_a_record_that_moves_during_every_look_is_said_and_no_clean_end(
         site.kazoo.set(site.names.record, json.dumps({**json.loads(data or b""), "later": next(turns)}).encode())
 
     during_each_look(monkeypatch, move)
-    with Follower(site.server.hosts, site, **options) as follower:
+    with Follower(site.server.hosts, site, expects=Unreachable, **options) as follower:
         follower.until("blind")
         follower.join()
-    assert isinstance(follower.error, Unreachable)
     assert "not known" in str(follower.error)
     assert [one.event for one in follower.seen] == ["following", "blind", "ended"]
 
 
 def test_an_end_while_an_epoch_is_open_is_no_clean_one(site: Site) -> None:
     committed(site)
-    with following(site, for_s=2) as follower:
+    with following(site, expects=Unreachable, for_s=2) as follower:
         site.leave_open(site.plan(BEFORE), 4, 2)
         follower.join()
-    assert isinstance(follower.error, Unreachable)
     assert "no last look" in str(follower.error)
     with pytest.raises(Refused, match="under way"):
         once(site)
@@ -195,22 +213,20 @@ def test_one_that_stays_with_an_epoch_ends_with_it(site: Site) -> None:
         site.apply(site.plan({**NEXT, "/one-more": Node(b"x")}), 2, options=Options("require"))
         follower.join()
         assert [one.event for one in follower.seen][-2:] == ["superseded", "ended"]
-        assert follower.error is None
 
 
 def test_a_scope_that_was_made_anew_ends_it(site: Site) -> None:
     committed(site)
-    with following(site) as follower:
+    with following(site, expects=Refused) as follower:
         site.forget()
         site.init()
         follower.join()
-        assert isinstance(follower.error, OtherIncarnation | Refused)
 
 
 # -- losses -----------------------------------------------------------------------------------------------------------
 
 
-def lose_and_find(site: Site, away: Callable[[Proxy], object]) -> Follower:
+def lose_and_find(site: Site, away: Callable[[Proxy], object]) -> None:
     """Put back while the connection is away; it is found although no watch told, and no look was due."""
     committed(site)
     old = BEFORE["/change/15"].data or b""
@@ -228,7 +244,6 @@ def lose_and_find(site: Site, away: Callable[[Proxy], object]) -> Follower:
         follower.until("back")
         found = follower.until("put_back", site.path("/change/15"), count=3)
         assert found.count == 3
-    return follower
 
 
 def test_a_session_that_has_ended_is_followed_by_another(site: Site) -> None:
@@ -256,8 +271,7 @@ def test_a_session_that_has_ended_is_followed_by_another(site: Site) -> None:
 @pytest.mark.parametrize("how", ["cut", "silent"])
 def test_what_happens_while_the_connection_is_away_is_found(site: Site, how: str) -> None:
     """Cut at once; or silent, until the session's time-out says so."""
-    follower = lose_and_find(site, Proxy.cut_all if how == "cut" else lambda _: None)
-    assert follower.error is None
+    lose_and_find(site, Proxy.cut_all if how == "cut" else lambda _: None)
 
 
 def test_control_a_watch_that_was_lost_and_is_not_followed_by_a_look_would_be_noticed(
@@ -274,11 +288,10 @@ def test_not_connected_when_the_time_is_over_is_no_clean_end(site: Site) -> None
     committed(site)
     with (
         Proxy(int(site.server.hosts.rpartition(":")[2])) as proxy,
-        following(site, proxy.hosts, session_timeout_s=4, for_s=3) as follower,
+        following(site, proxy.hosts, session_timeout_s=4, expects=Unreachable, for_s=3) as follower,
     ):
         proxy.partition()
         proxy.cut_all()
         follower.join()
         proxy.heal()
-        assert isinstance(follower.error, Unreachable)
         assert "not known" in str(follower.error)

@@ -6,6 +6,7 @@ import inspect
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 import zkmig
@@ -20,11 +21,15 @@ WAIT_S = 30.0
 
 
 class Follower:
-    """A watch in a thread of its own. seen: everything so far; error: what ended it."""
+    """A watch in a thread of its own, which ends as expected, or fails the test when it is left.
 
-    def __init__(self, hosts: str, site: Site, **options: Any) -> None:
+    expects: what it raises, None if nothing. seen: everything so far; error: what ended it.
+    """
+
+    def __init__(self, hosts: str, site: Site, expects: type[Exception] | None = None, **options: Any) -> None:
         self.seen: list[Sighting] = []
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
+        self._expects = expects
         self._more = threading.Condition()
         self._stop = StopRequest()
         where = (f"zk://{hosts}", site.names.scope)
@@ -35,9 +40,17 @@ class Follower:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.request("the test is over", EXIT_SIGINT)
         self.join()
+        if kind is not None:
+            return  # that is what the test fails of; `until` has said what ended the watch
+        if self._expects is None and self.error is not None:
+            raise AssertionError("the watch has died") from self.error
+        if self._expects is not None and not isinstance(self.error, self._expects):
+            raise AssertionError(f"the watch has not ended with {self._expects.__name__}") from self.error
 
     @property
     def client(self) -> Client:
@@ -56,7 +69,7 @@ class Follower:
                 self._add(one)
         except Stopped:
             pass
-        except Exception as error:  # noqa: BLE001 - told by the test
+        except BaseException as error:  # noqa: BLE001 - it is raised where the test leaves the watch
             self.error = error
         self._add(None)
 
@@ -86,7 +99,7 @@ class Follower:
 
 @contextmanager
 def following(site: Site, hosts: str | None = None, **options: Any) -> Iterator[Follower]:
-    """A watch that has looked once."""
+    """A watch that has looked once. options: of Follower."""
     with Follower(hosts or site.server.hosts, site, **options) as follower:
         follower.until("heartbeat")
         yield follower
