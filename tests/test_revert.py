@@ -44,7 +44,7 @@ from zkmig.cli.main import main
 from zkmig.epoch.attempts import Fate
 from zkmig.epoch.control import Roles
 from zkmig.epoch.transitions import State
-from zkmig.errors import Refused
+from zkmig.errors import BadInput, Refused
 from zkmig.model.acl import ADMIN, ALL, CREATE, READ, WORLD, Acl
 from zkmig.model.znode import Kind
 from zkmig.plan import planfile
@@ -303,6 +303,17 @@ def test_the_ways_on_name_the_plan_file_that_it_has_saved(
     assert caught.value.code == 4
     assert f"zkmig rollback revert-{site.names.scope}-1.zkplan --at" in capsys.readouterr().err
     assert (tmp_path / f"revert-{site.names.scope}-1.zkplan").exists()
+
+
+def test_a_folder_that_takes_no_file_is_told_with_the_way_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has named the file, so the error has to say what it is, and that the servers are as they were."""
+    site.init(BEFORE)
+    site.apply(site.plan(NEXT))
+    record = site.record()
+    monkeypatch.chdir("/proc")  # where nobody can create a file
+    with pytest.raises(BadInput, match=r"the plan of the revert.* cannot be written.* -o FILE; no server was written"):
+        zkmig.revert(where(site), 1, site.names.scope, auth=[ME])
+    assert site.record() == record
 
 
 # -- attempts in between ----------------------------------------------------------------------------------------------

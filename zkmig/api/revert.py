@@ -161,6 +161,11 @@ def _save_under_free_name(plan: Plan, scope: str, epoch: int) -> SealedPlan:
     stem = f"revert-{scope}-{epoch}"
     for number in range(1, FILES_MAX):
         path = f"{stem}{f'-{number}' if number > 1 else ''}.zkplan"
-        if not os.path.exists(path):
+        if os.path.exists(path):
+            continue
+        try:
             return save_plan(plan, path)
+        except BadInput as error:  # of a file that nobody has named
+            what = f"the plan of the revert, which resume would need, {error.what}"
+            raise BadInput(what, path, "save it elsewhere with -o FILE; no server was written to") from error
     raise BadInput("there are too many plan files of that name here", stem, "name another with -o")
