@@ -8,6 +8,7 @@ shorter limits where a lease would last for minutes.
 from __future__ import annotations
 
 import json
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -20,8 +21,8 @@ from tests.interruptions import Interrupted, at, interrupt, when_said
 from tests.scopes import AFTER, ALICE, BEFORE, ME, MY_IDENTITY, Site, assert_is
 from tests.test_drain import MINUTE, guard
 from tests.trees import Node
+from zkmig.apply import blocking, entries, evictions
 from zkmig.apply import drain as drains
-from zkmig.apply import entries, evictions
 from zkmig.apply.drain import DrainTimeout
 from zkmig.apply.entries import blocking_entries, on_host
 from zkmig.apply.evictions import read_evictions
@@ -159,21 +160,39 @@ def test_an_unreadable_guard_blocks_until_it_is_evicted(
     assert_is(site.look(), AFTER)
 
 
-def test_a_guard_that_waiting_does_not_end_is_named_with_its_host_and_what_to_do(site: Site, eve: KazooClient) -> None:
-    """One that was killed stays registered as running. Named as --evict takes it; not said of leases alone."""
+def test_a_guard_that_waiting_does_not_end_is_named_with_its_host_and_what_to_do(
+    site: Site, eve: KazooClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was killed stays registered as running. Named as --evict takes it; told once, and not of leases alone.
+    Past the deadline it is told in any case."""
+    monkeypatch.setattr(blocking, "GUARD_ENDS_S", 0.2)
     said: list[str] = []
     process = {"host": "web1", "pid": 4711}
     eve.create(site.names.guards + "/one", GuardEntry("one", stopped=False, process=process).encode())
     words = r"guards/one \(guarded process one, registered as running on web1 \(guard's pid 4711\)\)"
-    with pytest.raises(DrainTimeout, match=f": {words}"):
-        site.apply(site.plan(AFTER), options=Options("never", drain_timeout_s=0.1, say=said.append))
-    assert any("start it there again, or go without: --evict NAME" in sentence for sentence in said)
+    with pytest.raises(DrainTimeout, match=f": {words}.*start a guard that was killed again where it ran"):
+        site.apply(site.plan(AFTER), options=Options("never", drain_timeout_s=1.0, say=said.append))
+    assert said.count(blocking.KILLED_GUARD) == 1
     site.kazoo.delete(site.names.guards + "/one")
     eve.create(site.names.acting + "/one", MINUTE.encode())
     said.clear()
     with pytest.raises(DrainTimeout, match=": acting/one"):
-        site.apply(site.plan(AFTER), options=Options("never", drain_timeout_s=0.1, say=said.append))
-    assert not any("start it there again" in sentence for sentence in said)
+        site.apply(site.plan(AFTER), options=Options("never", drain_timeout_s=1.0, say=said.append))
+    assert blocking.KILLED_GUARD not in said
+
+
+def test_nobody_is_told_to_evict_a_guard_that_is_just_ending_its_command(site: Site, eve: KazooClient) -> None:
+    """It takes its grace for that, in every drain: whoever evicts it then has both at work at once."""
+    said: list[str] = []
+    path = site.names.guards + "/one"
+    eve.create(path, guard(stopped=False), acl=EVES_BUT_READABLE)
+    timer = threading.Timer(2.0, lambda: eve.set(path, guard(stopped=True)))
+    timer.start()
+    site.apply(site.plan(AFTER), options=Options("never", say=said.append))
+    timer.join()
+    assert_is(site.look(), AFTER)
+    assert any(sentence.startswith("waiting for guards/one") for sentence in said)
+    assert not any("evict" in sentence for sentence in said)
 
 
 @pytest.mark.parametrize(

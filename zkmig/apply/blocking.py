@@ -19,6 +19,13 @@ from zkmig.wire.client import Client
 POLL_S: Final = 0.1
 POLL_MAX_S: Final = 1.0
 
+GUARD_ENDS_S: Final = 15.0
+"""In a guard's usual grace, which is 10 s, and the kill after it, its command is over and it says so."""
+
+KILLED_GUARD: Final = (
+    "a guard that was killed stays registered as running: start it there again, or go without: --evict NAME"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
@@ -57,14 +64,29 @@ def judged(entry: Entry, born: tuple[int, int], first_seen: float | None = None)
     return Blocker(entry.path, sys.intern(entry.what), born, first_seen, over)
 
 
-def say_waiting(say: Callable[[str], None], blocking: Mapping[str, Blocker]) -> None:
-    """Name the first few of what is waited for; and what to do about a guard that waiting does not end."""
-    for blocker in islice(blocking.values(), NAMED_MAX):
-        say(f"waiting for {blocker}")
-    if len(blocking) > NAMED_MAX:
-        say(f"waiting for {len(blocking) - NAMED_MAX} more of them")
-    if any(blocker.name.startswith(f"{GUARDS}/") for blocker in blocking.values()):
-        say("a guard that was killed stays registered as running: start it there again, or go without: --evict NAME")
+@dataclass
+class Waiting:
+    """What is said while something is waited for."""
+
+    say: Callable[[str], None]
+    _since: float = 0.0
+    _has_advised: bool = False
+
+    def begin(self, blocking: Mapping[str, Blocker]) -> None:
+        """Name the first few of what is waited for."""
+        self._since = time.monotonic()
+        for blocker in islice(blocking.values(), NAMED_MAX):
+            self.say(f"waiting for {blocker}")
+        if len(blocking) > NAMED_MAX:
+            self.say(f"waiting for {len(blocking) - NAMED_MAX} more of them")
+
+    def go_on(self, blocking: Mapping[str, Blocker]) -> None:
+        """Say, once, what to do about a guard that waiting may not end; not of one that is just ending its command."""
+        if self._has_advised or time.monotonic() - self._since < GUARD_ENDS_S:
+            return
+        if any(blocker.name.startswith(f"{GUARDS}/") for blocker in blocking.values()):
+            self._has_advised = True
+            self.say(KILLED_GUARD)
 
 
 def pause_s(begun: float) -> float:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from zkmig.apply.blocking import Blocker, judged, pause_s, say_waiting
+from zkmig.apply.blocking import Blocker, Waiting, judged, pause_s
 from zkmig.apply.entries import (
     ACTING,
     GUARDS,
@@ -76,7 +76,8 @@ class Drain:
         """Return when nothing blocks any more; DrainTimeout names what still does."""
         deadline = time.monotonic() + self.timeout_s
         self._through_losses(self._look_at_all)
-        say_waiting(self.say, self._blocking)
+        waiting = Waiting(self.say)
+        waiting.begin(self._blocking)
         while True:
             self.migrator.stop.check()
             self._remove_dead()
@@ -93,6 +94,7 @@ class Drain:
                     "let them finish, start a guard that was killed again where it ran, and run this again; or give "
                     "more time: --drain-timeout; or do without: --evict NAME",
                 )
+            waiting.go_on(self._blocking)
             self._through_losses(self._look_again)
             time.sleep(pause_s(begun))
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from zkmig.apply.blocking import Admitted, Blocker, pause_s, say_waiting
+from zkmig.apply.blocking import Admitted, Blocker, Waiting, pause_s
 from zkmig.apply.entries import UNREADABLE, named_entries, some
 from zkmig.epoch import record as records
 from zkmig.epoch.control import ControlPaths, read_record
@@ -288,7 +288,8 @@ def _wait(
 ) -> Record:
     deadline = time.monotonic() + timeout_s
     _through_losses(client, lambda: admitted.look_at_all(client))
-    say_waiting(say, admitted.blocking)
+    waiting = Waiting(say)
+    waiting.begin(admitted.blocking)
     while True:
         stop.check()
         # After the look: what was over then has ended under the hold.
@@ -300,8 +301,10 @@ def _wait(
             raise StillActing(
                 f"still at work after {timeout_s:.0f} s: {some(admitted.blocking.values())}",
                 admitted.names.home,
-                "run the same command again to go on waiting; or do without: --evict NAME",
+                "run the same command again to go on waiting; start a guard that was killed again where it ran; or do "
+                "without: --evict NAME",
             )
+        waiting.go_on(admitted.blocking)
         _through_losses(client, lambda: admitted.look_again(client))
         time.sleep(pause_s(begun))
 
