@@ -35,11 +35,12 @@ from zkmig.source.bulk import NodeRead, read_acls, read_nodes
 from zkmig.wire.client import Client
 from zkmig.wire.codes import Code, code_name
 from zkmig.wire.jute import utf8_size
-from zkmig.wire.replies import StatResult
+from zkmig.wire.replies import ChildrenResult, StatResult
 from zkmig.wire.requests import Check, Create, Delete, Exists, GetChildren, SetData, WriteOp
 
 CURSOR = 0  # the undo cursor's place among the operations of an undo batch
 EXISTS_DEPTH = 128
+NAMED_MAX = 3  # names in one reason
 ACL_ROUNDS = 2
 DEVIATION_PREFIX = "deviation-"
 ACLS = "acls-"  # in a name behind it: of ACLs, not of a batch
@@ -243,7 +244,19 @@ class _Undo:
                     "remove the cause, then run zkmig rollback again",
                     Outcome.PARTLY_WRITTEN,
                 )
-            left_out.append(_left(path, result.code))
+            left_out.append(_left(path, result.code) if result.code != Code.NOT_EMPTY else self._above(path, writes))
+
+    def _above(self, path: str, writes: Sequence[WriteOp]) -> Deviation:
+        """A path that cannot go, and what is below it. writes: the rest of its multi, of which nothing is done yet."""
+        reply = self.migrator.client.call_reply(GetChildren(path)).result
+        if not isinstance(reply, ChildrenResult):
+            return _left(path, Code.NOT_EMPTY)  # gone meanwhile, or not to be read
+        going = {write.path for write in writes if isinstance(write, Delete)}
+        others = [name for name in reply.children if paths.join(path, f"/{name}") not in going]
+        more = f" and {len(others) - NAMED_MAX} more" if len(others) > NAMED_MAX else ""
+        return Deviation(
+            path, f"left as it is, for what somebody else has put below it: {', '.join(others[:NAMED_MAX])}{more}"
+        )
 
     def _lets_nobody_raise(self, batch: UndoBatch) -> bool:
         """Whether a counter stays as it is because the ACL that came back with its node shuts everybody out."""
