@@ -12,15 +12,16 @@ import pytest
 from kazoo.client import KazooClient
 
 from tests.interruptions import Interrupted, at, interrupt, when_said
-from tests.scopes import AFTER, BEFORE, Site, assert_is, assert_went_back, settled
-from tests.trees import Node
+from tests.scopes import AFTER, BEFORE, MINE_BUT_READABLE, Site, assert_is, assert_went_back, settled
+from tests.trees import Node, Tree
 from zkmig.apply.following import advice
 from zkmig.apply.forward import Options
 from zkmig.apply.rollback import RolledBack
 from zkmig.apply.status import read_status
+from zkmig.epoch.attempts import read_attempts
 from zkmig.epoch.control import AttemptPaths
 from zkmig.epoch.transitions import State
-from zkmig.errors import Outcome, Refused
+from zkmig.errors import Outcome, Refused, StalePlan
 
 # Of some 20 batches: none, in the creates, in the counters and writes, in the deletes, all.
 BATCHES = (0, 1, 7, 12, 10_000)
@@ -128,6 +129,46 @@ def test_what_has_come_of_a_plan_is_told_to_who_comes_with_it_again(site: Site) 
     site.apply(site.plan({"": Node(b"2")}), 2)
     with pytest.raises(Refused, match=r"this plan was committed as epoch 1; .* at epoch 2; make the plan again"):
         site.resume(first)
+
+
+CREATES: Tree = {f"/z{number:02}": Node(bytes(100)) for number in range(40)}
+CHANGED: Tree = {"/keep": Node(b"other")}  # in the last batch
+TIGHTENED: Tree = {"/tightened": Node(b"open", MINE_BUT_READABLE)}  # before the first
+
+
+@pytest.mark.parametrize(
+    ("changes", "batches", "has_moved"),
+    [({}, 10_000, False), (CHANGED, 1, False), (CHANGED, 10_000, True), (TIGHTENED, 1, True)],
+    ids=["creates alone", "no change yet", "a change", "a tightened ACL"],
+)
+def test_a_rollback_is_blamed_for_the_versions_that_it_has_moved_and_for_no_others(
+    site: Site, changes: Tree, batches: int, has_moved: bool
+) -> None:
+    """Goal: a plan that somebody else has made stale is not put down to its rollback. Method: one of the nodes to be
+    created is there already; once it is gone again the plan can be applied, unless the rollback has moved versions."""
+    site.init(BEFORE)
+    sealed = site.plan(BEFORE | changes | CREATES)
+    batches_total = len(sealed.plan.batch_ends)
+    site.leave_open(sealed, min(batches, batches_total))
+    site.rollback()
+    applied = read_attempts(site.client(), site.names, site.record())[0].note.applied
+    assert (applied == batches_total) == (batches > batches_total)
+    with pytest.raises(Refused, match="begun with this plan and rolled back") as refused:
+        site.resume(sealed)
+    assert ("new versions" in str(refused.value), "begin it again with" in str(refused.value)) == (
+        has_moved,
+        not has_moved,
+    )
+    site.kazoo.create(site.path("/z05"), b"theirs")
+    with pytest.raises(StalePlan, match="exists already") as stale:
+        site.apply(sealed)
+    assert ("rolled back, which itself has moved versions" in str(stale.value)) == has_moved
+    site.kazoo.delete(site.path("/z05"))
+    if has_moved:
+        with pytest.raises(StalePlan, match="moved versions"):
+            site.apply(sealed)
+    else:
+        assert site.apply(sealed).epoch == 1
 
 
 def test_the_first_epoch_of_an_empty_scope(site: Site) -> None:

@@ -423,7 +423,7 @@ def preview(
         begun.find_plan(say)
         if begun.sealed is not None:
             record, _ = read_record(begun.client, begun.names)
-            refuse_ended(begun.client, begun.names, record, begun.sealed.hash)
+            refuse_ended(begun.client, begun.names, record, begun.sealed.plan, begun.sealed.hash)
         return preview_resume(begun.client, begun.names, begun.sealed)
 
 

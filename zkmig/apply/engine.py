@@ -86,7 +86,7 @@ def apply_plan(
             if dry_run or not take_over.wait:
                 raise
         except StalePlan as error:
-            explain_stale(error, client, names, sealed.hash)
+            explain_stale(error, client, names, sealed.plan, sealed.hash)
             raise
         await_release(client, names, stop, options.say)
 
@@ -196,7 +196,7 @@ def resume(
 
     def admit(record: Record) -> None:
         if sealed is not None:
-            refuse_ended(client, names, record, sealed.hash)
+            refuse_ended(client, names, record, sealed.plan, sealed.hash)
         check_plan_given(record, names, sealed)
 
     record, _ = read_record(client, names)
