@@ -7,6 +7,7 @@ goes on; fates, ways and moments take turns. `make torture` makes all of them.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,8 @@ from tests.torture.crashpoints import (
     Enumeration,
     Figures,
     Moment,
+    Point,
+    Visit,
     Way,
     enumerate_all,
     first_level,
@@ -25,6 +28,7 @@ from tests.torture.crashpoints import (
 from tests.torture.crashpoints_askers import asked_by_commands, askers
 from tests.torture.crashpoints_client import Fate
 from tests.torture.crashpoints_scenarios import SCENARIOS, Scenario
+from tests.torture.deaths import merged, violations
 from zkmig.apply import prune
 from zkmig.apply.aclsteps import tightenings, write_acls
 from zkmig.apply.forward import Forward
@@ -72,6 +76,7 @@ def figures(server: Server) -> Figures:
 def test_every_way_out_of_a_crash_leads_to_one_of_the_two_trees(figures: Figures) -> None:
     """No torn view on the way, nothing left to do, no late write of the dead, data, ACLs, counters and kinds exact."""
     assert figures.violations == []
+    assert figures.too_many_unreached() == ""
     assert sum(figures.visits.values()) > 80
     assert figures.visits["second level"]
     assert set(figures.states) == {"EMPTY", "STABLE", "PREPARING", "OPEN", "ROLLING_BACK"}
@@ -108,13 +113,38 @@ def test_the_quick_sample_takes_turns() -> None:
 
 @pytest.fixture
 def points(server: Server, request: pytest.FixtureRequest) -> Iterator[Enumeration]:
-    name = request.node.name.replace("_", "-")
+    name = re.sub(r"\W|_", "-", request.node.name)
     with Site(server, "/") as everywhere, Enumeration(server, name, everywhere.kazoo, every=4) as enumeration:
         yield enumeration
 
 
 def scenario_of(name: str) -> Scenario:
     return next(scenario for scenario in SCENARIOS if scenario.name == name)
+
+
+NEVER = 1_000  # no scenario has so many writes
+NOT_REACHED = [
+    *(Visit("prune", Point(NEVER, fate), Way.RESUME) for fate in (Fate.BEFORE, Fate.ASLEEP)),
+    Visit("prune", Point(1, Fate.LANDED), Way.RESUME, second=Point(NEVER, Fate.LANDED)),
+]
+
+
+@pytest.mark.parametrize("visit", NOT_REACHED, ids=["first", "asleep", "second"])
+def test_a_write_that_is_never_reached_is_no_visit(points: Enumeration, visit: Visit) -> None:
+    """Of the first process or of the second; here, and where all shares of a long run are judged."""
+    points.visit(visit._replace(first=Point(1, Fate.LANDED), second=None))
+    assert points.figures.too_many_unreached() == ""
+    points.visit(visit)
+    assert points.figures.violations == []
+    assert points.figures.too_many_unreached() == "1 of 2 visits came to their end before their write"
+    assert violations({"crashpoints": merged([points.figures.plain()] * 2)}) == [
+        "2 of 4 visits came to their end before their write"
+    ]
+
+
+def test_a_few_that_are_not_reached_are_borne() -> None:
+    assert Figures(visits=Counter(a=100), unreached=Counter(a=2)).too_many_unreached() == ""
+    assert Figures(visits=Counter(a=100), unreached=Counter(a=2, b=1)).too_many_unreached()
 
 
 def test_without_tightening_before_the_batches(points: Enumeration, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,12 +21,7 @@ from typing import Any, NamedTuple, Self
 
 from kazoo.client import KazooClient
 
-from tests.scopes import (
-    ALICE,
-    ME,
-    MY_IDENTITY,
-    Site,
-)
+from tests.scopes import ALICE, ME, MY_IDENTITY, Site
 from tests.torture.crashpoints_client import Died, Fate, MortalClient
 from tests.torture.crashpoints_scenarios import (
     SCENARIOS,
@@ -56,6 +51,7 @@ from zkmig.wire.client import Client
 from zkmig.wire.requests import Check, Delete, Multi, Read, Write
 
 VISITS_OF_A_WRITE = 16  # four fates, and four moments of another, with two ways out of each
+UNREACHED_MAX = 0.02  # of the visits
 _runs = itertools.count(1)
 
 
@@ -95,6 +91,11 @@ class Visit(NamedTuple):
     second: Point | None = None
     last: Way = Way.RESUME
 
+    @property
+    def level(self) -> str:
+        """Of which it is one: by what happens at the first write, or the second level."""
+        return "second level" if self.second is not None else self.first.fate.value
+
     def __str__(self) -> str:
         """As one line that says it all, for whoever wants to see it again."""
         parts = [self.scenario, f"write {self.first.number} {self.first.fate.value}"]
@@ -111,9 +112,9 @@ class Figures:
     unharmed. tightened: batches in the log before which every ACL that its plan tightens was looked at.
 
     states: of the record as processes died. late: frames that arrived late, by what came of them.
-    unreached: visits that came to their end before their write, by what was to happen there: how many batches are sent
-    behind one that fails depends on when its answer comes. seconds: that visits took. writes_in_log: of the unharmed
-    runs. kinds_compared: nodes.
+    visits and unreached: by level; unreached: those that came to their end before one of their writes: how many batches
+    are sent behind one that fails depends on when its answer comes. seconds: that visits took. writes_in_log: of the
+    unharmed runs. kinds_compared: nodes.
     """
 
     visits: Counter[str] = field(default_factory=Counter)
@@ -128,6 +129,12 @@ class Figures:
     kinds_compared: int = 0
     tightened: int = 0
     seconds: float = 0.0
+
+    def too_many_unreached(self) -> str:
+        """Says so if so many visits came to nothing that the others may not stand for all, else ""."""
+        visits, unreached = self.visits.total(), self.unreached.total()
+        is_too_many = unreached > UNREACHED_MAX * visits
+        return f"{unreached} of {visits} visits came to their end before their write" if is_too_many else ""
 
     def plain(self) -> dict[str, Any]:
         """As plain values, to be written down."""
@@ -224,8 +231,7 @@ class Enumeration:
             self.figures.violations.append(f"{visit}: {type(error).__name__}: {error}")
             return 0
         finally:
-            level = "second level" if visit.second is not None else visit.first.fate.value
-            self.figures.visits[level] += 1
+            self.figures.visits[visit.level] += 1
             self.figures.seconds += time.monotonic() - began
 
     def _visit(self, visit: Visit, scenario: Scenario) -> int:
@@ -233,7 +239,7 @@ class Enumeration:
             first.condemn(*visit.first)
             with suppress(Died):
                 scenario.work(site, first, sealed)
-            self.figures.unreached[visit.first.fate.value] += not first.is_dying
+            has_reached = first.is_dying
             late = Late(first, visit.moment)
             if not late.is_waiting:
                 first.vanish()
@@ -245,6 +251,8 @@ class Enumeration:
             second.watch = lambda _: self._between(late, second, watcher)
             with suppress(Died):
                 self._lead_out(site, second, sealed, visit.way, scenario)
+            has_reached &= visit.second is None or second.is_dying
+            self.figures.unreached[visit.level] += not has_reached
             if visit.second is not None:
                 second.vanish()
                 scenario.revive(site)
@@ -343,7 +351,7 @@ class Enumeration:
             if has_come and not left:
                 raise Violation("others found no way out")
             if not has_come:
-                self.figures.unreached[visit.first.fate.value] += 1
+                self.figures.unreached[visit.level] += 1
                 scenario.revive(site)
                 self._others(site, scenario, sealed, visit.way)
                 left.extend((site.look(), site.record()))

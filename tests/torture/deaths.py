@@ -22,7 +22,6 @@ from zkmig.dev import Server
 
 SHARDS = 8  # of the crash points: a server's memory holds one with ease
 KILLS = 200
-UNREACHED_MAX = 0.02  # of the visits
 HEAP_MB = 1_500
 PARTS = ("crashpoints", "kills", "controls")
 
@@ -95,9 +94,8 @@ def violations(found: Mapping[str, Any]) -> list[str]:
     """All that is wrong."""
     wrong = [each for part in ("crashpoints", "kills") for each in found.get(part, {}).get("violations", ())]
     if points := found.get("crashpoints"):
-        visits, unreached = (sum(points[name].values()) for name in ("visits", "unreached"))
-        if unreached > UNREACHED_MAX * visits:
-            wrong.append(f"{unreached} of {visits} visits came to their end before their write")
+        figures = crashpoints.Figures(visits=Counter(points["visits"]), unreached=Counter(points["unreached"]))
+        wrong += filter(None, [figures.too_many_unreached()])
     return wrong + [f"{row['mechanism']} off: not caught" for row in found.get("controls", ()) if not row["after"]]
 
 
