@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import click
 import pytest
 
 import zkmig
@@ -25,7 +26,7 @@ from tests.test_drain import MINUTE, guard
 from tests.test_owner import take
 from zkmig.api.holding import default_holder
 from zkmig.apply import blocking
-from zkmig.cli.durations import duration_s
+from zkmig.cli.durations import as_seconds, as_seconds_or_none_at_all, duration_s
 from zkmig.cli.holding import moment
 from zkmig.dev import Server
 from zkmig.epoch.leases import Lease
@@ -439,10 +440,33 @@ def test_a_signal_ends_the_waiting_and_not_the_hold(site: Site, program: Program
     assert held(site)["holder"] == default_holder()
 
 
-def test_durations_and_times() -> None:
-    told = ("90m", "2h", "1d12h", "45s", "1H30M", "90", "0.5")
-    assert [duration_s(text) for text in told] == [5400, 7200, 129_600, 45, 5400, 90, 0.5]
-    assert not any(duration_s(text) for text in ("", "0", "0m", "h", "-2", "-2h", "2h1d", "soon", "nan", "inf"))
+ARABIC_THREE = "\N{ARABIC-INDIC DIGIT THREE}"
+NO_DURATIONS = ("", " ", "h", "-2", "-2h", "2h1d", "soon", "nan", "inf", "1_0", "1e3", "5.", "+5", "9" * 21)
+
+
+def test_durations() -> None:
+    """Zero is one, however it is written; digits are ASCII's, and a number is no Python."""
+    told = ("90m", "2h", "1d12h", "45s", "1H30M", "90", "0.5", ".25", " 5 ", "0", "0s", "0m", "0h0m")
+    assert [duration_s(text) for text in told] == [5400, 7200, 129_600, 45, 5400, 90, 0.5, 0.25, 5, 0, 0, 0, 0]
+    for text in (*NO_DURATIONS, ARABIC_THREE, f"{ARABIC_THREE}m"):
+        assert duration_s(text) is None, text
+
+
+@pytest.mark.parametrize("text", ["0", "0s", "0m"])
+def test_none_at_all_is_a_grace_and_no_length_of_a_hold(text: str) -> None:
+    """`guard --grace 0s` kills at once; `hold --for 0s` and `watch --for 0s` would mean nothing."""
+    command = click.Command("zkmig")
+    context, option = click.Context(command), click.Option(["--for"])
+    assert as_seconds_or_none_at_all(context, option, text) == 0
+    with pytest.raises(click.BadParameter, match="no time at all"):
+        as_seconds(context, option, text)
+    for convert in (as_seconds, as_seconds_or_none_at_all):
+        for other in ("1_0", "1e3", ARABIC_THREE):
+            with pytest.raises(click.BadParameter, match="is not a duration"):
+                convert(context, option, other)
+
+
+def test_times() -> None:
     now = time.mktime((2016, 8, 11, 15, 0, 0, 0, 0, -1))
     assert moment("17:30", now) == now + 2.5 * 3600
     assert moment("2016-08-11 15:10", now) == now + 600
