@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import zkmig
-from tests.scopes import BEFORE, ME, Site, assert_is, assert_went_back
+from tests.scopes import AFTER, BEFORE, ME, Site, assert_is, assert_went_back
 from tests.test_history import NEXT
 from zkmig.apply.options import Options
 from zkmig.epoch.owner import TakeOver
@@ -103,3 +103,20 @@ def test_a_revert_waits_too(site: Site, wait: bool, tmp_path: Path, monkeypatch:
     zkmig.revert(where, 1, site.names.scope, auth=[ME], wait=True, say=say)
     assert len(said) == 1
     assert_went_back(before, site.look())
+
+
+@pytest.mark.parametrize("way", ["resume", "rollback"])
+def test_who_goes_on_under_a_hold_is_told(site: Site, way: str) -> None:
+    """An epoch that is under way has to end, but not without a word of whoever holds the scope."""
+    site.init(BEFORE)
+    plan = site.plan(AFTER)
+    site.leave_open(plan, 5)
+    set_hold(site, HOLD)
+    said: list[str] = []
+    options = Options("never", say=said.append)
+    if way == "resume":
+        site.resume(plan, options=options)
+    else:
+        site.rollback(options=options)
+    assert [one for one in said if HOLD.told() in one and "goes on all the same" in one]
+    assert site.record().held == HOLD

@@ -17,7 +17,7 @@ from zkmig.apply.aclsteps import finals, tightenings, write_acls
 from zkmig.apply.batches import CURSOR, BatchWriter
 from zkmig.apply.conflicts import PutBacks, acls_given, examine_conflict
 from zkmig.apply.drain import Drain, settle_evicted
-from zkmig.apply.options import DRAIN_TIMEOUT_S, Applied, Options, Progress
+from zkmig.apply.options import DRAIN_TIMEOUT_S, Applied, Options, Progress, say_hold
 from zkmig.apply.pacing import Pacing, paced
 from zkmig.apply.preflight import examine
 from zkmig.apply.preimage import Preimage, recheck, take_preimage
@@ -79,6 +79,7 @@ class Forward:
         if record.plan_hash != self.plan_hash:
             raise Refused("this is not the plan of the open epoch", self.migrator.names.record, "give that plan file")
         assert record.manifest_hash is not None
+        say_hold(record, self.options.say)
         _, self.journal = load(self.migrator.client, self._attempt(), record.manifest_hash)
         if record.state is State.PREPARING:
             single_shot = self._probe_frames(self.decide_single_shot())

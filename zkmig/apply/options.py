@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from zkmig.apply.probe import OpenProbe
 from zkmig.apply.tempo import TempoSeen
 from zkmig.apply.verify import Deviation
+from zkmig.epoch.record import Record
 
 DRAIN_TIMEOUT_S = 60.0
 
@@ -47,6 +48,13 @@ class Options:
     ignore_quotas: bool = False
     reverts: int | None = None
     evict: tuple[str, ...] = ()
+
+
+def say_hold(record: Record, say: Callable[[str], None]) -> None:
+    """That work goes on under a hold: an epoch that is under way has to end all the same, but whoever has set the hold
+    may not think of it."""
+    if record.held is not None:
+        say(f"the scope is {record.held.told()}; what is under way goes on all the same")
 
 
 @dataclass(frozen=True, slots=True)

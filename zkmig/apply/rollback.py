@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from zkmig.apply.aclsteps import DELETED, FOREIGN_ACL, AclWrite, write_acls
 from zkmig.apply.conflicts import PutBacks, explained
 from zkmig.apply.forward import abort, attempt_of, cursor_version
-from zkmig.apply.options import Options, Progress
+from zkmig.apply.options import Options, Progress, say_hold
 from zkmig.apply.pacing import Pacing, paced
 from zkmig.apply.tempo import TempoSeen
 from zkmig.apply.verify import FOREIGN, REPLACED, Deviation, why
@@ -65,6 +65,7 @@ def roll_back(migrator: Migrator, options: Options) -> RolledBack:
         return RolledBack(record.epoch, 0, ())
     if record.state not in (State.OPEN, State.ROLLING_BACK):
         raise Refused(f"there is nothing to roll back: the scope is {record.state.value}", migrator.names.record)
+    say_hold(record, options.say)
     attempt = attempt_of(migrator)
     assert record.manifest_hash is not None
     manifest, journal = load(migrator.client, attempt, record.manifest_hash)

@@ -23,7 +23,7 @@ from zkmig.apply.watched import Moved, last_committed
 from zkmig.epoch.attempts import read_attempts
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.guarded import is_same_but_for_hold
-from zkmig.epoch.record import Held, Record
+from zkmig.epoch.record import Held, Record, shown_time
 from zkmig.epoch.transitions import IMAGES, Image
 from zkmig.errors import NotPermitted, OtherIncarnation, Refused, Unreachable, ZkmigError
 from zkmig.model.scope import Scope
@@ -165,7 +165,7 @@ class Watching:
             raise self._not_seen("an epoch is open or being rolled back, so there was no last look")
 
     def _not_seen(self, what: str) -> Unreachable:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._looked_at))
+        when = shown_time(self._looked_at)
         return Unreachable(what, self._names.record, f"what happened since {when} is not known; watch for longer")
 
     def _wait_s(self, deadline: float | None) -> float:
@@ -303,7 +303,7 @@ class Watching:
         """A last look at the epoch that was followed, after the next was committed: what others did before that."""
         moved = self._followed.moved_before(self._client, self._names, record)
         if moved is None or not is_same_but_for_hold(read_record(self._client, self._names)[0], record):
-            when = time.strftime("%H:%M:%S", time.localtime(self._looked_at))
+            when = shown_time(self._looked_at)
             epoch = self._followed.epoch
             text = f"what happened to the paths of epoch {epoch} between {when} and the next is not known"
             yield self._sighting("unjudged", text=text)
@@ -367,7 +367,7 @@ class Watching:
                 break
             except Unreachable as again:
                 if deadline is not None and time.monotonic() >= deadline:
-                    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
+                    when = shown_time(since)
                     hint = f"what happened since {when} is not known"
                     raise Unreachable(again.what, again.where, hint) from again
                 time.sleep(RETRY_S)

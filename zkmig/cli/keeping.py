@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +27,7 @@ from zkmig.cli.run import (
 )
 from zkmig.cli.terminal import is_terminal
 from zkmig.epoch.attempts import Attempt, Fate
-from zkmig.epoch.record import Owner
+from zkmig.epoch.record import Owner, shown_time
 from zkmig.errors import BadInput
 
 _CUT_OFF = {"4": "others keep writing into the control plane", "5": "cut off in between: run it again"}
@@ -59,7 +58,9 @@ def history(run: Run, at: str | None, scope: str | None, control: str) -> None:
         }
     )
     for attempt in found:
-        run.line(f"epoch {attempt.note.epoch:<4} {attempt.note.attempt}  {_when(attempt.note.began)}  {fate(attempt)}")
+        run.line(
+            f"epoch {attempt.note.epoch:<4} {attempt.note.attempt}  {shown_time(attempt.note.began)}  {fate(attempt)}"
+        )
         for line in _details(attempt):
             run.line(f"    {line}")
         if left := found.left_as_found.get(attempt.note.attempt):
@@ -152,10 +153,6 @@ def _journal(attempt: Attempt) -> str:
     if attempt.is_kept:
         return f"{attempt.note.journal_bytes} bytes of undo kept"
     return "undo pruned" if not attempt.children else "undo partly there, prune takes the rest"
-
-
-def _when(unix_s: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_s))
 
 
 # -- prune ------------------------------------------------------------------------------------------------------------

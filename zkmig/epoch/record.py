@@ -45,7 +45,7 @@ class Held:
         return self.deadline is not None and (time.time() if now is None else now) > self.deadline
 
     def told(self, now: float | None = None) -> str:
-        """As in "held by ops@zk1 since 2016-08-11 15:00:00, until 2016-08-11 16:00:00: new disks", in local time."""
+        """As in "held by ops@zk1 since 2016-08-11 15:00:00 UTC, until 2016-08-11 16:00:00 UTC: new disks"."""
         term = self.term(now)
         return f"held {self.by}{f', {term}' if term else ''}: {self.reason}"
 
@@ -74,9 +74,9 @@ class Held:
 
 
 def shown_time(unix_s: float) -> str:
-    """In local time; of what is no time that a calendar has, the number."""
+    """Local time with its zone, since hosts and containers differ; of what is no time of a calendar, the number."""
     try:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_s))
+        return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(unix_s)).rstrip()
     except (OverflowError, ValueError, OSError):
         return str(unix_s)
 

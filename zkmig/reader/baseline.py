@@ -22,6 +22,7 @@ import msgpack
 
 from zkmig.epoch.budgets import WHY_CHARS_MAX, BudgetNote, Counted, Difference, Override
 from zkmig.epoch.control import ControlPaths
+from zkmig.epoch.record import shown_time
 from zkmig.errors import ActingRefused, BadInput, UnknownFormat
 from zkmig.model.acl import READ, WORLD, WRITE, Acl, AclList, Identity, grants
 from zkmig.model.znode import Znode
@@ -300,7 +301,7 @@ def _exceeded(
         return BudgetExceeded(f"{what}, and its budget says to refuse the first time", where, hint, differences)
     section = before.sections[budget.pattern]
     share = f" ({100 * difference.total / difference.nodes:.3g} %)" if difference.nodes else ""
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(section.at))
+    when = shown_time(section.at)
     more = f"; so does {len(exceeded) - 1} more" if len(exceeded) > 1 else ""
     what = (
         f"{difference}: {difference.total}{share} of {difference.nodes} znodes differ from what {keeping.reader!r} "
