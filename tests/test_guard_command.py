@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.containers import IN_A_CONTAINER, needs_unshare
 from tests.guards import HELD, SLEEPER, Guarded, hold, python, registration, until
 from tests.program import PROGRAM, Program
 from tests.proxy import Proxy
@@ -120,17 +121,54 @@ def test_stdin_and_stdout_are_the_commands(site: Site, guarded: Guarded) -> None
 
 def test_signals_are_handed_on(site: Site, guarded: Guarded) -> None:
     site.init(BEFORE)
-    code = "import signal, time\nfor n in (1, 10, 12, 28, 36):\n signal.signal(n, lambda n, _: print(n, flush=True))\n"
-    process = guarded.start(command=python(f"{code}print('up', flush=True)\nwhile True: time.sleep(0.1)"))
+    numbers = [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGRTMIN + 2]
+    code = (
+        "import signal\n"
+        f"numbers = {list(map(int, numbers))}\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, numbers)\n"
+        "print('up', flush=True)\n"
+        "while True: print(int(signal.sigwait(numbers)), flush=True)\n"
+    )
+    process = guarded.start(command=python(code))
 
     def is_said(text: str) -> bool:
         return f"{text}\n" in guarded.stdout
 
     until(partial(is_said, "up"))
-    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGRTMIN + 2):
+    for number in numbers:
         process.send_signal(number)
         until(partial(is_said, str(int(number))))
     assert guarded.end(process) == 143
+
+
+def test_a_signal_that_ends_the_command_is_told_and_leaves_it_its_time(site: Site, guarded: Guarded) -> None:
+    """The command takes longer to end than the grace, which is not for this; one that reloads it is not told."""
+    site.init(BEFORE)
+    may_end = guarded.folder / "may-end"
+    grace_s = 0.2
+    code = (
+        "import os, signal, sys, time\n"
+        "numbers = (signal.SIGHUP, signal.SIGTERM)\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, numbers)\n"
+        "print('up', flush=True)\n"
+        "while signal.sigwait(numbers) == signal.SIGHUP: print('reloaded', flush=True)\n"
+        f"while not os.path.exists({str(may_end)!r}): time.sleep(0.02)\n"
+        "print('done', flush=True)\n"
+        "sys.exit(7)\n"
+    )
+    process = guarded.start("--grace", grace_s, command=python(code))
+    until(lambda: "up\n" in guarded.stdout)
+    process.send_signal(signal.SIGHUP)
+    until(lambda: "reloaded\n" in guarded.stdout)
+    assert "passed on" not in guarded.stdout
+    process.send_signal(signal.SIGTERM)
+    guarded.await_phase("running", "; SIGTERM passed on to the command")
+    time.sleep(5 * grace_s)  # that it is left alone for so long is what is shown
+    may_end.touch()
+    assert process.wait(30) == 7
+    told = guarded.stdout
+    assert ": under epoch 0; SIGTERM passed on to the command\n" in told
+    assert told.index("passed on") < told.index("done\n") < told.index("the command has ended with 7")
 
 
 def test_its_arguments_are_told_to_nobody(site: Site, guarded: Guarded) -> None:
@@ -162,21 +200,22 @@ def test_a_service_manager_is_told(site: Site, guarded: Guarded) -> None:
     assert "socket: \n" in guarded.stdout
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace of one's own takes root")
+@needs_unshare
 def test_as_the_first_process_of_a_container(site: Site, guarded: Guarded) -> None:
-    """It reaps what falls to it, and the next container on this machine ends up with the name."""
+    """Orphans of the command are reaped while it runs, and the next container on this machine ends up with the name."""
     site.init(BEFORE)
-    unshare = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", PROGRAM)
-    orphans = "for i in 1 2 3; do (sleep 0.1 &); done; sleep 1; exit 5"
-    process = guarded.start(command=("sh", "-c", orphans), program=unshare)
+    contained = (*IN_A_CONTAINER, PROGRAM)
+    orphans = "$(for i in 1 2 3; do (sleep 0.1 >/dev/null & echo $!); done)"
+    until_reaped = f"for pid in {orphans}; do while kill -0 $pid; do sleep 0.02; done; done 2>/dev/null; exit 5"
+    process = guarded.start(command=("sh", "-c", until_reaped), program=contained)
     assert process.wait(30) == 5
-    held = guarded.start(program=unshare)
+    held = guarded.start(program=contained)
     until(lambda: guarded.is_in("running"))
     assert guarded.status()["guard_pid"] == 1
     before = registration(site)
     held.kill()  # and with it the whole namespace
     held.wait()
-    guarded.start(program=unshare)
+    guarded.start(program=contained)
     until(lambda: guarded.is_in("running"))
     assert registration(site).instance != before.instance
 

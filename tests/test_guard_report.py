@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
 import socket
 import threading
 from contextlib import suppress
@@ -13,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.guards import Guarded, python, until
-from tests.scopes import BEFORE, Site
 from zkmig.cli.status import _guard
 from zkmig.epoch.leases import GuardEntry
 from zkmig.epoch.record import Held
@@ -161,28 +158,3 @@ def test_why_it_is_not_connected_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = reach.Reach("zk1:2181", lambda: False, lambda: "refused", news.release)
     closed.close()
     assert closed.why == ""
-
-
-def test_a_signal_that_ends_the_command_is_told_and_leaves_it_its_time(site: Site, tmp_path: Path) -> None:
-    """The command takes longer to end than the grace, which is not for this; one that reloads it is not told."""
-    site.init(BEFORE)
-    code = (
-        "import signal, sys, time\n"
-        "def end(*_): time.sleep(1.5); print('done', flush=True); sys.exit(7)\n"
-        "signal.signal(signal.SIGHUP, lambda *_: print('reloaded', flush=True))\n"
-        "signal.signal(signal.SIGTERM, end)\n"
-        "print('up', flush=True)\n"
-        "while True: time.sleep(0.05)\n"
-    )
-    with Guarded(site.server.hosts, site.names, tmp_path) as guarded:
-        process = guarded.start("--grace", "0.2", command=python(code))
-        until(lambda: "up\n" in guarded.stdout)
-        process.send_signal(signal.SIGHUP)
-        until(lambda: "reloaded\n" in guarded.stdout)
-        assert "passed on" not in guarded.stdout
-        process.send_signal(signal.SIGTERM)
-        guarded.await_phase("running", "; SIGTERM passed on to the command")
-        assert process.wait(30) == 7
-        told = guarded.stdout
-    assert ": under epoch 0; SIGTERM passed on to the command\n" in told
-    assert told.index("passed on") < told.index("done\n") < told.index("the command has ended with 7")

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from kazoo.security import make_digest_acl
 
+from tests.containers import IN_A_CONTAINER, needs_unshare
 from tests.managers.scene import Scene
 from tests.managers.supervisor import Supervisor
 from tests.managers.systemd import NamespacesForbidden, Systemd, why_not
@@ -139,11 +140,12 @@ def test_the_program_of_supervisord(tmp_path: Path, scene: Scene, example: Calla
 
 @contextmanager
 def container(argv: list[str], scene: Scene, run: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """argv as PID 1 of a pid namespace: unshare, which ends with its code, and its pid as we see it."""
-    command = ["unshare", "--fork", "--kill-child=KILL", "--pid", "--mount", "--mount-proc", "--propagation", "private"]
+    """argv as PID 1: unshare, which ends with its code, and its pid as we see it."""
     environment = {**settings(scene), "RUNTIME_DIRECTORY": str(run)}
     with (scene.folder / "said").open("ab") as said:
-        outer = subprocess.Popen([*command, *argv], env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        outer = subprocess.Popen(
+            [*IN_A_CONTAINER, *argv], env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+        )
     try:
         yield outer, wait_for(lambda: child_of(outer.pid), lambda: said_by(scene))
         outer.wait(60)
@@ -157,10 +159,9 @@ def said_by(scene: Scene) -> str:
     return (scene.folder / "said").read_text()
 
 
+@needs_unshare
 def test_the_entry_point_of_a_container(scene: Scene, example: Callable[[str], str]) -> None:
     """The first container is killed and cannot say that it has stopped; the second takes over, and is stopped."""
-    if subprocess.run(["unshare", "--pid", "--fork", "--mount", "true"], check=False).returncode != 0:
-        pytest.skip("namespaces are not allowed here")
     lines = dict(line.split(" ", 1) for line in example("container").splitlines())
     words: list[str] = [*eval(lines["ENTRYPOINT"]), *scene.witness("--child")]
     assert eval(lines["CMD"]) == SERVICE.replace("/usr/bin/", "").split()
