@@ -6,21 +6,25 @@ identities, one fact changed at a time.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
 import signal
+import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from tests.guarding import Yard, runs, wait_for
 from zkmig.errors import BadInput
 from zkmig.guard import claim as claim_module
+from zkmig.guard import machine as machine_module
 from zkmig.guard.claim import Holder, NameTaken, Verdict, claim, file_name, judge, state_folder
-from zkmig.guard.machine import ProcessIdentity, started_of, this_process
+from zkmig.guard.machine import ProcessIdentity, Unseen, started_of, this_process
 
 STUBBORN = "trap '' TERM; echo $$ > {0}/ready; while :; do sleep 0.05; done"
 
@@ -98,8 +102,15 @@ def test_a_guard_killed_a_moment_ago_is_dead_though_nobody_has_waited_for_it(yar
     guard = yard.guard(["sh", "-c", STUBBORN.format(yard.folder)], claim="web", folder=str(folder), grace_s=0.5).start()
     yard.pid_from("ready")
     guard.process.kill()
-    wait_for(lambda: started_of(guard.process.pid) is None, "its end")
+    wait_for(lambda: started_of(guard.process.pid) is Unseen.GONE, "its end")
     claim("web", "next", folder=folder).close()
+
+
+def test_a_holder_that_cannot_be_seen_is_not_taken_for_dead(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with claim("web", "a", folder=folder):
+        monkeypatch.setattr(claim_module, "started_of", lambda _: Unseen.UNKNOWN)
+        with pytest.raises(NameTaken):
+            claim("web", "b", folder=folder)
 
 
 def test_the_wait_can_be_ended(yard: Yard, folder: Path) -> None:
@@ -209,6 +220,58 @@ def test_an_identity_survives_json_and_keys_of_later_versions() -> None:
     assert ProcessIdentity.from_json(without) == replace(me, hardware={})
 
 
+def test_a_user_that_is_not_told_is_nobodys() -> None:
+    """Registrations of an earlier version have none, and two of these are not of one user for that."""
+    me = this_process()
+    value = {key: told for key, told in me.to_json().items() if key != "user"}
+    earlier = ProcessIdentity.from_json(value)
+    assert me.is_same_user_as(me)
+    assert not earlier.is_same_user_as(me)
+    assert not earlier.is_same_user_as(earlier)
+
+
+def ended_child() -> int:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    return child.pid
+
+
+@pytest.mark.parametrize(
+    "number",
+    [errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EMFILE, errno.EIO],  # the first as where /proc hides it
+)
+def test_only_the_kernel_says_that_a_process_is_gone(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever /proc answers: that it shows none, or cannot be read, is no end."""
+
+    def read_process(_: int) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(machine_module, "read_process", read_process)
+    assert started_of(os.getpid()) is Unseen.UNKNOWN
+    assert this_process().started == 0
+    assert started_of(ended_child()) is Unseen.GONE
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
+def test_a_process_that_may_not_be_signalled_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_module, "proc_is_ours", lambda: False)  # then its /proc is not asked at all
+    os.seteuid(54321)
+    try:
+        assert started_of(os.getppid()) is Unseen.UNKNOWN
+    finally:
+        os.seteuid(0)
+
+
+def test_without_a_descriptor_to_spare_nothing_is_proven() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        found = started_of(os.getpid())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert found is Unseen.UNKNOWN
+
+
 @pytest.mark.parametrize("broken", [None, [], {}, {"pid": 1}, {**this_process().to_json(), "pid": True}])
 def test_an_identity_that_is_none_is_refused(broken: object) -> None:
     with pytest.raises(ValueError, match="process of a registration"):
@@ -230,7 +293,7 @@ INIT = replace(THEN, pid=1, namespace="pid:[2]", init=True)
 NAMED = [Holder("other", THEN), Holder("before", THEN)]
 
 
-def never(pid: int) -> int | None:
+def never(pid: int) -> int | Unseen:
     pytest.fail(f"pid {pid} means nothing here")
 
 
@@ -241,6 +304,10 @@ def never(pid: int) -> int | None:
         (THEN, NAMED, {40: 700}, Verdict.ALIVE),
         (THEN, [], {}, Verdict.LEFTOVERS),
         (THEN, [], {40: 8000}, Verdict.LEFTOVERS),  # the pid was given away again
+        (THEN, [], {40: Unseen.UNKNOWN}, Verdict.UNKNOWN),  # /proc hides whoever has it, or could not be read
+        (THEN, NAMED, {40: Unseen.UNKNOWN}, Verdict.UNKNOWN),
+        (replace(THEN, started=0), [], {40: 8000}, Verdict.UNKNOWN),  # it could not read its own start
+        (replace(THEN, started=0), [], {}, Verdict.LEFTOVERS),
         # Restarted containers: the pid namespace is another, or has the number of the old one.
         (INIT, NAMED, None, Verdict.OVER),
         (replace(INIT, namespace=HERE.namespace), NAMED, {1: 8000}, Verdict.LEFTOVERS),
@@ -262,10 +329,14 @@ def never(pid: int) -> int | None:
     ],
 )
 def test_verdicts(
-    process: ProcessIdentity, named: list[Holder], runs_now: dict[int, int] | None, verdict: Verdict
+    process: ProcessIdentity, named: list[Holder], runs_now: dict[int, int | Unseen] | None, verdict: Verdict
 ) -> None:
     """runs_now: what starts the pids of this namespace have; None: they must not be looked at."""
-    assert judge("before", process, HERE, named, never if runs_now is None else runs_now.get) is verdict
+
+    def started(pid: int) -> int | Unseen:
+        return never(pid) if runs_now is None else runs_now.get(pid, Unseen.GONE)
+
+    assert judge("before", process, HERE, named, started) is verdict
 
 
 def test_where_nothing_can_be_read_of_us_nothing_is_proven() -> None:

@@ -6,16 +6,20 @@ then the search, as the next guard would make it.
 
 from __future__ import annotations
 
+import builtins
+import errno
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.guarding import MARK, PATIENCE_S, REPOSITORY, Guarded, Told, Yard, runs, wait_for
+from tests.hiding import hiding, needs_hiding
 from zkmig.guard.descendants import look_at
 from zkmig.guard.leftovers import MARKER, end_leftovers, find_leftovers, marked
 
@@ -111,7 +115,7 @@ def test_what_began_before_the_instance_is_passed_over(yard: Yard) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
 def test_what_we_may_not_look_at_is_counted(yard: Yard) -> None:
-    """Looked for by another user: not found, but counted."""
+    """Looked for by another user: not found, but counted, and that none was found proves nothing."""
     guard, daemon, _ = abandoned(yard)
     process = look_at(daemon)
     assert process is not None
@@ -122,4 +126,39 @@ def test_what_we_may_not_look_at_is_counted(yard: Yard) -> None:
         os.seteuid(0)
     assert found.processes == ()
     assert found.unreadable >= 1
+    assert (found.sees_own, found.sees_all) == (True, False)
     yard.sweep()
+
+
+@pytest.mark.parametrize("file", ["stat", "environ"])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO])
+def test_what_cannot_be_read_is_no_proof_that_nothing_is_left(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch, file: str, number: int
+) -> None:
+    """No right is missing, so it may be of our own user: then a look that finds nothing proves nothing at all."""
+    guard, daemon, unmarked = abandoned(yard)
+    honest = builtins.open
+
+    def failing(path: Any, *arguments: Any, **more: Any) -> Any:
+        if path in (f"/proc/{daemon}/{file}", f"/proc/{unmarked}/{file}"):
+            raise OSError(number, os.strerror(number))
+        return honest(path, *arguments, **more)
+
+    wait_for(lambda: not runs(guard.command), "PDEATHSIG")
+    assert find_leftovers(guard.instance).sees_own
+    with monkeypatch.context() as patched:
+        patched.setattr(builtins, "open", failing)
+        found = find_leftovers(guard.instance)
+    assert not {daemon, unmarked} & {process.pid for process in found.processes}
+    assert (found.sees_own, found.sees_all) == (False, False)
+    yard.sweep()
+
+
+@needs_hiding
+@pytest.mark.parametrize("hidepid", [0, 1, 2, 4])
+def test_a_proc_that_hides_processes_is_known_by_its_mount(hidepid: int) -> None:
+    asked = "from zkmig.guard.descendants import hides_processes; print(hides_processes())"
+    command = [*hiding(hidepid), sys.executable, "-c", asked]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    ran = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert ran.stdout == f"{hidepid != 0}\n"

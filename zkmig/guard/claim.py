@@ -4,8 +4,8 @@ A claim is a flock on a file of a local directory. The guard's keeper inherits t
 only once all that the guard had started has been ended, however the guard went. The file says who holds it, or held
 it last; it is never removed, as a lock on a removed file keeps nobody out.
 
-`judge` is the other half: what the registration of a predecessor that says "running" is worth, once the claim is ours.
-It says OVER only on proof; where there is none, a human has to say so.
+`judge` is the other half: what the registration of a predecessor that says "running" is worth. It says only what is
+proved; where nothing is, a human has to say so.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Self
 
 from zkmig.errors import BadInput, Refused, ZkmigError
-from zkmig.guard.machine import ProcessIdentity, started_of, this_process
+from zkmig.guard.machine import ProcessIdentity, Unseen, started_of, this_process
 
 POLL_INTERVAL_S = 0.1
 FILE_BYTES_MAX = 65536
@@ -35,7 +35,7 @@ EARLIER_MAX = 20
 NAME_BYTES_MAX = 200
 HOLDER_UNKNOWN_S = 2.0  # so long may a holder take between its lock and its name in the file
 
-StartedOf = Callable[[int], int | None]
+StartedOf = Callable[[int], int | Unseen]
 
 
 # -- the predecessor --------------------------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ class Verdict(Enum):
     OVER = "it has ended, and all that it had started"
     LEFTOVERS = "it has ended on this machine; what it had started may be left and can be found here"
     ALIVE = "it runs on this machine"
-    UNKNOWN = "it ran on another machine or in another container: from here it cannot be known whether it still does"
+    UNKNOWN = "it ran where this process cannot see: from here it cannot be known whether it still does"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +65,35 @@ def judge(
     earlier: Sequence[Holder],
     started: StartedOf = started_of,
 ) -> Verdict:
-    """What became of the guard `instance`, registered as `process`. Only to be asked while we hold the claim.
+    """What became of the guard `instance`, registered as `process`, as far as it is known to the process `here`.
 
-    earlier: whom the claim's file named when we got it. Proofs, from the cheapest:
-    - Same kernel (boot id) and pid namespace: we look at its pid. Another start: the pid was given away again.
+    earlier: whom the claim's file named when we got it; only for who holds the claim, nobody for who just asks. Without
+    the claim LEFTOVERS may be what a keeper is still ending. Proofs, from the cheapest:
+    - Same kernel (boot id) and pid namespace: we look at its pid. Another start: the pid was given away again. Where
+      /proc does not show who has it, and the kernel says that somebody has, nothing is proved.
     - Same kernel, another namespace: the file, on which we now hold the lock, names it as an earlier holder, so it and
       its keeper are dead; and it was PID 1 of its namespace, with which the kernel ends all others in it (a container
       that was restarted).
     - Another boot of this very hardware, under the same host name: nothing outlives a boot. A machine id is no proof
       of that: it is copied with images. Neither is the claim's file: it is copied with disks.
     """
+    if process.shares_pids_with(here):
+        return _judge_by_pid(process, started(process.pid))
     if process.boot and process.boot == here.boot:
-        if process.namespace and process.namespace == here.namespace:
-            return Verdict.ALIVE if started(process.pid) == process.started else Verdict.LEFTOVERS
         if process.init and any(holder.instance == instance for holder in earlier):
             return Verdict.OVER
         return Verdict.UNKNOWN
     if process.boot and here.boot and process.host == here.host and _same_hardware(process, here):
         return Verdict.OVER
     return Verdict.UNKNOWN
+
+
+def _judge_by_pid(process: ProcessIdentity, found: int | Unseen) -> Verdict:
+    if found is Unseen.GONE:
+        return Verdict.LEFTOVERS
+    if found is Unseen.UNKNOWN or not process.started:
+        return Verdict.UNKNOWN
+    return Verdict.ALIVE if found == process.started else Verdict.LEFTOVERS
 
 
 def _same_hardware(one: ProcessIdentity, other: ProcessIdentity) -> bool:
@@ -202,9 +212,9 @@ def _claim_in(
 
 def _is_dead(process: ProcessIdentity, me: ProcessIdentity) -> bool:
     """Whether it is certain that the holder itself is dead (and its keeper, which has the lock too, is not)."""
-    if process.boot != me.boot or process.namespace != me.namespace:
-        return process.boot != me.boot and bool(process.boot and me.boot)
-    return started_of(process.pid) != process.started
+    if process.shares_pids_with(me):
+        return _judge_by_pid(process, started_of(process.pid)) is Verdict.LEFTOVERS
+    return process.boot != me.boot and bool(process.boot and me.boot)
 
 
 def state_folder(environment: Mapping[str, str] | None = None) -> Path:

@@ -344,7 +344,7 @@ class Decision:
         elif entry.holder is Holder.ANOTHER and entry.instance and entry.instance == self._taking:
             self._acknowledge(f"taken over from {entry.who}", entry.instance)
         elif entry.holder in (Holder.ANOTHER, Holder.ALIVE):
-            self._wait(Phase.CONTESTED, f"the registration says that it runs elsewhere: {entry.who}")
+            self._wait(Phase.CONTESTED, f"the registration says that it runs: {entry.who}")
         elif entry.holder in (Holder.OURS, Holder.GONE):
             self._acknowledge("what ran before is gone" if entry.holder is Holder.GONE else self._ended_for)
         elif isinstance(scope, NoRecord):

@@ -10,9 +10,10 @@ Standard library only, and little of it: the keeper loads this.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 PROC = "/proc"
 GONE_STATES = frozenset("ZXx")  # zombies and the dead: nothing of theirs runs any more
@@ -61,30 +62,64 @@ def proc_is_ours() -> bool:
 
 
 def look_at(pid: int) -> Process | None:
-    """The process that has this pid now; None when there is none (or /proc hides it)."""
+    """The process that has this pid now; None when none can be read: so None proves no end (see `read_process`)."""
     try:
-        with open(f"{PROC}/{pid}/stat", "rb", buffering=0) as file:
-            text = file.read(4096)
+        return read_process(pid)
     except OSError:
         return None
+
+
+def read_process(pid: int) -> Process:
+    """The process that has this pid now.
+
+    OSError when it cannot be read: FileNotFoundError or ProcessLookupError when there is none, but also when /proc
+    hides it (hidepid); anything else, such as want of rights or of descriptors, says nothing of it at all.
+    """
+    with open(f"{PROC}/{pid}/stat", "rb", buffering=0) as file:
+        text = file.read(4096)
     # The name stands in parentheses and may hold any byte, ") R 1 " included: the last ")" ends it.
     opening, closing = text.find(b"("), text.rfind(b")")
     fields = text[closing + 1 :].split()
     if opening < 0 or len(fields) < 20:
-        return None
+        raise OSError(errno.EIO, os.strerror(errno.EIO), f"{PROC}/{pid}/stat")
     name = text[opening + 1 : closing].decode(errors="replace")
     return Process(pid, int(fields[19]), int(fields[1]), int(fields[2]), chr(fields[0][0]), name)
 
 
-def all_processes() -> dict[int, Process]:
-    """Every process that /proc shows, by pid."""
+def all_processes(on_unread: Callable[[OSError], None] | None = None) -> dict[int, Process]:
+    """Every process that /proc shows, by pid. on_unread: told of each that is there, but cannot be read."""
     found = {}
     for entry in os.listdir(PROC):
         if entry.isdecimal():
-            process = look_at(int(entry))
-            if process is not None:
-                found[process.pid] = process
+            try:
+                process = read_process(int(entry))
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it was listed, and so it has ended since
+            except OSError as error:
+                if on_unread is not None:
+                    on_unread(error)
+                continue
+            found[process.pid] = process
     return found
+
+
+def hides_processes() -> bool:
+    """Whether this /proc hides processes of other users (its option hidepid), or may.
+
+    By its device number, since the same /proc may be mounted anywhere; the option belongs to all its mounts.
+    """
+    try:
+        device = os.stat(PROC).st_dev
+        number = b"%d:%d" % (os.major(device), os.minor(device))
+        with open(f"{PROC}/self/mountinfo", "rb") as file:
+            for line in file:
+                words = line.split()
+                if words[2] == number:
+                    kind, _, options = words[words.index(b"-") + 1 :]
+                    return kind != b"proc" or b",hidepid=" in b"," + options
+    except (OSError, ValueError):
+        return True
+    return True
 
 
 def below(root: int, processes: dict[int, Process]) -> list[Process]:

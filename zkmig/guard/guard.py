@@ -30,7 +30,7 @@ from zkmig.guard.claim import Claim, Verdict, claim, judge
 from zkmig.guard.claim import Holder as Predecessor
 from zkmig.guard.command import Command
 from zkmig.guard.decision import SIGNAL_EXIT, Decision
-from zkmig.guard.leftovers import end_leftovers
+from zkmig.guard.leftovers import Swept, end_leftovers
 from zkmig.guard.machine import ProcessIdentity, this_process
 from zkmig.guard.notify import VARIABLES, Notifier
 from zkmig.guard.reach import Reach
@@ -50,6 +50,8 @@ INSTANCE_BYTES: Final = 8
 _KEPT = {"SIGKILL", "SIGSTOP", "SIGCHLD", "SIGCONT", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGPIPE", "SIGXFSZ"}
 _FAULTS = {"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTRAP", "SIGSYS"}
 _NEWS = b"\0"  # in the wakeup pipe, where a signal leaves its number
+
+_MAY_BE_LEFT: Final = "what it had started may not be, and is not to be seen by this user; --take-over if it is over"
 
 _logger = logging.getLogger("zkmig.guard")
 
@@ -322,12 +324,15 @@ def _claim(options: Options, instance: str, wakeup: _Wakeup, report: Report, not
 
 
 def _clean(earlier: Sequence[Predecessor], here: ProcessIdentity, grace_s: float) -> str:
-    """End what guards have left that held the name before and are dead with their keepers: "" when nothing is left."""
+    """End what guards have left that held the name before and are dead with their keepers: "" when nothing is found.
+
+    Whether that proves anything is asked only of the registration that still says "running": see `_judged`.
+    """
     for one in earlier:
-        if (one.process.boot, one.process.namespace) == (here.boot, here.namespace):
-            left = _end_leftovers(one.instance, one.process, grace_s)
-            if left:
-                return left
+        if one.process.shares_pids_with(here):
+            swept = _end_leftovers(one.instance, one.process, grace_s)
+            if swept.left:
+                return _left_by(one.process, swept)
     return ""
 
 
@@ -343,24 +348,30 @@ def _judged(
         case Verdict.OVER:
             return events.Holder.GONE, who
         case Verdict.LEFTOVERS:
-            left = _end_leftovers(entry.instance, process, grace_s)
-            return (events.Holder.ALIVE, left) if left else (events.Holder.GONE, who)
+            swept = _end_leftovers(entry.instance, process, grace_s)
+            if swept.left:
+                return events.Holder.ALIVE, _left_by(process, swept)
+            if swept.sees_all or (swept.sees_own and process.is_same_user_as(here)):
+                return events.Holder.GONE, who
+            return events.Holder.ANOTHER, f"{who}, which is gone; {_MAY_BE_LEFT}"
         case Verdict.ALIVE:
             return events.Holder.ALIVE, f"{who}, which runs on this machine with another --state-dir"
         case Verdict.UNKNOWN:
-            return events.Holder.ANOTHER, f"{who}, another machine or container; --take-over if it is over"
+            where = "not to be seen by this user" if process.shares_pids_with(here) else "another machine or container"
+            return events.Holder.ANOTHER, f"{who}, {where}; --take-over if it is over"
         case never:
             assert_never(never)
 
 
-def _end_leftovers(instance: str, process: ProcessIdentity, grace_s: float) -> str:
-    """ "" once nothing is left of that guard, else who is."""
+def _end_leftovers(instance: str, process: ProcessIdentity, grace_s: float) -> Swept:
     timeout_s = grace_s + LEFTOVERS_TIMEOUT_S
     swept = end_leftovers(instance, grace_s=grace_s, timeout_s=timeout_s, started_after=process.started)
     if swept.ended:
         _logger.warning("ended %d processes that the guard before, pid %d, had left", swept.ended, process.pid)
-    if not swept.left:
-        return ""
+    return swept
+
+
+def _left_by(process: ProcessIdentity, swept: Swept) -> str:
     which = ", ".join(f"{one.pid} ({one.name})" for one in swept.left)
     return f"what the guard before, pid {process.pid}, has left does not end: {which}"
 

@@ -4,8 +4,11 @@ Every process below a keeper inherits ZKMIG_GUARD=<instance of the guard>; a gua
 colon. /proc/PID/environ shows the environment that a process was started with, to the same user and to root.
 
 Not found is: who cleared the environment on exec (`env -i`), who wrote over it (some servers put their title there),
-and who belongs to another user, unless we are root; of the last, `Leftovers.unreadable` says how many there are.
-What such a process started is found where it is below one that is.
+and who belongs to another user, unless we are root. What such a process started is found where it is below one that is.
+
+So that nothing is found proves something only where we could look: into every process that there is (`sees_all`), or,
+if the guard of before acted as the same user as we, into all of this user (`sees_own`): those are what it had started,
+unless they changed their user or closed themselves to it.
 """
 
 from __future__ import annotations
@@ -16,7 +19,16 @@ import time
 from dataclasses import dataclass
 
 from zkmig.errors import BadInput
-from zkmig.guard.descendants import PROC, Process, all_processes, below, look_at, proc_is_ours, send
+from zkmig.guard.descendants import (
+    PROC,
+    Process,
+    all_processes,
+    below,
+    hides_processes,
+    proc_is_ours,
+    read_process,
+    send,
+)
 from zkmig.guard.ending import signal_all
 
 MARKER = "ZKMIG_GUARD"
@@ -34,20 +46,27 @@ class Leftovers:
     """What a look at /proc found of one instance.
 
     processes: those that carry its marker, and all that is below them. unreadable: how many processes there are that
-    began no earlier than the instance and whose environment we may not read; any of them might be one.
+    began no earlier than the instance, as far as is known, and into which we may not look; any of them might be one.
+    sees_own: nothing but rights kept us from looking: no want of descriptors, no error of /proc. sees_all: nothing did.
     """
 
     processes: tuple[Process, ...]
     unreadable: int
+    sees_own: bool
+    sees_all: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What was ended, and what is left: left is empty, or names what KILL has not ended in the time given."""
+    """What was ended, and what is left: left is empty, or names what KILL has not ended in the time given.
+
+    sees_own, sees_all: of the last look, as in Leftovers: what it is worth that left is empty.
+    """
 
     ended: int
     left: tuple[Process, ...]
-    unreadable: int
+    sees_own: bool
+    sees_all: bool
 
 
 def find_leftovers(instance: str, started_after: int = 0) -> Leftovers:
@@ -58,23 +77,25 @@ def find_leftovers(instance: str, started_after: int = 0) -> Leftovers:
     """
     if not proc_is_ours():
         raise BadInput("does not show this pid namespace", PROC, "mount proc inside the namespace (--mount-proc)")
-    processes = all_processes()
+    unread: list[OSError] = []
+    processes = all_processes(unread.append)
     above = _above(os.getpid(), processes)
     found: dict[int, Process] = {}
-    unreadable = 0
     for process in processes.values():
         if process.pid in above or not process.runs or process.started < started_after:
             continue
-        carries = _carries(process, instance)
-        if carries is None:
-            unreadable += 1
-        elif carries:
-            found[process.pid] = process
+        try:
+            if _carries(process, instance):
+                found[process.pid] = process
+        except OSError as error:
+            unread.append(error)
     for process in list(found.values()):
         for each in below(process.pid, processes):
             if each.pid not in above and each.runs:
                 found[each.pid] = each
-    return Leftovers(tuple(found.values()), unreadable)
+    forbidden = sum(isinstance(error, PermissionError) for error in unread)
+    sees_own = forbidden == len(unread)
+    return Leftovers(tuple(found.values()), forbidden, sees_own, not unread and not hides_processes())
 
 
 def end_leftovers(instance: str, *, grace_s: float, timeout_s: float, started_after: int = 0) -> Swept:
@@ -90,7 +111,7 @@ def end_leftovers(instance: str, *, grace_s: float, timeout_s: float, started_af
         seen.update(process.key for process in look.processes)
         elapsed = time.monotonic() - began
         if not look.processes or elapsed >= timeout_s:
-            return Swept(len(seen) - len(look.processes), look.processes, look.unreadable)
+            return Swept(len(seen) - len(look.processes), look.processes, look.sees_own, look.sees_all)
         if elapsed < grace_s:
             fresh = [process for process in look.processes if process.key not in told]
             for process in fresh:
@@ -103,22 +124,34 @@ def end_leftovers(instance: str, *, grace_s: float, timeout_s: float, started_af
         time.sleep(POLL_INTERVAL_S)
 
 
-def _carries(process: Process, instance: str) -> bool | None:
-    """Whether the marker in its environment names `instance`; None if we may not look."""
+def _carries(process: Process, instance: str) -> bool:
+    """Whether the marker in its environment names `instance`. OSError when it runs, and we cannot look."""
     try:
         with open(f"{PROC}/{process.pid}/environ", "rb") as file:
             environment = file.read()
     except (FileNotFoundError, ProcessLookupError):
         return False
     except OSError:
-        now = look_at(process.pid)
-        return None if now is not None and now.key == process.key and now.runs else False
+        if _has_ended(process):
+            return False
+        raise
     prefix = f"{MARKER}=".encode()
     wanted = instance.encode()
     for setting in environment.split(b"\0"):
         if setting.startswith(prefix) and wanted in setting[len(prefix) :].split(SEPARATOR.encode()):
             return True
     return False
+
+
+def _has_ended(process: Process) -> bool:
+    """Whether it has since it was read, and that is certain as far as /proc shows."""
+    try:
+        now = read_process(process.pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    except OSError:
+        return False
+    return now.key != process.key or not now.runs
 
 
 def _above(pid: int, processes: dict[int, Process]) -> set[int]:

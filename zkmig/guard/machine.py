@@ -4,6 +4,8 @@ What each part says, and what it does not:
 - boot: the kernel's random id of this boot. The same for all containers of a host; another one after every start.
 - namespace: the pid namespace (its inode number, which is given away again once the namespace is gone).
 - pid, started: the process in that namespace; a pid that was given away again has another start.
+- user: the user and group that it acts as, its capabilities, and the user namespace in which these numbers count. By
+  these the kernel decides what of a process another one may see.
 - machine: a hash of /etc/machine-id. Images and clones of machines share it, so it proves nothing alone.
 - hardware: hashes of what clones do not share: the system's UUID, where we may read it, and the addresses of the
   network cards that came with the machine.
@@ -16,12 +18,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
-from zkmig.guard.descendants import look_at
+from zkmig.guard.descendants import proc_is_ours, read_process
 
 _KEY = b"zkmig guard"
 _HASH_DIGITS = 32
@@ -43,7 +47,8 @@ _NOT_UNIQUE = frozenset(
 class ProcessIdentity:
     """One process on one machine. machine: "" where there is no machine id. init: it is PID 1 of its namespace.
 
-    started: clock ticks since boot. namespace: "" where /proc does not tell. hardware: kind -> hash.
+    started: clock ticks since boot, 0 where it could not be read. namespace: "" where /proc does not tell. hardware:
+    kind -> hash. user: "" where it is not known, as of guards that did not register it yet.
     """
 
     host: str
@@ -54,6 +59,16 @@ class ProcessIdentity:
     namespace: str
     init: bool
     hardware: Mapping[str, str] = field(default_factory=dict)
+    user: str = ""
+
+    def shares_pids_with(self, other: ProcessIdentity) -> bool:
+        """Whether a pid of the one is known to name the same process to the other: same kernel, same pid namespace."""
+        same = (self.boot, self.namespace) == (other.boot, other.namespace)
+        return same and bool(self.boot and self.namespace)
+
+    def is_same_user_as(self, other: ProcessIdentity) -> bool:
+        """Whether both are known to act as the same user; of use only where they share pids."""
+        return self.user != "" and self.user == other.user
 
     def to_json(self) -> dict[str, object]:
         """As it stands in a registration."""
@@ -66,6 +81,7 @@ class ProcessIdentity:
             "namespace": self.namespace,
             "init": self.init,
             "hardware": dict(self.hardware),
+            "user": self.user,
         }
 
     @classmethod
@@ -86,30 +102,55 @@ class ProcessIdentity:
         pairs = hardware.items() if isinstance(hardware, dict) else ()
         host, machine, boot, namespace = map(str, texts)
         kept = {str(kind): hashed for kind, hashed in pairs if isinstance(hashed, str)}
-        return cls(host, pid, started, machine, boot, namespace, init, kept)
+        user = value.get("user")
+        return cls(host, pid, started, machine, boot, namespace, init, kept, user if isinstance(user, str) else "")
 
 
 def this_process() -> ProcessIdentity:
     """Who we are. Whatever cannot be read is left empty, and so proves nothing."""
     pid = os.getpid()
-    process = look_at(pid)
+    started = started_of(pid)
     machine = _read("/etc/machine-id") or _read("/var/lib/dbus/machine-id")
     return ProcessIdentity(
         host=socket.gethostname(),
         pid=pid,
-        started=0 if process is None else process.started,
+        started=0 if isinstance(started, Unseen) else started,
         machine=_hashed(machine) if len(machine) == 32 else "",  # "uninitialized" is not one
         boot=_read("/proc/sys/kernel/random/boot_id"),
         namespace=_namespace(),
         init=pid == 1,
         hardware=_hardware(),
+        user=_user(),
     )
 
 
-def started_of(pid: int) -> int | None:
-    """When the process that has this pid now started, in clock ticks since boot; None if none runs."""
-    process = look_at(pid)
-    return process.started if process is not None and process.runs else None
+class Unseen(Enum):
+    """What is known of a pid where no running process can be read under it."""
+
+    GONE = "no process of this pid namespace has it, or only one that has ended"
+    UNKNOWN = "a process has it, or may have it, and /proc does not show which"
+
+
+def started_of(pid: int) -> int | Unseen:
+    """When the process that has this pid now started, in clock ticks since boot.
+
+    That /proc shows none does not mean that there is none: it may hide those of other users, and it cannot be read
+    without a descriptor to spare. The kernel answers for certain: ESRCH from kill, which no mount option touches.
+    """
+    if proc_is_ours():  # else it shows strangers under our numbers
+        try:
+            process = read_process(pid)
+        except OSError:
+            pass
+        else:
+            return process.started if process.runs else Unseen.GONE
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return Unseen.GONE
+    except OSError:
+        pass
+    return Unseen.UNKNOWN
 
 
 def _namespace() -> str:
@@ -117,6 +158,15 @@ def _namespace() -> str:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
+
+
+def _user() -> str:
+    permitted = re.search(r"^CapPrm:\s*(\w+)$", _read("/proc/self/status"), re.MULTILINE)
+    try:
+        namespace = os.readlink("/proc/self/ns/user")
+    except OSError:
+        return ""
+    return "" if permitted is None else f"{os.geteuid()}:{os.getegid()} {permitted[1]} {namespace}"
 
 
 def _hardware() -> dict[str, str]:
