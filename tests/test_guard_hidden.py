@@ -7,6 +7,7 @@ what it kept.
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from tests.guards import Guarded, is_alive, registration, until
 from tests.hiding import LESS_CAPABLE, OTHER_USER, hiding, needs_hiding
 from tests.interruptions import when_said
-from tests.program import PROGRAM
+from tests.program import PROGRAM, Program
 from tests.scopes import AFTER, BEFORE, Site
 from zkmig.apply.forward import Options
 
@@ -44,6 +45,11 @@ def await_any(guarded: Guarded, *phases: str) -> str:
     """Which of these it is in, once it is in one."""
     until(lambda: guarded.status().get("phase") in phases)
     return str(guarded.status()["phase"])
+
+
+def said_by(argv: Sequence[str]) -> str:
+    """On stdout."""
+    return subprocess.run(argv, env=Program.environment(), check=True, capture_output=True, text=True).stdout
 
 
 @hidden
@@ -116,3 +122,18 @@ def test_where_it_can_be_seen_that_nothing_is_left_nobody_is_asked(
     second.start(program=(*after, PROGRAM))
     second.await_up()
     assert not is_alive(pid)
+
+
+@hidden
+def test_status_tells_no_hidden_guard_as_gone(site: Site, guarded: Guarded, unseeing: Sequence[str]) -> None:
+    """And one that is gone still is, since the kernel says so to everybody."""
+    site.init(BEFORE)
+    process = guarded.start()
+    guarded.await_up()
+    argv = [*unseeing, PROGRAM, "status", "--at", f"zk://{site.server.hosts}", "--scope", site.names.scope]
+    shown = said_by(argv)
+    assert "guards     unit: running since" in shown
+    assert "gone" not in shown
+    process.kill()
+    process.wait()
+    assert "unit: its guard is gone, registered as running since" in said_by(argv)

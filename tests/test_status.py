@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import platform
 import shlex
+import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import click
 import pytest
@@ -29,7 +31,7 @@ from zkmig.apply.following import advice, next_commands, plan_elsewhere
 from zkmig.apply.options import Options
 from zkmig.apply.status import Status, read_status
 from zkmig.cli.applying import ways_on
-from zkmig.cli.status import COLUMNS, LINES, TITLE, _width, screen
+from zkmig.cli.status import COLUMNS, LINES, TITLE, _gone, _width, screen
 from zkmig.dev import Server
 from zkmig.epoch.attempts import Attempt, AttemptNote, Fate
 from zkmig.epoch.budgets import BudgetNote, Override, guard_reader
@@ -38,6 +40,8 @@ from zkmig.epoch.owner import OwnerView, TakeOver
 from zkmig.epoch.record import ConflictNote, Held, LastOutcome, Owner, Pending, Record
 from zkmig.epoch.transitions import MIGRATING, State
 from zkmig.errors import Conflict, Outcome
+from zkmig.guard import machine
+from zkmig.guard.machine import this_process
 from zkmig.model.stat import Stat
 
 HERE = "zk://zk1.example.com:2181,zk2.example.com:2181,zk3.example.com:2181"
@@ -224,6 +228,21 @@ def test_a_guard_that_is_gone_is_not_told_as_running() -> None:
     shown = words_of(screen(at_rest(("as", entry)), [], 2.0))
     assert "gone" not in shown
     assert "on web1 (guard's pid 4711)" in shown
+
+
+def test_only_a_guard_that_is_certainly_gone_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """/proc shows neither of two; the kernel says of one alone that there is no such process."""
+
+    def read_process(pid: int) -> NoReturn:
+        raise FileNotFoundError(pid)
+
+    me = this_process()
+    child = subprocess.Popen(["true"])
+    child.wait()
+    there = GuardEntry("there", stopped=False, process=me.to_json())
+    ended = GuardEntry("ended", stopped=False, process={**me.to_json(), "pid": child.pid})
+    monkeypatch.setattr(machine, "read_process", read_process)
+    assert _gone(at_rest(("there", there), ("ended", ended))) == {"ended"}
 
 
 def test_what_is_told_to_delete_is_the_guard(site: Site) -> None:

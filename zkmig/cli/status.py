@@ -100,7 +100,8 @@ def _guard_document(name: str, entry: GuardEntry) -> dict[str, Any]:
 def _gone(found: Status) -> frozenset[str]:
     """Names of the guards that are registered as running, and are known to have ended: they ran on this machine.
 
-    What they had started may still be being ended by their keepers, so nothing is concluded from it; it is told.
+    One that cannot be seen from here is not among them: who is told that it is gone may well evict it. What they had
+    started may still be being ended by their keepers, so nothing is concluded from it; it is told.
     """
     running = [(name, entry) for name, entry in found.guarded if not entry.stopped]
     here = this_process() if running else None
@@ -109,7 +110,8 @@ def _gone(found: Status) -> frozenset[str]:
 
 def _is_over(entry: GuardEntry, here: ProcessIdentity) -> bool:
     try:
-        return judge(entry.instance, ProcessIdentity.from_json(entry.process), here, ()) in _OVER
+        process = ProcessIdentity.from_json(entry.process)
+        return judge(entry.instance, process, here, earlier=()) in _OVER  # we hold no claim that names anybody
     except ValueError:
         return False  # it does not say who it is
 
