@@ -25,6 +25,7 @@ class Outcome(Enum):
 
     NOTHING_WRITTEN = "nothing was written"
     PARTLY_WRITTEN = "earlier steps were written and recorded; run zkmig status"
+    HOLD_IN_PLACE = "the hold is in place, and stays until it is released"
     UNKNOWN = "a write may have landed; run zkmig status"
 
 
@@ -32,10 +33,12 @@ class ZkmigError(Exception):
     """Base of every error raised on purpose.
 
     what: the failure in a few words, without a full stop. where: path, file or address ("" when there is none).
-    hint: what to do about it. outcome: whether a write may have landed.
+    hint: what to do about it. outcome: whether a write may have landed. tells_unwritten: whether its text says so, too,
+    when nothing was written; where that goes without saying it does not.
     """
 
     exit_code = EXIT_INTERNAL
+    tells_unwritten = False
 
     def __init__(self, what: str, where: str = "", hint: str = "", outcome: Outcome = Outcome.NOTHING_WRITTEN) -> None:
         super().__init__(what, where, hint, outcome)
@@ -48,7 +51,7 @@ class ZkmigError(Exception):
         text = f"{self.where}: {self.what}" if self.where else self.what
         if self.hint:
             text += f"; {self.hint}"
-        if self.outcome is not Outcome.NOTHING_WRITTEN:
+        if self.outcome is not Outcome.NOTHING_WRITTEN or self.tells_unwritten:
             text += f" [{self.outcome.value}]"
         return text
 

@@ -49,8 +49,6 @@ TRIES_MAX: Final = 100  # each takes somebody who has written the record since t
 
 Result = TypeVar("Result")
 
-IN_PLACE: Final = "the hold is in place, and stays until it is released"
-
 
 @dataclass(frozen=True, slots=True)
 class Holding:
@@ -71,9 +69,6 @@ class Holding:
 
 class StillActing(Refused):
     """The hold is in place, and what was admitted before it has not ended in the time given."""
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}; {self.hint}"  # the hint says what was written
 
 
 def check_hold(held: Held, now: float) -> None:
@@ -267,8 +262,7 @@ def _saying_that_it_stays(holding: Holding) -> Iterator[None]:
         raise
     except ZkmigError as error:
         if not holding.is_dry_run:
-            error.hint = f"{IN_PLACE}; {error.hint}" if error.hint else IN_PLACE
-            error.outcome = Outcome.PARTLY_WRITTEN
+            error.outcome = Outcome.HOLD_IN_PLACE
             if error.exit_code == EXIT_UNREACHABLE:
                 error.exit_code = EXIT_OUTCOME_UNKNOWN  # to a script, the code of Unreachable says: nothing was written
         raise

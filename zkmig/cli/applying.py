@@ -165,7 +165,8 @@ def say_deviations(run: Run, deviations: tuple[Deviation, ...]) -> None:
         run.say(f"left as found: {deviation.path}: {deviation.reason}")
 
 
-_UNWRITTEN = (StalePlan, WrongEpoch, Held, DrainTimeout)
+# Refusals that may come after minutes of draining. Not a matter of the classes: `remove` may have written before them.
+_TELLING_UNWRITTEN = (StalePlan, WrongEpoch, Held, DrainTimeout)
 
 # -- ways on ----------------------------------------------------------------------------------------------------------
 
@@ -188,7 +189,8 @@ def ways_on(plan_file: str | None, at: str | None, scope: str | None, control: s
     try:
         yield ways
     except Exception as error:
-        _say_unwritten(error)
+        if isinstance(error, _TELLING_UNWRITTEN):
+            error.tells_unwritten = True
         if not isinstance(error, ZkmigError) or error.outcome is not Outcome.NOTHING_WRITTEN:
             where = "".join(f" {option} {shlex.quote(value)}" for option, value in _place_options(at, scope, control))
             plan = f" {shlex.quote(ways.plan_file)}" if ways.plan_file is not None else ""
@@ -202,16 +204,6 @@ def ways_on(plan_file: str | None, at: str | None, scope: str | None, control: s
                 error.add_note(f"  go on with:    {resume}")
                 error.add_note(f"  or take back:  {rollback}")
         raise
-
-
-def _say_unwritten(error: Exception) -> None:
-    """At the end of its line, as other outcomes are, of refusals that may come after minutes of draining."""
-    if isinstance(error, _UNWRITTEN) and error.outcome is Outcome.NOTHING_WRITTEN:
-        text = f" [{error.outcome.value}]"
-        if error.hint:
-            error.hint += text
-        else:
-            error.what += text
 
 
 def _place_options(at: str | None, scope: str | None, control: str) -> Iterator[tuple[str, str]]:
