@@ -435,6 +435,19 @@ def test_without_leave_to_wait_it_ends_with_75(why: Event) -> None:
     assert isinstance(left, Leave)
     assert left.code == EXIT_NOT_STABLE
     assert left.error
+    assert left.without_record == isinstance(why, NoRecord)
+
+
+@pytest.mark.parametrize("may_wait", [True, False])
+def test_a_75_of_the_commands_own_is_not_taken_for_a_scope_that_is_missing(may_wait: bool) -> None:
+    """Though the scope was deleted meanwhile, so that "stopped" could not be written, and that is said."""
+    run = Run(Settings(may_wait=may_wait)).started()
+    run.take(Exited(EXIT_NOT_STABLE), Gone(), NoRecord("there is no such scope"))
+    assert run.is_in(Phase.ACKNOWLEDGING)
+    left = run.take(NotAcknowledged("there is no scope any more"))[-1]
+    assert isinstance(left, Leave)
+    assert (left.code, left.without_record) == (EXIT_NOT_STABLE, False)
+    assert "there is no scope any more" in left.error
 
 
 def test_a_hold_that_has_expired_is_said_to_be() -> None:

@@ -114,11 +114,6 @@ class Decision:
         is_passing = self.phase in PASSING and not self._silent and not self._is_forbidden
         return Situation(self.phase, since, self._words(), self._pid, epoch, held, is_passing)
 
-    @property
-    def is_without_record(self) -> bool:
-        """Whether there was no record of the scope when it was looked for last."""
-        return isinstance(self._scope, NoRecord)
-
     def take(self, event: Event, now: float) -> list[Order]:
         """What to do after this event. now: unix time in s."""
         self._now = now
@@ -391,7 +386,7 @@ class Decision:
         """is_final: what is waited for is known, so that a guard that may not wait leaves."""
         if not self._settings.may_wait and is_final:
             self._leaving, self._leaving_error = EXIT_NOT_STABLE, why
-            self._leave()
+            self._leave(without_record=isinstance(self._scope, NoRecord))
         else:
             self._go(phase, why)
 
@@ -461,10 +456,10 @@ class Decision:
         if self._leaving is None:
             self._orders.append(Arm(FORBIDDEN_RETRY_S if is_forbidden else RETRY_S))
 
-    def _leave(self) -> None:
+    def _leave(self, *, without_record: bool = False) -> None:
         assert self._leaving is not None
         self._go(Phase.LEFT, self._leaving_error or f"with {self._leaving}")
-        self._orders.append(Leave(self._leaving, self._leaving_error))
+        self._orders.append(Leave(self._leaving, self._leaving_error, without_record))
 
     def _leave_unsettled(self) -> None:
         unsettled = (

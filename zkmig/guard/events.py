@@ -287,10 +287,12 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """The guard is over. error: what to tell beside the code."""
+    """The guard is over. error: what to tell beside the code. without_record: it leaves because it may not wait for a
+    record, and the servers have none of this scope."""
 
     code: int
     error: str = ""
+    without_record: bool = False
 
 
 Order = Look | Register | Start | Stop | Pass | Acknowledge | Arm | Leave

@@ -235,17 +235,16 @@ class _Loop:
                     self._passed = f"{signal.Signals(number).name} passed on to the command"
             case events.Arm(seconds=seconds):
                 self._armed = time.monotonic() + seconds
-            case events.Leave(code=code, error=error):
-                self._left = self._leave(code, error)
+            case events.Leave():
+                self._left = self._leave(order)
             case _:
                 assert_never(order)
 
-    def _leave(self, code: int, error: str) -> Left:
+    def _leave(self, order: events.Leave) -> Left:
         """Who may not wait for a scope is told if there is none of that name: it may well be mistyped."""
-        may_be_missing = code == EXIT_NOT_STABLE and error and self._decision.is_without_record
-        if may_be_missing and (missing := self._options.missing()):  # nothing runs any more that asking could hold up
+        if order.without_record and (missing := self._options.missing()):  # nothing runs that asking could hold up
             return Left(EXIT_REFUSED, missing)
-        return Left(code, error)
+        return Left(order.code, order.error)
 
     def _start(self, order: events.Start) -> None:
         self._passed = ""
