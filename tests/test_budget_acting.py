@@ -28,12 +28,14 @@ from zkmig.cli.status import screen
 from zkmig.dev import Server
 from zkmig.epoch.budgets import BudgetNote, read_budgets
 from zkmig.epoch.control import Roles, init_scope
+from zkmig.epoch.record import Record
 from zkmig.errors import ActingRefused, BadInput, Forbidden, Unavailable
 from zkmig.model.acl import WORLD
 from zkmig.reader import Budget, BudgetExceeded, Reader, View
 from zkmig.reader import ledger as ledgers
 from zkmig.reader.baseline import Baseline, Keeping, Stored
 from zkmig.reader.ledger import Ledger
+from zkmig.reader.part import Part, part_of
 from zkmig.wire.credential import Credential
 
 HOSTS = 20
@@ -161,6 +163,31 @@ def test_a_budget_outside_the_scope_is_bad_input(site: Site, where: str) -> None
         assert site.kazoo.get_children(site.names.acting) == []
     with reader_of(site, inside, Budget("/**", count=HOSTS)) as reader:
         act(reader)
+
+
+def test_where_the_scope_lies_is_looked_at_once_and_again_where_it_lies_elsewhere(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at each admission; but a scope that was made anew over another root does not let everything pass."""
+    looked: list[str] = []
+
+    def count(record: Record, control: str, wanted: tuple[str, ...] | None) -> Part:
+        looked.append(record.root)
+        return part_of(record, control, wanted)
+
+    monkeypatch.setattr(ledgers, "part_of", count)
+    site.init(tree())
+    with reader_of(site, Budget(f"{site.root}/**", count=HOSTS)) as reader:
+        for _ in range(3):
+            act(reader)
+        assert looked == [site.root]
+        site.forget()
+        elsewhere = f"{site.root}-elsewhere"
+        site.kazoo.create(elsewhere, b"")
+        init_scope(site.client(), site.names, elsewhere, Roles((MY_IDENTITY,), (WORLD,)), allow_empty=True)
+        with pytest.raises(BadInput, match="not part of scope"):
+            act(reader, reader.view(fresh=True))
+        assert looked == [site.root, elsewhere]
 
 
 def test_a_budget_that_matches_nothing_is_logged_once(site: Site, caplog: pytest.LogCaptureFixture) -> None:

@@ -239,7 +239,7 @@ def test_a_scope_must_be_named_where_several_can_be_meant(program: Program, zk: 
     program("init", tree, "--scope", "also").succeeded()
     program("status", "--at", location(zk.hosts)).failed(2, f"{location(zk.hosts)}: several scopes", "--scope")
     program("status", "--at", tree, "--scope", "also").succeeded()
-    program("status", "--at", target, "--scope", "also").failed(3, "not this path")
+    program("status", "--at", target, "--scope", "also").failed(3, f"{target}: scope 'also' covers", "not this path")
 
 
 def test_the_epoch_must_be_the_next(program: Program, target: str) -> None:

@@ -16,12 +16,14 @@ from tests.scopes import AFTER, BEFORE, MINE_BUT_READABLE, Site, assert_is, asse
 from tests.trees import Node, Tree
 from zkmig.apply.following import advice
 from zkmig.apply.forward import Options
+from zkmig.apply.preview import preview_resume, preview_rollback
 from zkmig.apply.rollback import RolledBack
 from zkmig.apply.status import read_status
 from zkmig.epoch.attempts import read_attempts
 from zkmig.epoch.control import AttemptPaths
 from zkmig.epoch.transitions import State
 from zkmig.errors import Outcome, Refused, StalePlan
+from zkmig.wire.requests import GetData, Read, Write
 
 # Of some 20 batches: none, in the creates, in the counters and writes, in the deletes, all.
 BATCHES = (0, 1, 7, 12, 10_000)
@@ -202,6 +204,37 @@ def test_there_is_nothing_to_take_back_at_rest(site: Site) -> None:
         if site.record().epoch == 0:
             site.apply(site.plan(AFTER))
     assert_is(site.look(), AFTER)
+
+
+def test_a_preview_refuses_in_the_same_words_and_reads_the_record_once(site: Site) -> None:
+    """At rest, before any epoch and after a commit, and with plans that have come to their end."""
+    site.init(BEFORE)
+    client = site.client()
+    reads: list[str] = []
+
+    def watch(request: Read | Write) -> None:
+        if isinstance(request, GetData) and request.path == site.names.record:
+            reads.append(request.path)
+
+    client.before = watch
+
+    def assert_same(work: Callable[[], object], foresee: Callable[[], object]) -> None:
+        with pytest.raises(Refused) as refused:
+            work()
+        reads.clear()
+        with pytest.raises(Refused) as foreseen:
+            foresee()
+        assert str(foreseen.value) == str(refused.value)
+        assert len(reads) == 1
+
+    assert_same(site.rollback, lambda: preview_rollback(client, site.names))
+    taken_back, committed = site.plan(BEFORE | {"/keep": Node(b"1")}), site.plan(BEFORE | {"/keep": Node(b"2")})
+    site.leave_open(taken_back, 1)
+    site.rollback()
+    assert_same(lambda: site.resume(taken_back), lambda: preview_resume(client, site.names, taken_back))
+    assert_same(lambda: site.resume(committed), lambda: preview_resume(client, site.names, committed))  # not begun
+    site.apply(site.plan(AFTER))
+    assert_same(site.rollback, lambda: preview_rollback(client, site.names))
 
 
 # -- a journal that is not what was written ---------------------------------------------------------------------------

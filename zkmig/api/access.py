@@ -135,7 +135,7 @@ def scope_at(client: Client, place: EnsembleLocation, scope: str | None, control
         names = ", ".join(r.scope for r in near)
         raise BadInput(f"several scopes lie here: {names}", _told(place), "name one with --scope")
     if named and scope is not None:
-        raise Refused(f"scope {scope!r} covers {named[0].root}, not this path", place.path, "check --at and --scope")
+        raise Refused(f"scope {scope!r} covers {named[0].root}, not this path", _told(place), "check --at and --scope")
     raise _no_scope(place, scope, control, registrations)
 
 

@@ -22,7 +22,6 @@ from zkmig.api.trees import (
     with_excludes,
 )
 from zkmig.apply import engine
-from zkmig.apply.earlier import refuse_ended
 from zkmig.apply.engine import SealedPlan, scope_of
 from zkmig.apply.forward import DRAIN_TIMEOUT_S, Applied, Options, Progress
 from zkmig.apply.preflight import examine
@@ -418,12 +417,8 @@ def preview(
     """What `resume` or `rollback` would do now. Refused as they would be; a living owner is not looked for."""
     with _Begun.open(Access.of(**session), plan, at, scope, control) as begun:
         if action == "rollback":
-            engine.refuse_at_rest(begun.client, begun.names, read_record(begun.client, begun.names)[0])
             return preview_rollback(begun.client, begun.names)
         begun.find_plan(say)
-        if begun.sealed is not None:
-            record, _ = read_record(begun.client, begun.names)
-            refuse_ended(begun.client, begun.names, record, begun.sealed.plan, begun.sealed.hash)
         return preview_resume(begun.client, begun.names, begun.sealed)
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from zkmig.apply.aclsteps import finals
 from zkmig.apply.batches import describe
-from zkmig.apply.engine import SealedPlan, check_plan_given
+from zkmig.apply.earlier import refuse_ended
+from zkmig.apply.engine import SealedPlan, check_plan_given, refuse_at_rest
 from zkmig.apply.rollback import undo_batches
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.journal import Action, load
 from zkmig.epoch.record import Record
-from zkmig.epoch.transitions import MIGRATING, State
-from zkmig.errors import Refused
+from zkmig.epoch.transitions import State
 from zkmig.source.bulk import NodeRead, read_nodes
 from zkmig.wire.client import Client
 
@@ -32,6 +32,8 @@ class Preview:
 def preview_resume(client: Client, names: ControlPaths, sealed: SealedPlan | None) -> Preview:
     """As `engine.resume`: the same refusals, nothing written."""
     record, _ = read_record(client, names)
+    if sealed is not None:
+        refuse_ended(client, names, record, sealed.plan, sealed.hash)
     check_plan_given(record, names, sealed)
     match record.state:
         case State.PREPARING | State.OPEN:
@@ -57,10 +59,7 @@ def preview_resume(client: Client, names: ControlPaths, sealed: SealedPlan | Non
 def preview_rollback(client: Client, names: ControlPaths) -> Preview:
     """As `engine.rollback`: the same refusals, nothing written."""
     record, _ = read_record(client, names)
-    if record.state not in MIGRATING:
-        raise Refused(
-            f"there is nothing to roll back: the scope is {record.state.value} at epoch {record.epoch}", names.record
-        )
+    refuse_at_rest(client, names, record)
     if record.state is State.PREPARING:
         return Preview(names.scope, record, f"give up epoch {record.target_epoch}, of which nothing is written yet")
     return _preview_undo(client, names, record)

@@ -70,6 +70,7 @@ class Ledger:
         self._budgets = tuple(budgets)
         self._answer = answer
         self._stored: Stored | None = None
+        self._scope_checked: tuple[str, tuple[str, ...]] | None = None  # root and excludes for which all budgets fit
         self._marks: tuple[object, dict[str, Marks]] | None = None
         self._known: Known = {}
         self._void: frozenset[str] = frozenset()
@@ -82,12 +83,16 @@ class Ledger:
 
     def check_scope(self, view: View) -> None:
         """BadInput for a budget of what no view of the scope can show: it would let everything pass."""
+        record = view.seen.record
+        if (record.root, record.excludes) == self._scope_checked:
+            return
         for budget in self._budgets:
             try:
-                part_of(view.seen.record, view.names.control, (Pattern.parse(budget.pattern).top,))
+                part_of(record, view.names.control, (Pattern.parse(budget.pattern).top,))
             except OutsideScope as error:
                 what = f"a budget for what is not part of scope {view.scope!r}, which lies over {view.root}"
                 raise BadInput(what, budget.pattern, "correct its pattern") from error
+        self._scope_checked = record.root, record.excludes
 
     def decide(
         self,
