@@ -141,8 +141,8 @@ def test_ctrl_c_stops_between_batches_and_resume_goes_on(
     assert "Traceback" not in ran.stderr
     lines = ran.stderr.splitlines()
     assert any(line.startswith("zkmig: stopped: interrupted") for line in lines)
-    assert "  go on with:    zkmig resume p.zkplan --yes" in lines
-    assert "  or take back:  zkmig rollback p.zkplan --yes" in lines
+    assert "  go on with:    zkmig resume p.zkplan --throttle 400 --yes" in lines  # at the rate that was asked for
+    assert "  or take back:  zkmig rollback p.zkplan --throttle 400 --yes" in lines
 
     found = status(program, at)
     assert (found["state"], found["epoch"], found["target_epoch"]) == ("OPEN", 0, 1)
@@ -237,9 +237,9 @@ def test_a_foreign_write_is_a_conflict(program: Program, client: KazooClient, at
     assert ran.code == 4
     assert f"{pools(at)}/{LAST}" in ran.stderr
     take_back, go_on = ran.stderr.splitlines()[-2:]
-    assert take_back == "  take back:     zkmig rollback p.zkplan --yes"
+    assert take_back == "  take back:     zkmig rollback p.zkplan --throttle 400 --yes"
     assert "removed by hand" in go_on
-    assert go_on.endswith("zkmig resume p.zkplan --yes")
+    assert go_on.endswith("zkmig resume p.zkplan --throttle 400 --yes")
     found = status(program, at)
     assert str(found["advice"]).startswith("roll back; or resume, once")
     assert found["conflict"] is not None

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.containers import IN_A_CONTAINER, needs_unshare
 from tests.guarding import Guarded, Yard, runs, wait_for
 
 CTRL_C = b"\x03"
@@ -25,7 +26,6 @@ COUNTS_SIGNALS = (
     "trap 'echo INT >> {0}/got; n=$((n+1)); [ $n = 2 ] && exit 6' INT; echo $$ > {0}/ready; "
     "while :; do sleep 0.05; done"
 )
-IN_A_CONTAINER = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
 
 class Terminal:
@@ -132,16 +132,9 @@ def test_ctrl_z_does_not_suspend_it(yard: Yard, terminal: Terminal) -> None:
     guard.expect("Gone")
 
 
-def may_unshare() -> bool:
-    return subprocess.run([*IN_A_CONTAINER, "true"], capture_output=True, check=False).returncode == 0
-
-
-needs_unshare = pytest.mark.skipif(not may_unshare(), reason="`unshare --pid --mount-proc` is not allowed here")
-
-
 def contained(yard: Yard, argv: list[str], **settings: object) -> Guarded:
     """A guard that is PID 1 of a pid namespace. The pids that it tells are those inside."""
-    return yard.guard(argv, popen={"prefix": IN_A_CONTAINER}, **settings)
+    return yard.guard(argv, popen={"prefix": [*IN_A_CONTAINER]}, **settings)
 
 
 @needs_unshare

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import click
+
 from zkmig.apply.batches import describe
 from zkmig.apply.drain import DrainTimeout
 from zkmig.apply.engine import SealedPlan
@@ -194,7 +196,7 @@ def ways_on(plan_file: str | None, at: str | None, scope: str | None, control: s
         if not isinstance(error, ZkmigError) or error.outcome is not Outcome.NOTHING_WRITTEN:
             where = "".join(f" {option} {shlex.quote(value)}" for option, value in _place_options(at, scope, control))
             plan = f" {shlex.quote(ways.plan_file)}" if ways.plan_file is not None else ""
-            how = session_words()
+            how = session_words() + _rate_words()
             resume, rollback = (f"zkmig {name}{plan}{where}{how} --yes" for name in ("resume", "rollback"))
             if isinstance(error, Conflict):  # to go on would meet the same foreign change again
                 error.add_note(f"  take back:     {rollback}")
@@ -204,6 +206,12 @@ def ways_on(plan_file: str | None, at: str | None, scope: str | None, control: s
                 error.add_note(f"  go on with:    {resume}")
                 error.add_note(f"  or take back:  {rollback}")
         raise
+
+
+def _rate_words() -> str:
+    """The rate that was asked for: who pastes what is proposed would otherwise write at another."""
+    throttle = click.get_current_context().params.get("throttle")
+    return "" if throttle is None else f" --throttle {throttle:g}"
 
 
 def _place_options(at: str | None, scope: str | None, control: str) -> Iterator[tuple[str, str]]:

@@ -21,7 +21,7 @@ from zkmig.cli.run import BAD_INPUT, STOPPED, UNREACHABLE, Run, command_options,
 from zkmig.cli.sessions import session_words
 from zkmig.cli.terminal import escape
 from zkmig.epoch.leases import GuardEntry
-from zkmig.epoch.record import ConflictNote
+from zkmig.epoch.record import ConflictNote, shown_time
 from zkmig.epoch.transitions import State
 from zkmig.guard.claim import Verdict, judge
 from zkmig.guard.machine import ProcessIdentity, this_process
@@ -175,10 +175,10 @@ def _rows(found: Status, now: float, gone: Collection[str], guards: int) -> Iter
         yield "under way", f"epoch {record.target_epoch}, attempt {record.attempt}{_done(found)}"
         if found.progress_at is not None:
             # By the clock of the server that leads, against ours.
-            yield "progress", f"{max(0.0, now - found.progress_at):.0f} s ago, {_when(found.progress_at)}"
+            yield "progress", f"{max(0.0, now - found.progress_at):.0f} s ago, {shown_time(found.progress_at)}"
     owner = found.owner.owner
     if owner is not None and (found.owner.alive or record.target_epoch is not None):
-        yield "owner", f"{owner.host} pid {owner.pid}, {_life(found, now)}, since {_when(owner.since)}"
+        yield "owner", f"{owner.host} pid {owner.pid}, {_life(found, now)}, since {shown_time(owner.since)}"
     if record.held is not None:
         yield "held", record.held.by
         yield "", record.held.reason
@@ -189,7 +189,7 @@ def _rows(found: Status, now: float, gone: Collection[str], guards: int) -> Iter
         deviations = f", {record.last.deviations} paths left as found" if record.last.deviations else ""
         why = f": {record.last.reason}" if record.last.reason else ""
         outcome = record.last.outcome.replace("_", " ")
-        yield "last", f"epoch {record.last.epoch} {outcome} {_when(record.last.at)}{deviations}{why}"
+        yield "last", f"epoch {record.last.epoch} {outcome} {shown_time(record.last.at)}{deviations}{why}"
     if found.readers:
         yield "readers", f"{len(found.readers)}: {some(found.readers)}"
     yield from (("guards", line) for line in _guards(found, now, gone, guards))
@@ -198,7 +198,7 @@ def _rows(found: Status, now: float, gone: Collection[str], guards: int) -> Iter
         yield "evicted", some(found.evicted)
     if overrides := found.overrides:
         note, last = overrides[0]
-        yield "overridden", f"{len(overrides)} in a week, {note.reader} {_when(last.at)}: {last.why}"
+        yield "overridden", f"{len(overrides)} in a week, {note.reader} {shown_time(last.at)}: {last.why}"
     if kept := _kept(found):
         yield "kept", kept
     if (plan := plan_elsewhere(found)) is not None:
@@ -263,7 +263,7 @@ def _has_ended(entry: GuardEntry, now: float) -> bool:
 
 
 def _guard(name: str, entry: GuardEntry, is_gone: bool) -> str:
-    since = "" if entry.since is None else f" since {_when(entry.since)}"
+    since = "" if entry.since is None else f" since {shown_time(entry.since)}"
     if is_gone:
         way = f"start it there again, or --evict {GUARDS}/{name}"
         return f"{name}: its guard is gone, registered as running{since}{on_host(entry)}: {way}"
@@ -303,10 +303,6 @@ def _kept(found: Status) -> str:
     count = len(found.prunable)
     parts += [f"{count} {'journal' if count == 1 else 'journals'} that prune takes away"] if count else []
     return "; ".join(parts)
-
-
-def _when(unix_s: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_s))
 
 
 def _width(text: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, NamedTuple
@@ -319,11 +318,3 @@ class Situation(NamedTuple):
     epoch: int | None
     held: Held | None
     is_passing: bool  # nothing that somebody would have to know of
-
-
-# -- in words ---------------------------------------------------------------------------------------------------------
-
-
-def moment(unix_s: float) -> str:
-    """Local time, as status shows it."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_s))

@@ -48,6 +48,7 @@ from kazoo.security import ACL
 
 from zkmig.epoch.control import ControlPaths
 from zkmig.epoch.leases import GuardEntry
+from zkmig.epoch.record import shown_time
 from zkmig.errors import BadInput, Forbidden, ZkmigError
 from zkmig.guard.bound import BoundSetData, NoAnswerError
 from zkmig.guard.events import (
@@ -61,7 +62,6 @@ from zkmig.guard.events import (
     Registered,
     Seen,
     Silent,
-    moment,
 )
 from zkmig.guard.limits import Limits, OverBudget
 from zkmig.guard.lookout import REFUSALS, Judge, Lookout
@@ -426,7 +426,7 @@ class Registration:
 
 def _silence(client: KazooClient) -> Silent:
     servers = ",".join(f"{host}:{port}" for host, port in client.hosts)
-    return Silent(f"the servers do not answer ({servers}), at {moment(time.time())}")
+    return Silent(f"the servers do not answer ({servers}), at {shown_time(time.time())}")
 
 
 def _first_failure(results: Sequence[Any]) -> int | None:

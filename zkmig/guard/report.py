@@ -16,8 +16,9 @@ import signal
 from pathlib import Path
 from typing import Any, Final
 
+from zkmig.epoch.record import shown_time
 from zkmig.guard.decision import SIGNAL_EXIT
-from zkmig.guard.events import Phase, Situation, moment
+from zkmig.guard.events import Phase, Situation
 from zkmig.guard.notify import Notifier
 
 FORMAT: Final = 1
@@ -55,7 +56,7 @@ class Report:
             if self._told is None or self._told[0] is not situation.phase:
                 self._since = situation.since
             self._told = (situation.phase, situation.why)
-            text = f"{situation.phase.value} since {moment(self._since)}: {situation.why}"
+            text = f"{situation.phase.value} since {shown_time(self._since)}: {situation.why}"
             if situation.phase is Phase.DOWN:
                 text += f"; SIGUSR1 to pid {self._pid} starts it"
             if situation.phase is Phase.LEFT:
