@@ -31,6 +31,7 @@ WRITING = {
 }
 REFUSED = (
     "refused: stale plan, wrong epoch, held, another owner, other incarnation, a single shot required and not possible"
+    ", readers or guards still at work when --drain-timeout was over"
 )
 
 
