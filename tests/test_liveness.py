@@ -24,6 +24,7 @@ from tests.migrator_process import migrator_at
 from tests.scopes import AFTER, ALICE, BEFORE, ME, Site, assert_is
 from tests.test_drain import MINUTE
 from tests.trees import Node
+from zkmig.api import migrate
 from zkmig.apply import forward
 from zkmig.apply.engine import SealedPlan
 from zkmig.apply.forward import Options
@@ -413,3 +414,31 @@ def test_a_beat_in_the_midst_of_batches_does_not_hide_what_was_sent(
     assert_is(site.look(), BEFORE)
     site.apply(site.plan(AFTER))
     assert_is(site.look(), AFTER)
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+@pytest.mark.parametrize("action", ["rollback", "resume"])
+def test_an_answer_that_comes_late_is_about_what_was_asked(site: Site, action: str, is_asked: bool) -> None:
+    """Method: what is shown is an attempt that has ended by the time of the answer, and another one is under way; who
+    was not asked means whatever is."""
+    site.init(BEFORE)
+    site.leave_open(site.plan(AFTER), 3)
+    at, scope = f"zk://{site.server.hosts}", site.names.scope
+    shown = migrate.preview("rollback", at=at, scope=scope, auth=[ME])
+    site.rollback()
+    sealed = site.plan(AFTER)
+    site.leave_open(sealed, 3)
+    agreed = shown if is_asked else None
+
+    def answered() -> object:
+        if action == "rollback":
+            return migrate.rollback(at, agreed=agreed, scope=scope, auth=[ME])
+        return migrate.resume(sealed, at, agreed=agreed, scope=scope, auth=[ME])
+
+    if is_asked:
+        with pytest.raises(Refused, match=r"came to its end meanwhile.*nothing was done to that one"):
+            answered()
+        assert site.record().state is State.OPEN
+    else:
+        answered()
+        assert site.record().state is State.STABLE

@@ -341,6 +341,7 @@ def resume(
     steal: bool = False,
     throttle: float | None = None,
     evict: Sequence[str] = (),
+    agreed: Preview | None = None,
     control: str = CONTROL_ROOT,
     report: Report = _quiet,
     say: Say = _quiet,
@@ -349,7 +350,8 @@ def resume(
     """Go on from wherever the last migrator stopped: to the commit, or to the end of a rollback it had begun.
 
     None when there is nothing to go on with. plan: needed unless the file that was applied still lies where it did.
-    at: zk://... of the ensemble; None: the servers that the plan names. The rest, and errors, as for `apply`; a
+    at: zk://... of the ensemble; None: the servers that the plan names. agreed: what `preview` showed to somebody who
+    then agreed; Refused where another attempt is under way by now. The rest, and errors, as for `apply`; a
     living owner is waited for, and taken over when it makes no progress for as long as its session lasts.
     """
     access = Access.of(**session)
@@ -370,6 +372,7 @@ def resume(
             ),
             take_over=TakeOver(wait, steal, begun.plan_path),
             stop=access.stop,
+            agreed=agreed.record if agreed is not None else None,
         )
 
 
@@ -381,6 +384,7 @@ def rollback(
     wait: bool = True,
     steal: bool = False,
     throttle: float | None = None,
+    agreed: Preview | None = None,
     control: str = CONTROL_ROOT,
     report: Report = _quiet,
     say: Say = _quiet,
@@ -388,7 +392,8 @@ def rollback(
 ) -> RolledBack:
     """Take an epoch back that is not committed, from what its journal holds.
 
-    at: zk://... of the ensemble. plan: only tells where and which scope, when `at` is left out. Paths that somebody
+    at: zk://... of the ensemble. plan: only tells where and which scope, when `at` is left out. agreed: as for
+    `resume`. Paths that somebody
     else has written meanwhile keep their value and are named in the result's deviations. Refused when no epoch is
     under way; other errors as for `apply`.
     """
@@ -401,6 +406,7 @@ def rollback(
             options=dataclasses.replace(pace, report=report, say=say),
             take_over=TakeOver(wait, steal, begun.plan_path),
             stop=access.stop,
+            agreed=agreed.record if agreed is not None else None,
         )
 
 

@@ -186,9 +186,11 @@ def resume(
     options: Options,
     take_over: TakeOver,
     stop: StopRequest,
+    agreed: Record | None = None,
 ) -> Applied | RolledBack | None:
     """Go on from wherever the last migrator stopped. None when there is nothing to go on with.
 
+    agreed: the record of the attempt that somebody has agreed to, where that was asked.
     sealed: needed in PREPARING and OPEN; a rollback and pending ACLs go on without it. Refused when it is given and is
     neither under way nor the plan committed last; and when, by the time that the scope is ours, something else is under
     way.
@@ -200,6 +202,7 @@ def resume(
         check_plan_given(record, names, sealed)
 
     record, _ = read_record(client, names)
+    _refuse_another(names, agreed or record, record)
     admit(record)
     if record.state not in MIGRATING and record.pending is None:
         return None
@@ -222,14 +225,21 @@ def resume(
 
 
 def rollback(
-    client: Client, names: ControlPaths, *, options: Options, take_over: TakeOver, stop: StopRequest
+    client: Client,
+    names: ControlPaths,
+    *,
+    options: Options,
+    take_over: TakeOver,
+    stop: StopRequest,
+    agreed: Record | None = None,
 ) -> RolledBack:
-    """Take back the epoch that is under way. The plan is not needed.
+    """Take back the epoch that is under way. The plan is not needed. agreed: as for `resume`.
 
     Refused when there is none, and when it has come to its end by the time that the scope is ours, whatever is under
     way then: that is somebody else's work, which nobody has asked to take back.
     """
     record, _ = read_record(client, names)
+    _refuse_another(names, agreed or record, record)
     refuse_at_rest(client, names, record)
     owner = read_owner(client, names)
     if owner.alive and take_over.wait and not take_over.steal and record.state is not State.ROLLING_BACK:

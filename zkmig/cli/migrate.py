@@ -10,6 +10,7 @@ from click.core import ParameterSource
 from zkmig.api import migrate
 from zkmig.apply.engine import SealedPlan
 from zkmig.apply.options import Applied
+from zkmig.apply.preview import Preview
 from zkmig.apply.rollback import RolledBack
 from zkmig.cli.applying import (
     REFUSED,
@@ -211,8 +212,11 @@ def resume(
     sealed = migrate.load_plan(plan_file) if plan_file is not None else None
     at, scope = _given(at, scope, sealed)
     require_yes(yes or dry_run)
-    if (dry_run or not yes) and not _is_agreed(run, "resume", sealed, at, scope, control, dry_run):
-        return
+    agreed = None
+    if dry_run or not yes:
+        agreed = _agreed(run, "resume", sealed, at, scope, control, dry_run)
+        if agreed is None:
+            return
     with run.gracefully():
         with ways_on(plan_file, at, scope, control), run.progress() as progress:
             result = migrate.resume(
@@ -223,6 +227,7 @@ def resume(
                 drain_timeout_s=drain_timeout_s,
                 evict=evict,
                 throttle=throttle,
+                agreed=agreed,
                 wait=wait,
                 steal=steal,
                 control=control,
@@ -280,8 +285,11 @@ def rollback(
     sealed = migrate.load_plan(plan_file) if plan_file is not None else None
     at, scope = _given(at, scope, sealed)
     require_yes(yes or dry_run)
-    if (dry_run or not yes) and not _is_agreed(run, "rollback", sealed, at, scope, control, dry_run):
-        return
+    agreed = None
+    if dry_run or not yes:
+        agreed = _agreed(run, "rollback", sealed, at, scope, control, dry_run)
+        if agreed is None:
+            return
     with run.gracefully():
         with ways_on(plan_file, at, scope, control), run.progress() as progress:
             result = migrate.rollback(
@@ -290,6 +298,7 @@ def rollback(
                 scope=scope,
                 wait=wait,
                 throttle=throttle,
+                agreed=agreed,
                 steal=steal,
                 control=control,
                 report=progress.counted,
@@ -299,7 +308,7 @@ def rollback(
         _show_rolled_back(run, result, scope)
 
 
-def _is_agreed(
+def _agreed(
     run: Run,
     action: Literal["resume", "rollback"],
     sealed: SealedPlan | None,
@@ -307,8 +316,8 @@ def _is_agreed(
     scope: str | None,
     control: str,
     dry_run: bool,
-) -> bool:
-    """Show what would be done; ask, unless that was all that was wanted. click.Abort for a no."""
+) -> Preview | None:
+    """Show what would be done; ask, unless that was all that was wanted. What was agreed to; click.Abort for a no."""
     found = migrate.preview(action, sealed, at, scope=scope, control=control, say=run.say, **run.session)
     if dry_run:
         for line in found.operations:
@@ -326,7 +335,7 @@ def _is_agreed(
     run.say(f"scope {found.scope}: {found.summary}")
     if found.is_needed and not dry_run:
         click.confirm("Go ahead?", abort=True, err=True)
-    return found.is_needed and not dry_run
+    return found if found.is_needed and not dry_run else None
 
 
 def _show_rolled_back(run: Run, result: RolledBack, scope: str | None) -> None:
