@@ -28,6 +28,7 @@ LAYERS = (
     {"diff"},
     {"epoch"},
     {"policy"},
+    {"rules"},
     {"plan"},
     {"apply", "reader"},
     {"api"},

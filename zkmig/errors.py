@@ -90,6 +90,12 @@ class StalePlan(Refused):
     """The target has moved since the plan was made."""
 
 
+class RuleViolated(Refused):
+    """The tree that a plan leads to is not sound. violations: what a policy's rules say, as values with a text."""
+
+    violations: tuple[object, ...] = ()
+
+
 class WrongEpoch(Refused):
     """The committed epoch is not the one that the operator means to follow."""
 

@@ -1,0 +1,1 @@
+"""What a sound tree looks like, judged: pure functions over snapshots."""

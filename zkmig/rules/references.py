@@ -1,0 +1,106 @@
+"""References, judged: which names the data of a node holds, and whether there is a node for each.
+
+Besides the verdict they give the links of a tree, from which the order of a plan is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from zkmig.errors import BadInput
+from zkmig.model import path as paths
+from zkmig.model.snapshot import Snapshot
+from zkmig.policy.captures import Captures
+from zkmig.policy.jsondata import parsed, path_into
+from zkmig.policy.rules import Reference
+from zkmig.rules.violation import Violation, told
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One name in the data of one node. target: the path it leads to; "" where it leads to none, and fault says why."""
+
+    source: str
+    target: str
+    fault: str = ""
+
+
+def links_of(rule: Reference, path: str, captures: Captures, data: bytes | None) -> Iterator[Link]:
+    """What the data of a node that matches names."""
+    for name in _names(rule, data):
+        if isinstance(name, _Fault):
+            yield Link(path, "", name.text)
+            continue
+        try:
+            yield Link(path, rule.target.fill(captures, name))
+        except BadInput:
+            blanks = "" if name == name.strip() else ": blanks around it, which strip = true takes off"
+            yield Link(path, "", f"its name makes no path of {rule.target}{blanks}")
+
+
+def find_links(rule: Reference, snapshot: Snapshot) -> Iterator[tuple[int, Link]]:
+    """Every link of a tree, with the index of the node that holds it."""
+    for node, captures in rule.source.find(snapshot):
+        for link in links_of(rule, snapshot.path_at(node), captures, snapshot.data_at(node)):
+            yield node, link
+
+
+def judged(rule: Reference, after: Snapshot) -> Iterator[Violation]:
+    """What is against the tree: nothing, for a reference that is not required."""
+    if not rule.required:
+        return
+    for node, link in find_links(rule, after):
+        if link.fault:
+            yield Violation(rule.name, link.source, link.fault, told(after.data_at(node)))
+        elif not after.scope.covers(link.target) or not _is_included(after, link.target):
+            what = f"it names a node of {rule.target} that was not read, so that nobody can tell whether it is there"
+            yield Violation(rule.name, link.source, what, told(after.data_at(node)), target=link.target)
+        elif link.target not in after:
+            # The path would tell the data; a plan that deletes it names it itself.
+            what = f"it names a node of {rule.target} that is not there"
+            yield Violation(rule.name, link.source, what, told(after.data_at(node)), target=link.target)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    text: str
+
+
+def _names(rule: Reference, data: bytes | None) -> Iterator[str | _Fault]:
+    if rule.json is None:
+        yield from _whole(rule, data)
+        return
+    if not data:
+        yield _Fault("it has no data")
+        return
+    try:
+        value = parsed(data)
+    except ValueError:
+        yield _Fault("its data is not JSON")
+        return
+    path = path_into(rule.json)
+    is_empty = True
+    for found in path.find(value):
+        is_empty = False
+        if isinstance(found, bool) or not isinstance(found, str | int):
+            yield _Fault(f"{rule.json} leads to what is no name")
+        else:
+            yield str(found)
+    if is_empty and path.is_singular:  # a list may be empty; what leads to one place should lead somewhere
+        yield _Fault(f"there is nothing at {rule.json}")
+
+
+def _whole(rule: Reference, data: bytes | None) -> Iterator[str | _Fault]:
+    try:
+        text = (data or b"").decode()
+    except UnicodeDecodeError:
+        yield _Fault("its data is no text")
+        return
+    text = text.strip() if rule.strip else text
+    yield text or _Fault("it has no data")
+
+
+def _is_included(snapshot: Snapshot, path: str) -> bool:
+    includes = snapshot.scope.includes
+    return not includes or any(paths.contains(each, path) for each in includes)
