@@ -37,12 +37,16 @@ _LINK_UNSUPPORTED = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A kind of sealed file. magic: 7 bytes. noun: what messages call it. maker: the command that makes one."""
+    """A kind of sealed file. magic: 7 bytes. noun: what messages call it. maker: the command that makes one.
+
+    oldest: the first version that is still read, 0 for none but the present one.
+    """
 
     magic: bytes
     version: int
     noun: str
     maker: str
+    oldest: int = 0
 
     @property
     def start(self) -> bytes:
@@ -216,7 +220,7 @@ class _Reader:
         start = self._file.read(len(self._form.start))
         if start[:-1] != self._form.magic:
             raise self._damaged(f"not a {self._form.noun}", 0, f"make one with {self._form.maker}")
-        if start != self._form.start:
+        if not (self._form.oldest or self._form.version) <= start[-1] <= self._form.version:
             age = "a newer" if start[-1] > self._form.version else "an older" if start[-1] else "no"
             hint = f"read it with the zkmig that made it, or make it again with {self._form.maker}"
             raise self._damaged(f"format version {start[-1]}, made by {age} zkmig", len(start) - 1, hint)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from zkmig.errors import PlanImpossible
 from zkmig.plan.creates import Creates
+from zkmig.plan.dependency import Block
 from zkmig.plan.operations import Operation, RaiseCounter, forward_size
 from zkmig.plan.plan import Limits
 from zkmig.wire.requests import MULTI_OVERHEAD
+
+NAMED_MAX = 5  # members named in one message
 
 
 class NodeTooLarge(PlanImpossible):
@@ -37,15 +41,45 @@ def cut(
 
 
 def cut_behind(
-    creates: Creates | None, operations: Iterable[Operation], head_bytes: int, limits: Limits
+    creates: Creates | None,
+    operations: Iterable[Operation],
+    head_bytes: int,
+    limits: Limits,
+    blocks: Sequence[Block] = (),
 ) -> tuple[tuple[Operation, ...], tuple[int, ...]]:
-    """The same for operations that come behind so many creates; the ends count these too, the operations do not."""
+    """The same for operations that come behind so many creates; the ends count these too, the operations do not.
+
+    blocks: what no batch may divide, counted from the first create, in order. One that is larger than a batch makes a
+    batch of its own up to `frame_bytes_max`; above it BlockTooLarge.
+    """
     cutter = _Cutter(MULTI_OVERHEAD + head_bytes, limits)
+    count = len(creates) if creates is not None else 0
     if creates is not None:
-        cutter.take_creates(creates)
-    for operation in operations:
-        cutter.take(operation)
+        cutter.take_creates(creates, [block for block in blocks if block.stop <= count])
+    behind = {block.start - count: block for block in blocks if block.start >= count}
+    waiting = iter(enumerate(operations))
+    for number, operation in waiting:
+        block = behind.get(number)
+        if block is None:
+            cutter.take(operation)
+        else:
+            others = islice(waiting, block.stop - block.start - 1)
+            cutter.take_block([operation, *(other for _, other in others)], block.why)
     return tuple(cutter.done), tuple(cutter.ends())
+
+
+class BlockTooLarge(PlanImpossible):
+    """What one transaction has to hold needs a larger frame than the servers are known to take."""
+
+    def __init__(self, frame_bytes: int, members: Sequence[str], why: str, limits: Limits) -> None:
+        super().__init__(
+            f"{len(members)} changes have to be one transaction ({why}), of {frame_bytes} bytes, and the servers take "
+            f"{limits.frame_bytes_max}",
+            ", ".join(members[:NAMED_MAX])
+            + (f" and {len(members) - NAMED_MAX} more" if len(members) > NAMED_MAX else ""),
+            "take some of them out of the group, or raise jute.maxbuffer on every server of the target",
+        )
+        self.frame_bytes = frame_bytes
 
 
 class _Cutter:
@@ -63,25 +97,34 @@ class _Cutter:
         return [*self._ends, self._count] if self._writes else self._ends
 
     def take(self, operation: Operation) -> None:
-        ops_max = self._limits.batch_ops_max
-        for part in _split(operation, self._budget, ops_max):
+        for part in _split(operation, self._budget, self._limits.batch_ops_max):
             size, undo_size = forward_size(part), part.undo_size()
-            writes = 2 * part.pairs if isinstance(part, RaiseCounter) else 1
             _refuse_too_large(part.path, self._overhead + max(size, undo_size), self._limits)
-            if self._writes and (
-                self._forward + size > self._budget
-                or self._undo + undo_size > self._budget
-                or self._writes + writes > ops_max
-            ):
-                self._ends.append(self._count)
-                self._forward = self._undo = self._writes = 0
-            self.done.append(part)
-            self._count += 1
-            self._writes += writes
-            self._forward += size
-            self._undo += undo_size
+            self._add([part], 2 * part.pairs if isinstance(part, RaiseCounter) else 1, size, undo_size)
 
-    def take_creates(self, creates: Creates) -> None:
+    def take_block(self, operations: Sequence[Operation], why: str) -> None:
+        """Operations of which none raises a counter."""
+        size, undo_size = sum(map(forward_size, operations)), sum(each.undo_size() for each in operations)
+        frame_bytes = self._overhead + max(size, undo_size)
+        if frame_bytes > self._limits.frame_bytes_max:
+            raise BlockTooLarge(frame_bytes, [each.path for each in operations], why, self._limits)
+        self._add(operations, len(operations), size, undo_size)
+
+    def _add(self, operations: Sequence[Operation], writes: int, size: int, undo_size: int) -> None:
+        if self._writes and (
+            self._forward + size > self._budget
+            or self._undo + undo_size > self._budget
+            or self._writes + writes > self._limits.batch_ops_max
+        ):
+            self._ends.append(self._count)
+            self._forward = self._undo = self._writes = 0
+        self.done += operations
+        self._count += len(operations)
+        self._writes += writes
+        self._forward += size
+        self._undo += undo_size
+
+    def take_creates(self, creates: Creates, blocks: Sequence[Block]) -> None:
         """All of them, before anything else. Creating takes more bytes than taking back, so that only it counts."""
         sizes, undo_sizes = creates.sizes(), creates.undo_sizes()
         if sizes and self._overhead + max(sizes) > self._limits.frame_bytes_max:
@@ -89,13 +132,30 @@ class _Cutter:
             _refuse_too_large(creates.path_at(first), self._overhead + sizes[first], self._limits)
         budget, ops_max, ends = self._budget, self._limits.batch_ops_max, self._ends
         start = filled = 0
-        for index, size in enumerate(sizes):
+        for index, stop, size in self._pieces(creates, sizes, blocks):
             filled += size
-            if (filled > budget or index - start == ops_max) and index > start:
+            if (filled > budget or stop - start > ops_max) and index > start:
                 ends.append(index)
                 start, filled = index, size
         self._count, self._writes = len(sizes), len(sizes) - start
         self._forward, self._undo = filled, sum(undo_sizes[start:])
+
+    def _pieces(
+        self, creates: Creates, sizes: Sequence[int], blocks: Sequence[Block]
+    ) -> Iterator[tuple[int, int, int]]:
+        """What is not to be divided: first, one past the last, bytes."""
+        done = 0
+        for block in blocks:
+            yield from zip(
+                range(done, block.start), range(done + 1, block.start + 1), sizes[done : block.start], strict=True
+            )
+            size = sum(sizes[block.start : block.stop])
+            if self._overhead + size > self._limits.frame_bytes_max:
+                members = list(map(creates.path_at, range(block.start, block.stop)))
+                raise BlockTooLarge(self._overhead + size, members, block.why, self._limits)
+            yield block.start, block.stop, size
+            done = block.stop
+        yield from zip(range(done, len(sizes)), range(done + 1, len(sizes) + 1), sizes[done:], strict=True)
 
 
 def _split(operation: Operation, budget: int, ops_max: int) -> Iterator[Operation]:

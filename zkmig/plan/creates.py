@@ -173,6 +173,23 @@ class Creates(Sequence[CreateNode]):
         keys = (keyed[start:end] for start, end in pairwise(offsets))
         return all(one < other for one, other in pairwise(keys))
 
+    def picked(self, nodes: array[int]) -> Creates:
+        """Those at these indices, in their order."""
+        backend = columns_backend()
+        paths_blob, path_offsets = backend.gather(self.paths_blob, self.path_offsets, nodes)
+        data_blob, data_offsets = backend.gather(self.data_blob, self.data_offsets, nodes)
+        return Creates(
+            paths_blob=paths_blob,
+            path_offsets=path_offsets,
+            data_blob=data_blob,
+            data_offsets=data_offsets,
+            nulls=bytes(map(self.nulls.__getitem__, nodes)),
+            acl_ids=array("I", map(self.acl_ids.__getitem__, nodes)),
+            acl_table=self.acl_table,
+            kinds=bytes(map(self.kinds.__getitem__, nodes)),
+            ttls={at: self.ttls[node] for at, node in enumerate(nodes) if node in self.ttls} if self.ttls else {},
+        )
+
     # -- on the wire --------------------------------------------------------------------------------------------------
 
     def sizes(self) -> array[int]:

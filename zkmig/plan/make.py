@@ -38,6 +38,7 @@ from zkmig.plan.acls import AclPlanner
 from zkmig.plan.added import Added, added_nodes, parents_of, with_migrators_acls
 from zkmig.plan.batches import NodeTooLarge, cut_behind
 from zkmig.plan.creates import Creates, Operations
+from zkmig.plan.dependency import order
 from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, Pin, RaiseCounter, WriteData, forward_size
 from zkmig.plan.plan import Limits, Plan, SourcePin, TargetPin
 from zkmig.plan.preflight import (
@@ -50,10 +51,12 @@ from zkmig.plan.preflight import (
     can_evaluate,
     refuse,
 )
+from zkmig.plan.soundness import examine
 from zkmig.policy.carry import Prepared, prepare
 from zkmig.policy.leftout import left_out
 from zkmig.policy.policy import AnyPolicy, policy_of
 from zkmig.policy.quotas import carried_quotas
+from zkmig.policy.rules import Rules
 from zkmig.wire.requests import MULTI_OVERHEAD, operation_size
 
 LEFT_OUT_BELOW = "left out, but below a node that would have to be deleted"
@@ -99,7 +102,7 @@ def make_plan(
     ready = prepare(source, target, declared, root)
     changes = diff(ready.source, ready.target, declared.compare, hash_first=True)  # the pins need the hashes anyway
     maker = _Maker(ready, changes, root, limits or Limits(), scope, tuple(identities or ()), identities is not None)
-    made = maker.plan(hosts)
+    made = maker.plan(hosts, declared.rules, target)
     if quotas is not None:
         carried, left = carried_quotas(quotas, ready, source.root, root, declared.quotas)
         made = dataclasses.replace(made, quotas=carried, left_out=dataclasses.replace(made.left_out, quotas=left))
@@ -162,7 +165,8 @@ class _Maker:
     def target(self) -> Snapshot | None:
         return self.ready.target
 
-    def plan(self, hosts: tuple[tuple[str, int], ...]) -> Plan:
+    def plan(self, hosts: tuple[tuple[str, int], ...], rules: Rules, whole: Snapshot | None) -> Plan:
+        """whole: the target with what the policy does not select, which its rules may speak of."""
         source = self.ready.source
         self.notes += self.ready.notes
         self.findings += _in_the_way(self.changes, self.root)
@@ -185,8 +189,12 @@ class _Maker:
         touched = self._touched()
         steps += self._acl_steps(acls, works_below)
         head_bytes = self._head_bytes()
+        soundness, ties = examine(rules, whole, self.root, Operations(creates, tuple(operations)), steps)
+        ordered = order(creates, self.added.parents, operations, ties)
+        if ordered.creates is not None:
+            creates = creates.picked(ordered.creates)
         try:
-            rest, ends = cut_behind(creates, operations, head_bytes, self.limits)
+            rest, ends = cut_behind(creates, ordered.rest, head_bytes, self.limits, ordered.blocks)
         except NodeTooLarge as error:
             self.too_large.append(error)
             self._weigh(creates, operations, head_bytes)
@@ -207,6 +215,7 @@ class _Maker:
             ephemerals_target=self.changes.ephemerals_target,
             notes=tuple(self.notes),
             left_out=left_out(self.ready, self.changes, self.root),
+            soundness=soundness,
         )
 
     # -- gathering ----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from zkmig.model.acl import AclList, Identity
 from zkmig.model.quota import Quota
 from zkmig.plan.creates import Operations
 from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, RaiseCounter, WriteData, forward_size
+from zkmig.plan.soundness import Soundness
 from zkmig.policy.leftout import LeftOut
 from zkmig.wire.requests import MULTI_OVERHEAD
 
@@ -76,6 +77,7 @@ class Plan:
     reckoned at. identity: who temporary ACLs let in, None when there are none. touched: existing parents whose Stat
     changes although they are not written. notes: sentences for the operator. operations: always `Operations`, whatever
     sequence is given. left_out: what is not carried. quotas: set after the commit, so that none is in force before.
+    soundness: the rules that it was made under, which hold for the tree as written too.
     """
 
     source: SourcePin
@@ -93,6 +95,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     left_out: LeftOut = field(default_factory=LeftOut)
     quotas: tuple[Quota, ...] = ()
+    soundness: Soundness = field(default_factory=Soundness)
 
     def __post_init__(self) -> None:
         if not isinstance(self.operations, Operations):

@@ -1,7 +1,8 @@
 """The plan file: a sealed file whose seal names the plan.
 
     header    a map: the plan's single values (source, target, limits, ...), length of each section, ACLs of creates
-    sections  [name, [item, ...]] blocks: creates, operations (those behind them), acl_steps, batch_ends, touched, notes
+    sections  [name, [item, ...]] blocks: creates, operations (those behind them), acl_steps, batch_ends, touched,
+              notes, baseline (since version 3: what the plan's rules need to know of the tree before)
 
 An item of creates is columns of up to CREATES_PER_ITEM nodes: paths and data, each as lengths and a blob; null markers,
 positions in the header's ACLs, kinds; times to live by position in the item. Integers in columns are little-endian.
@@ -28,14 +29,15 @@ from zkmig.model.znode import Kind
 from zkmig.plan.creates import Creates, Operations
 from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, Pin, RaiseCounter, WriteData
 from zkmig.plan.plan import Limits, Plan, SourcePin, TargetPin
+from zkmig.plan.soundfile import header_of, items_of, soundness_of
 from zkmig.policy.leftout import LeftOut
 
-FORMAT = sealed.Format(b"zkplan\0", 2, "plan file", "zkmig plan")
+FORMAT = sealed.Format(b"zkplan\0", 3, "plan file", "zkmig plan", oldest=2)
 
 ITEMS_PER_BLOCK = 1 << 12
 BYTES_PER_BLOCK = 4 << 20  # of data; a single item may exceed it
 CREATES_PER_ITEM = 1 << 13
-SECTIONS = ("creates", "operations", "acl_steps", "batch_ends", "touched", "notes")
+SECTIONS = ("creates", "operations", "acl_steps", "batch_ends", "touched", "notes", "baseline")
 
 
 def is_planfile(path: str) -> bool:
@@ -94,17 +96,20 @@ def _put(plan: Plan, writer: sealed.Writer) -> str:
     fields = {f.name: getattr(plan, f.name) for f in dataclasses.fields(plan)}
     creates, rest = plan.ordered.creates, plan.ordered.rest
     del fields["operations"]
+    baseline = list(items_of(fields.pop("soundness")))
     ranges = _create_ranges(creates)
     packed = {
         "creates": (_pack_creates(creates, start, stop) for start, stop in ranges),
         "operations": map(_pack_operation, rest),
         "acl_steps": map(_pack_step, fields.pop("acl_steps")),
         **{name: iter(fields.pop(name)) for name in ("batch_ends", "touched", "notes")},
+        "baseline": iter(baseline),
     }
-    lengths = {name: len(getattr(plan, name)) for name in SECTIONS if name not in ("creates", "operations")}
-    lengths |= {"creates": len(ranges), "operations": len(rest)}
+    lengths = {name: len(getattr(plan, name)) for name in ("acl_steps", "batch_ends", "touched", "notes")}
+    lengths |= {"creates": len(ranges), "operations": len(rest), "baseline": len(baseline)}
     fields["quotas"] = [[quota.path, quota.text] for quota in plan.quotas]
     header = {name: _plain(value) for name, value in fields.items()}
+    header["soundness"] = header_of(plan.soundness)
     writer.block({**header, "lengths": lengths, "acls": creates.acl_table})
     for name in SECTIONS:
         items: list[Any] = []
@@ -122,7 +127,7 @@ def _put(plan: Plan, writer: sealed.Writer) -> str:
 
 def _data_size(item: Any) -> int:
     if isinstance(item, dict):
-        return BYTES_PER_BLOCK  # columns of creates have a block of their own
+        return BYTES_PER_BLOCK  # columns of creates, and pieces of the baseline, have blocks of their own
     return len(item[2]) if isinstance(item, list) and isinstance(item[2], bytes) else 0
 
 
@@ -202,7 +207,7 @@ def _from_little(raw: bytes) -> array[int]:
 def _build(header: dict[str, Any], sections: dict[str, list[Any]]) -> Plan:
     lengths = header.pop("lengths")
     for name in SECTIONS:
-        if len(sections[name]) != lengths[name]:
+        if len(sections[name]) != lengths.get(name, 0):  # version 2 has no baseline
             raise ValueError(f"{name} are missing")
     ends = tuple(sections["batch_ends"])
     if any(type(end) is not int for end in ends) or any(end <= start for start, end in pairwise((0, *ends))):
@@ -228,6 +233,7 @@ def _build(header: dict[str, Any], sections: dict[str, list[Any]]) -> Plan:
         notes=tuple(sections["notes"]),
         left_out=LeftOut.of_plain(header.pop("left_out")),
         quotas=tuple(Quota(path, text) for path, text in header.pop("quotas")),
+        soundness=soundness_of(header.pop("soundness", None), sections["baseline"]),
         **header,
     )
 

@@ -1,0 +1,321 @@
+"""Dependency order: a referent before its referrer, a referrer gone before its referent, groups in one transaction.
+
+The default order (creates in tree order, data, counters, deletes with children first) is right for all that nothing
+ties together. An operation that a tie asks for earlier is pulled to the front, together with all that it needs itself;
+nothing is ever put off, so that what has no tie stands where it stood or earlier than it has to.
+
+The graph holds only what ties name, at any size of plan. Paths between touched nodes through others need no nodes of
+their own: they lead up the tree, so that the nearest touched ancestor stands for them. What is tied in a circle, and
+what is to be written together, is one strongly connected component, and goes into one transaction.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import networkx as nx
+
+from zkmig.model import path as paths
+from zkmig.plan.creates import Creates
+from zkmig.plan.operations import CreateNode, DeleteNode, Operation, WriteData
+
+
+@dataclass(frozen=True, slots=True)
+class Ties:
+    """What ties operations together, by the paths that they are about; a path without one plays no part.
+
+    before: (first, then): the operation at `first` goes before, or into the same transaction as, the one at `then`.
+    groups: paths that change in one transaction, by the name of the rule that says so. filled: parents that must not
+    run short of children: creates below them go before any deletes.
+    """
+
+    before: Sequence[tuple[str, str]] = ()
+    groups: Sequence[tuple[str, Sequence[str]]] = ()
+    filled: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.before or self.groups)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Operations [start, stop) of the order, which one transaction has to hold. why: what ties them."""
+
+    start: int
+    stop: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """creates: indices of those that come first, in order, None for all as they were. rest: all that comes behind, late
+    creates among them. blocks: in order, counted from the first create."""
+
+    creates: array[int] | None
+    rest: tuple[Operation, ...]
+    blocks: tuple[Block, ...] = ()
+
+
+@dataclass(slots=True)
+class _Unit:
+    """What goes at once: operations by number, ascending."""
+
+    members: list[int]
+    is_done: bool = False
+
+
+def order(creates: Creates, parents: Sequence[int], rest: Sequence[Operation], ties: Ties) -> Ordered:
+    """The operations in an order that all ties allow. parents: of each create, the index of its parent among them, -1
+    where that is none of them. rest: what comes behind them by default; a RaiseCounter is tied to nothing."""
+    if not ties:
+        return Ordered(None, tuple(rest))
+    return _Orderer(creates, parents, rest, ties).ordered()
+
+
+class _Orderer:
+    """Operations are numbered in the default order: creates from 0, the rest behind them."""
+
+    def __init__(self, creates: Creates, parents: Sequence[int], rest: Sequence[Operation], ties: Ties) -> None:
+        self._creates = creates
+        self._parents = parents
+        self._rest = rest
+        self._ties = ties
+        self._count = len(creates)
+        self._number = dict(self._numbered())
+        self._unit_of: dict[int, int] = {}  # number of an operation in the graph -> component
+        self._units: list[_Unit] = []
+        self._topological: list[int] = []  # place of each component
+        self._components: nx.DiGraph[int] = nx.DiGraph()
+        self._done = bytearray(self._count + len(rest))
+        self._blocks: list[Block] = []
+        self._out: list[int] = []
+        self._rules: dict[int, str] = {}  # of members of groups: what groups them
+
+    def ordered(self) -> Ordered:
+        number = self._number
+        if not self._ties.groups and all(
+            number[first] < number[then] for first, then in self._ties.before if first in number and then in number
+        ):
+            return Ordered(None, tuple(self._rest))  # the default order is right, as it mostly is
+        self._contract(self._graph())
+        late = self._late()
+        for create in range(self._count):
+            if not late or not late[create]:
+                self._emit(create)
+        first = len(self._out)
+        for each in range(0 if late else self._count, len(self._done)):
+            self._emit(each)
+        rest = tuple(self._operation(number) for number in self._out[first:])
+        in_front = array("i", self._out[:first])
+        is_as_it_was = first == self._count and all(map(int.__eq__, in_front, range(first)))
+        return Ordered(None if is_as_it_was else in_front, rest, tuple(self._blocks))
+
+    # -- the graph ----------------------------------------------------------------------------------------------------
+
+    def _numbered(self) -> Iterator[tuple[str, int]]:
+        """Path and number of every operation that a tie names, and of creates that have to go before one of those."""
+        ties = self._ties
+        named = {path for pair in ties.before for path in pair}
+        named |= {path for _, group in ties.groups for path in group}
+        below: set[bytes] = set()
+        for number, operation in enumerate(self._rest, self._count):
+            if isinstance(operation, CreateNode | WriteData | DeleteNode) and operation.path in named:
+                yield operation.path, number
+                if isinstance(operation, DeleteNode) and operation.path != "/":
+                    parent = paths.parent(operation.path)
+                    below |= {parent.encode() if parent != "/" else b""} if parent in ties.filled else set()
+        wanted = {path.encode() for path in named}
+        for number, path in enumerate(self._creates.path_column()):
+            if path in wanted or (below and path.rpartition(b"/")[0] in below):
+                yield path.decode(), number
+
+    def _graph(self) -> nx.DiGraph[int]:
+        """Who goes before whom: operations by number; below zero, points that creates and deletes meet at."""
+        graph: nx.DiGraph[int] = nx.DiGraph()
+        graph.add_nodes_from(self._number.values())
+        graph.add_edges_from(self._edges_of_ties())
+        graph.add_edges_from(self._edges_of_filled())
+        graph.add_edges_from(self._edges_of_tree())
+        return graph
+
+    def _edges_of_ties(self) -> Iterator[tuple[int, int]]:
+        number = self._number
+        for first, then in self._ties.before:
+            if first in number and then in number and first != then:
+                yield number[first], number[then]
+        for rule, group in self._ties.groups:
+            members = sorted({number[path] for path in group if path in number})
+            if len(members) > 1:
+                self._rules |= dict.fromkeys(members, rule)
+                yield from zip(members, (*members[1:], members[0]), strict=True)  # a circle, so one component
+
+    def _edges_of_filled(self) -> Iterator[tuple[int, int]]:
+        points = {parent: -1 - place for place, parent in enumerate(self._ties.filled)}
+        for path, number in self._number.items():
+            point = points.get(paths.parent(path)) if path != "/" else None
+            if point is None:
+                continue
+            if number < self._count:
+                yield number, point
+            elif isinstance(self._rest[number - self._count], DeleteNode):
+                yield point, number
+
+    def _edges_of_tree(self) -> Iterator[tuple[int, int]]:
+        """From the nearest touched create above each create, and to the nearest touched delete above each delete."""
+        touched = set(self._number.values())
+        for path, number in self._number.items():
+            if number < self._count:
+                above = next((each for each in self._above(number) if each in touched), None)
+                if above is not None:
+                    yield above, number
+            elif self._is_delete(number):
+                above = next((each for each in self._deletes_above(path) if each in touched), None)
+                if above is not None:
+                    yield number, above
+
+    # -- units --------------------------------------------------------------------------------------------------------
+
+    def _contract(self, graph: nx.DiGraph[int]) -> None:
+        self._components = nx.condensation(graph)
+        self._topological = [0] * len(self._components)
+        for place, component in enumerate(nx.topological_sort(self._components)):
+            self._topological[component] = place
+        for component in range(len(self._components)):
+            members = [number for number in self._components.nodes[component]["members"] if number >= 0]
+            if len(members) > 1:
+                members = sorted({*members, *self._between(members)})
+            for number in members:
+                self._unit_of[number] = component
+            self._units.append(_Unit(members))
+
+    def _between(self, members: list[int]) -> Iterator[int]:
+        """What lies between two members on a way up the tree: it can go neither before the one nor after the other."""
+        inside = set(members)
+        for number in members:
+            if number >= self._count and not self._is_delete(number):
+                continue
+            way: list[int] = []
+            for above in self._above(number) if number < self._count else self._deletes_above(self._path(number)):
+                if above in inside:
+                    yield from way
+                way.append(above)
+
+    def _late(self) -> bytearray:
+        """1 for each create that cannot go with the others at the front: what is in one transaction with something
+        else than creates, and all that needs it. Nothing at all if there are none."""
+        mixed = [
+            component
+            for component, unit in enumerate(self._units)
+            if unit.members and unit.members[0] < self._count <= unit.members[-1]
+        ]
+        if not mixed:
+            return bytearray()
+        late = bytearray(self._count)
+        components = set(mixed).union(*(nx.descendants(self._components, component) for component in mixed))
+        for component in components:
+            for number in self._units[component].members:
+                if number < self._count:
+                    late[number] = 1
+        for number, parent in enumerate(self._parents):  # in tree order: what is above is known already
+            if parent >= 0 and late[parent]:
+                late[number] = 1
+        return late
+
+    # -- the order ----------------------------------------------------------------------------------------------------
+
+    def _emit(self, number: int) -> None:
+        """An operation whose place has come, and before it all that it needs and that is not out yet."""
+        if self._done[number]:
+            return
+        component = self._unit_of.get(number)
+        if component is None:
+            self._put(number)
+            return
+        for needed in sorted(self._needed(component), key=self._topological.__getitem__):
+            self._emit_unit(self._units[needed])
+
+    def _needed(self, component: int) -> set[int]:
+        """The component and those before it that are not out yet."""
+        found = {component}
+        waiting = [component]
+        while waiting:
+            for before in self._components.predecessors(waiting.pop()):
+                if before not in found and not self._units[before].is_done:
+                    found.add(before)
+                    waiting.append(before)
+        return found
+
+    def _emit_unit(self, unit: _Unit) -> None:
+        for number in unit.members:
+            for needed in self._needed_of_tree(number, unit):
+                self._put(needed)
+        start = len(self._out)
+        for number in unit.members:
+            self._put(number)
+        unit.is_done = True
+        if len(self._out) - start > 1:
+            self._blocks.append(Block(start, len(self._out), self._why(unit)))
+
+    def _needed_of_tree(self, number: int, unit: _Unit) -> list[int]:
+        """Untouched operations that have to go first: creates above a create, deletes below a delete."""
+        if number < self._count:
+            above = [each for each in self._above(number) if not self._done[each]]
+            return [each for each in reversed(above) if each not in unit.members]
+        if self._is_delete(number):
+            below = [each for each in self._deletes_below(number) if not self._done[each]]
+            return [each for each in below if each not in unit.members]
+        return []
+
+    def _put(self, number: int) -> None:
+        if not self._done[number]:
+            self._done[number] = 1
+            self._out.append(number)
+
+    def _why(self, unit: _Unit) -> str:
+        rules = dict.fromkeys(self._rules[number] for number in unit.members if number in self._rules)
+        return ", ".join(rules) or "references in a circle"
+
+    # -- operations ---------------------------------------------------------------------------------------------------
+
+    def _operation(self, number: int) -> Operation:
+        return self._creates[number] if number < self._count else self._rest[number - self._count]
+
+    def _path(self, number: int) -> str:
+        return self._creates.path_at(number) if number < self._count else self._rest[number - self._count].path
+
+    def _is_delete(self, number: int) -> bool:
+        return number >= self._count and isinstance(self._rest[number - self._count], DeleteNode)
+
+    def _above(self, number: int) -> Iterator[int]:
+        """The creates above a create, nearest first."""
+        number = self._parents[number]
+        while number >= 0:
+            yield number
+            number = self._parents[number]
+
+    @cached_property
+    def _deletes(self) -> dict[str, int]:
+        return {
+            operation.path: number
+            for number, operation in enumerate(self._rest, self._count)
+            if isinstance(operation, DeleteNode)
+        }
+
+    def _deletes_above(self, path: str) -> Iterator[int]:
+        """The deletes above a delete, nearest first."""
+        while path != "/":
+            path = paths.parent(path)
+            if path not in self._deletes:
+                return
+            yield self._deletes[path]
+
+    def _deletes_below(self, number: int) -> list[int]:
+        """Deletes below a delete, in order: they stand right before it, since children go first."""
+        top = self._path(number)
+        first = number
+        while self._is_delete(first - 1) and paths.contains(top, self._path(first - 1)):
+            first -= 1
+        return list(range(first, number))
