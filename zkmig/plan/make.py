@@ -102,7 +102,7 @@ def make_plan(
     ready = prepare(source, target, declared, root)
     changes = diff(ready.source, ready.target, declared.compare, hash_first=True)  # the pins need the hashes anyway
     maker = _Maker(ready, changes, root, limits or Limits(), scope, tuple(identities or ()), identities is not None)
-    made = maker.plan(hosts, declared.rules, target)
+    made = dataclasses.replace(maker.plan(hosts, declared.rules, target), masks=tuple(map(str, declared.masks)))
     if quotas is not None:
         carried, left = carried_quotas(quotas, ready, source.root, root, declared.quotas)
         made = dataclasses.replace(made, quotas=carried, left_out=dataclasses.replace(made.left_out, quotas=left))

@@ -77,7 +77,8 @@ class Plan:
     reckoned at. identity: who temporary ACLs let in, None when there are none. touched: existing parents whose Stat
     changes although they are not written. notes: sentences for the operator. operations: always `Operations`, whatever
     sequence is given. left_out: what is not carried. quotas: set after the commit, so that none is in force before.
-    soundness: the rules that it was made under, which hold for the tree as written too.
+    soundness: the rules that it was made under, which hold for the tree as written too. masks: patterns of the nodes
+    whose data no output shows, as text.
     """
 
     source: SourcePin
@@ -96,6 +97,7 @@ class Plan:
     left_out: LeftOut = field(default_factory=LeftOut)
     quotas: tuple[Quota, ...] = ()
     soundness: Soundness = field(default_factory=Soundness)
+    masks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.operations, Operations):

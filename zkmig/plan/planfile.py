@@ -30,6 +30,7 @@ from zkmig.plan.creates import Creates, Operations
 from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, Pin, RaiseCounter, WriteData
 from zkmig.plan.plan import Limits, Plan, SourcePin, TargetPin
 from zkmig.plan.soundfile import header_of, items_of, soundness_of
+from zkmig.policy.captures import CapturePattern
 from zkmig.policy.leftout import LeftOut
 
 FORMAT = sealed.Format(b"zkplan\0", 3, "plan file", "zkmig plan", oldest=2)
@@ -234,6 +235,7 @@ def _build(header: dict[str, Any], sections: dict[str, list[Any]]) -> Plan:
         left_out=LeftOut.of_plain(header.pop("left_out")),
         quotas=tuple(Quota(path, text) for path, text in header.pop("quotas")),
         soundness=soundness_of(header.pop("soundness", None), sections["baseline"]),
+        masks=tuple(CapturePattern.parse(text).text for text in header.pop("masks", ())),  # none in version 2
         **header,
     )
 
