@@ -1,7 +1,7 @@
 """Patterns with captures: `/services/{svc}/active` describes paths and names what stands in the place of each capture.
 
     /services/{svc}/active      {svc} is one whole component
-    /shards/shard-{n}           or part of one, with text around it
+    /shards/shard-{n}           or part of one; between two captures stands text, of which the first place counts
     /pools/*                    `*` is any one component, without a name
     /pools/**                   `**` any number of them, none included; at most one, so that a path fits in one way
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -51,29 +51,64 @@ def _pieces(component: str, where: str) -> tuple[_Piece, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Component:
-    """What one component has to look like. literal: None unless it can be one text only. names: of its captures."""
+    """What one component has to look like: texts[0] {names[0]} texts[1] {names[1]} ... texts[-1].
 
-    literal: str | None
-    fits: re.Pattern[str]
-    names: tuple[str, ...]
+    `*` is a capture without a name. Between two captures there is text, and each stands for one character at least.
+    """
+
+    texts: tuple[str, ...]
+    names: tuple[str, ...] = ()
+
+    @property
+    def literal(self) -> str | None:
+        """The one name that it fits; None if there may be others."""
+        return None if self.names else self.texts[0]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether every name fits."""
+        return self.texts == ("", "")
 
     def match(self, name: str) -> Captures | None:
-        if self.literal is not None:
-            return {} if name == self.literal else None
-        found = self.fits.fullmatch(name)
-        return found.groupdict() if found else None
+        """No regular expression: with several captures one can take longer than anybody waits for a hostile name.
+
+        The first text there is ends a capture. That finds a fit wherever there is one, since it leaves most behind it.
+        """
+        first, *between, last = self.texts if self.names else (self.texts[0], "")
+        if not self.names:
+            return {} if name == first else None
+        stop = len(name) - len(last)
+        if stop <= len(first) or not name.startswith(first) or not name.endswith(last):
+            return None
+        found: dict[str, str] = {}
+        start = len(first)
+        for capture, text in zip(self.names, between, strict=False):
+            end = name.find(text, start + 1, stop)
+            if end < 0:
+                return None
+            found[capture] = name[start:end]
+            start = end + len(text)
+        if start >= stop:
+            return None
+        found[self.names[-1]] = name[start:stop]
+        found.pop("", None)
+        return found
 
 
 def _component(text: str, where: str) -> _Component:
     if text == ONE:
-        return _Component(None, re.compile(r".+", re.DOTALL), ())
+        return _Component(("", ""), ("",))
     pieces = _pieces(text, where)
-    names = tuple(name for is_capture, name in pieces if is_capture)
     if any(one[0] and other[0] for one, other in itertools.pairwise(pieces)):
         raise BadInput(f"two captures side by side in {text!r}", where, "put text between them")
-    expression = "".join(f"(?P<{name}>.+?)" if is_capture else re.escape(name) for is_capture, name in pieces)
-    literal = "".join(name for _, name in pieces) if not names else None
-    return _Component(literal, re.compile(expression, re.DOTALL), names)
+    texts, names = [""], []
+    for is_capture, piece in pieces:
+        if is_capture:
+            names.append(piece)
+            texts.append("")
+        else:
+            texts[-1] = piece
+    return _Component(tuple(texts), tuple(names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,74 +153,125 @@ class CapturePattern:
 
     def match(self, path: str) -> Captures | None:
         """What an absolute path says for each capture; None if it does not fit."""
-        names = path[1:].split("/") if path != "/" else []
+        names = _names_of(path)
         components = self._components
-        if None in components:
-            many = components.index(None)
-            behind = len(components) - many - 1
-            if len(names) < many + behind:
-                return None
-            pairs = [*zip(components[:many], names, strict=False)]
-            pairs += zip(components[many + 1 :], names[len(names) - behind :], strict=True)
-        elif len(names) != len(components):
+        if None not in components:
+            return _match_all(components, names)
+        many = components.index(None)
+        behind = len(components) - many - 1
+        if len(names) < many + behind:
             return None
-        else:
-            pairs = list(zip(components, names, strict=True))
-        found: dict[str, str] = {}
-        for component, name in pairs:
-            assert component is not None
-            captured = component.match(name)
-            if captured is None:
-                return None
-            found |= captured
-        return found
+        found = _match_all(components[:many], names[:many])
+        below = _match_all(components[many + 1 :], names[len(names) - behind :]) if found is not None else None
+        return None if found is None or below is None else {**found, **below}
 
-    def find(self, snapshot: Snapshot) -> Iterator[tuple[int, Captures]]:
+    def may_reach(self, path: str) -> bool:
+        """Whether a path there or below can fit."""
+        for at, name in enumerate(_names_of(path)):
+            if at == len(self._components):
+                return False
+            component = self._components[at]
+            if component is None:
+                return True
+            if component.match(name) is None:
+                return False
+        return True
+
+    def find(self, snapshot: Snapshot) -> Iterator[Found]:
         """Index and captures of each node that fits, in tree order. Only what can fit is looked at: text leads straight
         to one child, and `*` and captures to all of them."""
-        root, top = snapshot.root, self.top
-        if not paths.overlap(root, top):
-            return
-        start = top if paths.contains(root, top) else root
-        if start not in snapshot:
-            return
-        depth = 0 if start == "/" else start.count("/")
-        if None in self._components[:depth]:
-            depth = self._components.index(None)
-        begun = self._captures_above(start, depth)
-        if begun is not None:
-            yield from self._descend(snapshot, snapshot.index(start), depth, begun)
-
-    def _captures_above(self, start: str, depth: int) -> Captures | None:
-        found: dict[str, str] = {}
-        for component, name in zip(self._components[:depth], start[1:].split("/"), strict=False):
+        above = _names_of(snapshot.root)
+        many = self._components.index(None) if None in self._components else len(self._components)
+        if len(above) > many:
+            # The root lies within what `**` stands for, or deeper than anything that can fit.
+            return self._fitting(snapshot) if None in self._components else iter(())
+        captures = _match_all(self._components[: len(above)], above)
+        if captures is None:
+            return iter(())
+        found: Iterator[Found] = iter(((0, captures),))
+        for component in self._components[len(above) : many]:
             assert component is not None
-            captured = component.match(name)
-            if captured is None:
-                return None
-            found |= captured
-        return found
+            found = _children(snapshot, component, found)
+        return found if many == len(self._components) else _below(snapshot, self._components[many + 1 :], found)
 
-    def _descend(self, snapshot: Snapshot, node: int, depth: int, found: Captures) -> Iterator[tuple[int, Captures]]:
-        if depth == len(self._components):
-            yield node, found
-            return
-        component = self._components[depth]
-        if component is None:
-            for below in range(node, snapshot.columns.ends[node]):
-                captured = self.match(snapshot.path_at(below))
+    def _fitting(self, snapshot: Snapshot) -> Iterator[Found]:
+        for node in range(len(snapshot)):
+            captures = self.match(snapshot.path_at(node))
+            if captures is not None:
+                yield node, captures
+
+
+Found = tuple[int, Captures]  # index of a node, and what its path says
+
+
+def _names_of(path: str) -> list[str]:
+    return path[1:].split("/") if path != "/" else []
+
+
+def _match_all(components: Sequence[_Component | None], names: Sequence[str]) -> Captures | None:
+    """Of as many names as components, none of them `**`."""
+    if len(components) != len(names):
+        return None
+    found: dict[str, str] = {}
+    for component, name in zip(components, names, strict=True):
+        assert component is not None
+        captured = component.match(name)
+        if captured is None:
+            return None
+        found |= captured
+    return found
+
+
+def _children(snapshot: Snapshot, component: _Component, found: Iterator[Found]) -> Iterator[Found]:
+    """Of each node, the children that fit."""
+    literal = component.literal
+    for node, captures in found:
+        if literal is not None:
+            child = _child(snapshot, node, literal)
+            if child is not None:
+                yield child, captures
+        elif component.is_open and component.names == ("",):
+            for child in snapshot.children_at(node):
+                yield child, captures
+        else:
+            start = len(snapshot.columns.path_bytes(node).rstrip(b"/")) + 1
+            for child in snapshot.children_at(node):
+                captured = component.match(snapshot.columns.path_bytes(child)[start:].decode())
                 if captured is not None:
-                    yield below, captured
-            return
-        if component.literal is not None:
-            child = paths.join(snapshot.path_at(node), "/" + component.literal)
-            if child in snapshot:
-                yield from self._descend(snapshot, snapshot.index(child), depth + 1, found)
-            return
-        for below in snapshot.children_at(node):
-            captured = component.match(paths.name(snapshot.path_at(below)))
-            if captured is not None:
-                yield from self._descend(snapshot, below, depth + 1, {**found, **captured})
+                    yield child, {**captures, **captured}
+
+
+SEARCHED_MIN = 32  # nodes below one, from which on a search over all of the tree beats a look at each child
+
+
+def _child(snapshot: Snapshot, node: int, name: str) -> int | None:
+    path = paths.join(snapshot.path_at(node), "/" + name)
+    if snapshot.columns.ends[node] - node >= SEARCHED_MIN:
+        try:
+            return snapshot.index(path)
+        except KeyError:
+            return None
+    encoded = path.encode()
+    return next((child for child in snapshot.children_at(node) if snapshot.columns.path_bytes(child) == encoded), None)
+
+
+def _below(snapshot: Snapshot, tail: Sequence[_Component | None], found: Iterator[Found]) -> Iterator[Found]:
+    """Of each node, itself and all below it whose last names fit; the first of them lies below the node."""
+    ends = snapshot.columns.ends
+    last = tail[-1].literal if tail and tail[-1] is not None else None
+    suffix = b"/" + last.encode() if last is not None else b""
+    for node, captures in found:
+        if not tail:
+            for below in range(node, ends[node]):
+                yield below, captures
+            continue
+        start = len(snapshot.columns.path_bytes(node).rstrip(b"/")) + 1
+        for below in range(node + 1, ends[node]):
+            path = snapshot.columns.path_bytes(below)
+            if path.endswith(suffix):
+                captured = _match_all(tail, path[start:].decode().split("/")[-len(tail) :])
+                if captured is not None:
+                    yield below, {**captures, **captured}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +289,8 @@ class Template:
             if is_capture and name != VALUE and name not in known:
                 have = ", ".join(f"{{{each}}}" for each in (VALUE, *sorted(known)))
                 raise BadInput(f"{{{name}}} is not captured", text, f"there are {have}")
+        if (True, VALUE) not in pieces:
+            raise BadInput(f"it does not say where {{{VALUE}}} stands", text, "write it like /pools/{value}")
         if not text.startswith("/") and text != f"{{{VALUE}}}":
             raise BadInput(
                 "it wants an absolute path", text, "write it like /pools/{value}, or {value} for a whole path"
