@@ -31,6 +31,7 @@ from zkmig.model.scope import Scope
 from zkmig.plan import planfile
 from zkmig.plan.make import TargetScope, make_plan
 from zkmig.plan.plan import Limits
+from zkmig.policy.policy import AnyPolicy
 from zkmig.source.ensemble import scan_or_none
 from zkmig.source.location import parse_hosts
 from zkmig.stop import StopRequest
@@ -282,7 +283,13 @@ class Site:
         return read_record(self._looker, self.names)[0]
 
     def plan(
-        self, tree: Tree, *, limits: Limits = SMALL_BATCHES, client: Client | None = None, pinned: bool = True
+        self,
+        tree: Tree,
+        *,
+        limits: Limits = SMALL_BATCHES,
+        client: Client | None = None,
+        pinned: bool = True,
+        policy: AnyPolicy = None,
     ) -> SealedPlan:
         """The plan that turns what is there into `tree`, for the epoch after the committed one."""
         client = client or self.client()
@@ -291,6 +298,7 @@ class Site:
         plan = make_plan(
             snapshot_of(tree, self.root),
             scan_or_none(client, Scope(self.root)),
+            policy=policy,
             limits=limits,
             target_root=self.root,
             hosts=tuple(parse_hosts(self.server.hosts)),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.scopes import AFTER, BEFORE, Site
+from zkmig.apply import forward
 from zkmig.apply.forward import Forward
 from zkmig.epoch.transitions import State
 from zkmig.errors import Conflict
@@ -75,12 +76,12 @@ def test_a_late_foreign_write_is_shown_on(
 def test_without_the_checks_a_view_goes_back(site: Site, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: the reader that has seen the foreign value is shown the older one while the epoch is open."""
 
-    def none_fits(_self: Forward, _checks: object) -> Iterator[Check]:
-        return iter(())
+    def none_fits(_checks: object, _room: int) -> list[Check]:
+        return []
 
     site.init(BEFORE)
     plan = site.plan(AFTER, limits=Limits())
-    monkeypatch.setattr(Forward, "_fitting", none_fits)
+    monkeypatch.setattr(forward, "fitting", none_fits)
     seen = looking(site, reader, WRITTEN, monkeypatch)
     with pytest.raises(Conflict, match="stopped before batch"):
         site.apply(plan)

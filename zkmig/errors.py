@@ -126,7 +126,7 @@ class ActingRefused(Refused):
 class Conflict(ZkmigError):
     """Somebody else wrote a path of the plan; their value stands.
 
-    may_go_on: whether `resume` can pass once somebody has removed what stands in the way. A node that was written is
+    may_go_on: whether `resume` can pass once somebody has put right what stands in the way. A node that was written is
     not such: its version has moved, and nothing brings it back.
     """
 

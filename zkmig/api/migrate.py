@@ -158,7 +158,8 @@ class _LiveTarget:
         place = self._place
         with self._access.client(place) as client:
             scope = self._pin(client)  # before the tree: what changes in between makes the plan stale, not wrong
-            tops = target_tops(policy, source, place.path)
+            # Rules may speak of what is not selected.
+            tops = () if policy.rules else target_tops(policy, source, place.path)
             target = scan_target(self._access, place, client, excludes, self._control, progress, tops)
             if target is None and scope is not None:
                 self._require_parent(client)

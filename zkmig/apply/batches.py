@@ -11,7 +11,7 @@ from zkmig.plan.plan import Plan
 from zkmig.source.bulk import NodeRead, read_nodes
 from zkmig.wire.client import Client
 from zkmig.wire.packed import PackedOperations
-from zkmig.wire.requests import SetData, WriteOp, encode_parts
+from zkmig.wire.requests import Check, SetData, WriteOp, encode_parts, operation_size
 
 CURSOR = 0  # the cursor's place among a batch's operations, behind the guard
 
@@ -110,3 +110,14 @@ def describe(operation: Operation) -> str:
             return f"delete {operation.path}"
         case RaiseCounter():
             return f"raise counter {operation.path} to {operation.to}"
+
+
+def fitting(checks: Iterable[Check], room: int) -> list[Check]:
+    """As many as fit into so many bytes of a multi, in their order."""
+    found: list[Check] = []
+    for check in checks:
+        room -= operation_size(check)
+        if room < 0:
+            break
+        found.append(check)
+    return found

@@ -11,6 +11,7 @@ from itertools import chain
 from zkmig.apply.drain import refuse_unknown
 from zkmig.apply.earlier import explain_stale, refuse_ended
 from zkmig.apply.forward import Forward, finish_pending
+from zkmig.apply.judging import Rulings
 from zkmig.apply.options import Applied, Options
 from zkmig.apply.preflight import examine
 from zkmig.apply.preimage import take_preimage
@@ -134,6 +135,7 @@ def _apply(
         refuse(findings)
         for finding in findings:
             options.say(f"warning: {finding}")
+        Rulings(client, plan, names.control, options.say).predicted()
         return Applied(record.epoch, None, plan.writes, len(plan.batch_ends), plan.why_not_single_shot() is None)
 
     def admit(record: Record) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from zkmig.apply.status import Status
 from zkmig.epoch.attempts import Fate
-from zkmig.epoch.record import Held, Owner, Record
+from zkmig.epoch.record import RULES, Held, Owner, Record
 from zkmig.epoch.transitions import MIGRATING, State
 from zkmig.model.path import CONTROL_ROOT
 
@@ -47,8 +47,8 @@ def _while_migrating(status: Status) -> Iterator[str]:
     if record.state is State.PREPARING and status.blocking:
         yield "it waits for what blocks: --evict NAME does without"
     if record.state is State.OPEN and record.conflict is not None:
-        way = "roll back"
-        yield f"{way}; or resume, once what stands there is removed by hand" if record.conflict.may_go_on else way
+        mended = "the tree is mended" if record.conflict.operation == RULES else "what stands there is removed by hand"
+        yield f"roll back; or resume, once {mended}" if record.conflict.may_go_on else "roll back"
     if plan_elsewhere(status) is not None:
         yield "resume needs its plan, which is not here"
 

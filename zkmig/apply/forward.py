@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from zkmig.apply.aclsteps import finals, tightenings, write_acls
-from zkmig.apply.batches import CURSOR, BatchWriter
+from zkmig.apply.batches import CURSOR, BatchWriter, fitting
 from zkmig.apply.conflicts import PutBacks, acls_given, examine_conflict
 from zkmig.apply.drain import Drain, settle_evicted
+from zkmig.apply.judging import Rulings, public_reason, reason_of
 from zkmig.apply.options import DRAIN_TIMEOUT_S, Applied, Options, Progress, say_hold
 from zkmig.apply.pacing import Pacing, paced
 from zkmig.apply.preflight import examine
@@ -28,9 +29,9 @@ from zkmig.epoch.attempts import Fate, PutBack, own_note, shortened, transition_
 from zkmig.epoch.control import AttemptPaths
 from zkmig.epoch.journal import Journal, load
 from zkmig.epoch.owner import HEAD_LENGTH, Migrator
-from zkmig.epoch.record import ConflictNote, LastOutcome, Pending, Record
+from zkmig.epoch.record import RULES, ConflictNote, LastOutcome, Pending, Record
 from zkmig.epoch.transitions import State
-from zkmig.errors import Conflict, NotPermitted, Outcome, PlanImpossible, Refused, Stopped, ZkmigError
+from zkmig.errors import Conflict, NotPermitted, Outcome, PlanImpossible, Refused, RuleViolated, Stopped, ZkmigError
 from zkmig.model.quota import Quota
 from zkmig.plan.operations import DeleteNode, WriteData
 from zkmig.plan.plan import RECORD_BYTES_MAX, Plan
@@ -44,6 +45,10 @@ from zkmig.wire.requests import MULTI_OVERHEAD, Check, Multi, WriteOp, frame_siz
 # What a caller of `Forward` needs to name is found here too.
 __all__ = ["DRAIN_TIMEOUT_S", "Applied", "Forward", "Options", "Progress", "abort", "attempt_of", "cursor_version"]
 
+JUDGED_MAX = 10  # how often, before a tree that others keep changing is left to people
+KEEPS_CHANGING = "keeps changing while it is judged by the rules"
+UNSOUND_NAMED_MAX = 20
+
 
 @dataclass
 class Forward:
@@ -55,6 +60,10 @@ class Forward:
     options: Options
     journal: Journal = field(default_factory=lambda: Journal(()))  # what the plan creates may be left out
     zxids: dict[int, int] = field(default_factory=dict)  # at which a batch has applied, as far as answers have told
+    rulings: Rulings = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rulings = Rulings(self.migrator.client, self.plan, self.migrator.names.control, self.options.say)
 
     # -- the whole way ------------------------------------------------------------------------------------------------
 
@@ -63,6 +72,7 @@ class Forward:
         single_shot = self._probe_frames(self.decide_single_shot())
         preimage = take_preimage(self.migrator.client, self.plan, self.migrator.record.root)
         self._preflight(preimage)
+        self.rulings.predicted()
         with self._paced(0 if single_shot else len(self.plan.batch_ends)) as pacing:
             try:
                 uploaded = upload(self.migrator, self.plan, self.plan_hash, preimage, epoch, self.options, pacing)
@@ -99,6 +109,7 @@ class Forward:
             self.options.say("draining")
             Drain(self.migrator, self.options.drain_timeout_s, self.options.say, self.options.evict).wait()
             recheck(self.migrator.client, self.plan, self.migrator.record.root)
+            self.rulings.predicted()
         except ZkmigError as error:
             self._abort_before_writing(error)
             raise
@@ -110,7 +121,7 @@ class Forward:
     def _abort_before_writing(self, error: ZkmigError) -> None:
         """Nothing was written yet, so that nobody needs to wait for a decision, whatever has gone wrong."""
         try:
-            abort(self.migrator, error.what)
+            abort(self.migrator, reason_of(error) if isinstance(error, RuleViolated) else error.what)
         except ZkmigError:
             if isinstance(error, Refused | Stopped):
                 raise  # else the first one says more
@@ -118,7 +129,6 @@ class Forward:
     def _from_open(self, pacing: Pacing) -> Applied:
         self._tighten()
         self._write_batches(pacing)
-        self._verify()
         return dataclasses.replace(self._commit(), tempo=pacing.seen())
 
     # -- before the epoch ---------------------------------------------------------------------------------------------
@@ -200,7 +210,7 @@ class Forward:
         may have shown it already. Of absence there is no check.
         """
         pinned = (op for op in self.plan.ordered.rest if isinstance(op, WriteData | DeleteNode))
-        checks = list(self._fitting(Check(op.path, op.pin.version) for op in pinned))
+        checks = fitting((Check(op.path, op.pin.version) for op in pinned), self._room())
         result = self.migrator.transition(self.migrator.record.moved("open", State.OPEN), checks)
         if result.failed_index is not None:
             self._give_up(checks[result.failed_index - HEAD_LENGTH].path, result, "open")
@@ -252,6 +262,30 @@ class Forward:
         error.may_go_on = conflict.may_go_on
         raise error
 
+    def _judge_written(self) -> None:
+        """A conflict where the tree as written is not sound: what the plan leads to was, so others have changed it."""
+        found = self.rulings.written()
+        if found:
+            what = f"the tree as written is not sound: {found[0]}"
+            self._record_unsound(what, found[0].path, public_reason(found[0]), list(map(str, found[1:])))
+
+    def _record_unsound(self, what: str, path: str, reason: str, others: Sequence[str] = ()) -> NoReturn:
+        """what, others: for the operator, with digests; reason: for the record, which everybody reads."""
+        conflict = ConflictNote(path, RULES, reason, len(self.plan.batch_ends))
+        self._must(self.migrator.record.updated(conflict=conflict), conflict=conflict)
+        error = Conflict(
+            f"{what}; the migration stopped before its commit",
+            "",
+            "roll back with zkmig rollback, or mend the tree and resume",
+            Outcome.PARTLY_WRITTEN,
+        )
+        error.may_go_on = conflict.may_go_on
+        for other in others[:UNSOUND_NAMED_MAX]:
+            error.add_note(f"  also: {other}")
+        if len(others) > UNSOUND_NAMED_MAX:
+            error.add_note(f"  also: {len(others) - UNSOUND_NAMED_MAX} more")
+        raise error
+
     def _examined(self, deviation: Deviation, operation: str, batch: int) -> tuple[ConflictNote, tuple[PutBack, ...]]:
         entry = next((one for one in self.journal.entries if one.path == deviation.path and one.before), None)
         is_behind = operation in ("verify", "commit")
@@ -279,14 +313,28 @@ class Forward:
             self._record_conflict(deviations[0], "verify", len(self.plan.batch_ends))
 
     def _commit(self) -> Applied:
+        """Verify, judge and commit; again where what the verdict relied on has changed in between."""
         total = len(self.plan.batch_ends)
-        record = self._committed("commit")
-        checks = [Check(self._attempt().cursor, total), *self._path_checks()]
-        before_commit = self.migrator.client.last_zxid
-        result = self._transition_to_commit(record, checks, single_shot=False)
-        if result.failed_index is not None:
-            failed = checks[result.failed_index - HEAD_LENGTH]
-            self._record_conflict(Deviation(failed.path, "changed just before the commit"), "commit", total)
+        for _ in range(JUDGED_MAX):
+            self._verify()
+            self._judge_written()
+            room = self._room()
+            relied = fitting(self.rulings.checks(), room // 2)
+            rest = room - sum(map(operation_size, relied))
+            # Of as many plan paths as fit: written ones first, whose old versions others may still expect.
+            written = fitting((Check(node.path, node.version) for node in written_nodes(self.plan)), rest)
+            checks = [*relied, Check(self._attempt().cursor, total), *written]
+            before_commit = self.migrator.client.last_zxid
+            result = self._transition_to_commit(self._committed("commit"), checks, single_shot=False)
+            if result.failed_index is None:
+                break
+            failed = result.failed_index - HEAD_LENGTH
+            path = checks[failed].path
+            if failed >= len(relied):
+                self._record_conflict(Deviation(path, "changed just before the commit"), "commit", total)
+            self.options.say(f"{path} has changed since it was judged")
+        else:
+            self._record_unsound(f"{path} {KEEPS_CHANGING}", path, KEEPS_CHANGING)
         deviations = finish_pending(self.migrator, self.journal, self.plan.quotas, self.options)
         settle_evicted(self.migrator, before_commit)
         return self._applied(total, False, deviations)
@@ -303,26 +351,34 @@ class Forward:
             conflict=None,
         )
 
-    def _path_checks(self) -> Iterator[Check]:
-        """Of as many plan paths as fit: written ones first, whose old versions others may still expect."""
-        return self._fitting(Check(node.path, node.version) for node in written_nodes(self.plan))
-
-    def _fitting(self, checks: Iterable[Check]) -> Iterator[Check]:
-        """As many as fit a usual batch."""
-        budget = self.plan.limits.batch_bytes_max - frame_size(Multi(self.migrator.head())) - RECORD_BYTES_MAX
-        for check in checks:
-            budget -= operation_size(check)
-            if budget < 0:
-                return
-            yield check
+    def _room(self) -> int:
+        """Bytes for checks in a transition that is no larger than a usual batch."""
+        return self.plan.limits.batch_bytes_max - frame_size(Multi(self.migrator.head())) - RECORD_BYTES_MAX
 
     def _commit_single_shot(self) -> Applied:
         writer = BatchWriter(self.migrator.client, self.plan, self._attempt().cursor, 0)
         writes = writer.all_writes()
-        before_commit = self.migrator.client.last_zxid
-        result = self._transition_to_commit(self._committed("commit_single_shot"), writes, single_shot=True)
-        if result.failed_index is not None:
-            self._give_up(writes[result.failed_index - HEAD_LENGTH].path, result, "single shot")
+        for _ in range(JUDGED_MAX):
+            relied = fitting(self.rulings.checks(), self.plan.limits.batch_bytes_max - self.plan.single_shot_bytes)
+            before_commit = self.migrator.client.last_zxid
+            record = self._committed("commit_single_shot")
+            result = self._transition_to_commit(record, [*relied, *writes], single_shot=True)
+            if result.failed_index is None:
+                break
+            failed = result.failed_index - HEAD_LENGTH
+            if failed >= len(relied):
+                self._give_up(writes[failed - len(relied)].path, result, "single shot")
+            path = relied[failed].path
+            self.options.say(f"{path} has changed since it was judged")
+            try:
+                recheck(self.migrator.client, self.plan, self.migrator.record.root)
+                self.rulings.predicted()
+            except ZkmigError as error:
+                self._abort_before_writing(error)
+                raise
+        else:
+            abort(self.migrator, f"{path} {KEEPS_CHANGING}")
+            raise Conflict(f"{KEEPS_CHANGING}; nothing was written", path, "stop what writes it, then apply again")
         deviations = finish_pending(self.migrator, self.journal, self.plan.quotas, self.options)
         settle_evicted(self.migrator, before_commit)
         return self._applied(0, True, deviations)

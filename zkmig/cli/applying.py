@@ -202,7 +202,7 @@ def ways_on(plan_file: str | None, at: str | None, scope: str | None, control: s
             if isinstance(error, Conflict):  # to go on would meet the same foreign change again
                 error.add_note(f"  take back:     {rollback}")
                 if error.may_go_on:
-                    error.add_note(f"  or go on, once what stands in the way is removed by hand:  {resume}")
+                    error.add_note(f"  or go on, once what stands in the way is put right by hand:  {resume}")
             else:
                 error.add_note(f"  go on with:    {resume}")
                 error.add_note(f"  or take back:  {rollback}")

@@ -96,6 +96,9 @@ class Pending:
         return f"{' and '.join(parts)} of epoch {self.epoch}"
 
 
+RULES = "rules"  # operation of a conflict: the tree as written is against a rule of its plan
+
+
 @dataclass(frozen=True, slots=True)
 class ConflictNote:
     """A foreign write that stopped the migration: path, what was expected there and what was found; never data.
@@ -120,10 +123,13 @@ class ConflictNote:
 
     @property
     def may_go_on(self) -> bool:
-        """Whether `resume` can pass once somebody has removed what stands in the way: a node, or a child, too many.
+        """Whether `resume` can pass once somebody has put right what stands in the way: a node, or a child, too many.
 
-        A node that was written is not such: its version has moved, and nothing brings it back.
+        A node that was written is not such: its version has moved, and nothing brings it back. A tree that is against
+        a rule can be mended, so that it is judged again.
         """
+        if self.operation == RULES:
+            return True
         if self.operation != "write" or self.found_version is None:
             return False
         found = (self.found_version, self.found_czxid)

@@ -49,7 +49,7 @@ def predict(target: Snapshot | None, root: str, operations: Operations, acl_step
         builder.add(create.path, create.data, create.acl, _UNBORN, create.kind, create.ttl_ms)
     scope = target.scope if target is not None else Scope(root)
     made = builder.build(scope, Provenance(f"the plan for {root}"), _PREDICTED)
-    return _with_acls(made, {step.path: step.final for step in acl_steps})
+    return with_acls(made, {step.path: step.final for step in acl_steps})
 
 
 _UNBORN = Stat(*[0] * len(STAT_TYPECODES))
@@ -83,7 +83,8 @@ def _extend(builder: SnapshotBuilder, creates: Creates) -> None:
     builder.ttls |= {first + index: ttl for index, ttl in creates.ttls.items()}
 
 
-def _with_acls(snapshot: Snapshot, acls: dict[str, AclList]) -> Snapshot:
+def with_acls(snapshot: Snapshot, acls: dict[str, AclList]) -> Snapshot:
+    """The same tree with these ACLs on those of the paths that it has."""
     wanted = {snapshot.index(path): acl for path, acl in acls.items() if path in snapshot}
     if not wanted:
         return snapshot

@@ -1,0 +1,368 @@
+"""The outage as a policy: what empties a server set or takes away more than 10 % of the hosts is written by nobody.
+
+Method: a tree of hosts, server sets that name them and services that name a set, on a real server, with the rules of
+that site. A plan that breaks one is refused when it is made. A sound plan meets a tree that somebody else tampers with
+at each stage of its way: before it is applied, while it waits for others, among its batches, and after the last
+judgement. Negative controls: with the judgement, or with the checks of what it relied on, switched off, the unsound
+tree is committed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.interruptions import at, when_said
+from tests.scopes import Site, settled
+from tests.trees import Node, Tree
+from zkmig.apply import forward
+from zkmig.apply.engine import SealedPlan
+from zkmig.apply.forward import Options
+from zkmig.apply.judging import Rulings
+from zkmig.epoch.attempts import read_attempts
+from zkmig.epoch.transitions import State
+from zkmig.errors import EXIT_CONFLICT, EXIT_REFUSED, BadInput, Conflict, RuleViolated
+from zkmig.plan.plan import Limits
+from zkmig.policy.captures import CapturePattern, Template
+from zkmig.policy.policy import Policy
+from zkmig.policy.rules import MaxDeletions, NeverEmpty, Reference, Rules
+from zkmig.rules.violation import Violation
+from zkmig.wire.requests import Check
+
+HOSTS = 20
+BATCHES = Limits(batch_ops_max=4)  # several, each with room for the checks of a commit
+SECRET = b"CANARY-web"
+
+
+def tree(hosts: int = HOSTS, web: int = 3, active: bytes = b"web", rack: bytes = b"r1") -> Tree:
+    """hosts: how many there are; web: members of the set `web`; active: what the service names."""
+    return settled(
+        {
+            "": Node(b""),
+            "/hosts": Node(b""),
+            **{f"/hosts/h{number:02}": Node(rack) for number in range(hosts)},
+            "/sets": Node(b""),
+            "/sets/web": Node(SECRET),
+            **{f"/sets/web/m{number}": Node(json.dumps({"host": f"h{number:02}"}).encode()) for number in range(web)},
+            "/sets/spare": Node(b""),
+            "/sets/spare/m0": Node(b'{"host": "h00"}'),
+            "/services": Node(b""),
+            "/services/site": Node(active),
+            "/other": Node(b""),
+        }
+    )
+
+
+def policy(site: Site) -> Policy:
+    """The rules of the site, by absolute paths."""
+
+    def pattern(relative: str) -> CapturePattern:
+        return CapturePattern.parse(site.path(relative))
+
+    member, service = pattern("/sets/{set}/{member}"), pattern("/services/{service}")
+    return Policy(
+        rules=Rules(
+            references=(
+                Reference("member", member, Template.parse(site.path("/hosts/{value}"), member.names), "$.host"),
+                Reference("service", service, Template.parse(site.path("/sets/{value}"), service.names)),
+            ),
+            guardrails=(
+                MaxDeletions("hosts", pattern("/hosts/*"), share=0.1),
+                NeverEmpty("sets", pattern("/sets/*")),
+            ),
+        )
+    )
+
+
+@pytest.fixture
+def sealed(site: Site) -> SealedPlan:
+    """A sound plan in several batches: every host is written and the last one goes."""
+    site.init(tree())
+    return site.plan(tree(HOSTS - 1, rack=b"r2"), limits=BATCHES, policy=policy(site))
+
+
+def take_hosts(site: Site, *numbers: int) -> None:
+    """Somebody else takes these away; the plan touches none of them twice."""
+    for number in numbers:
+        site.kazoo.delete(site.path(f"/hosts/h{number:02}"))
+
+
+def empty_spare(site: Site) -> None:
+    """Somebody else empties a set that the plan does not touch."""
+    site.kazoo.delete(site.path("/sets/spare/m0"))
+
+
+def fill_spare(site: Site) -> None:
+    site.kazoo.create(site.path("/sets/spare/m0"), b'{"host": "h00"}')
+
+
+# -- at planning ------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_that_empties_a_set_is_refused(site: Site) -> None:
+    """One member left is sound, none is not; the violation names rule, path and cause, and no data."""
+    site.init(tree())
+    assert site.plan(tree(web=1), limits=BATCHES, policy=policy(site)).plan.soundness.verdict.is_sound
+    with pytest.raises(RuleViolated) as caught:
+        site.plan(tree(web=0), limits=BATCHES, policy=policy(site))
+    assert caught.value.exit_code == EXIT_REFUSED
+    assert "sets: " in caught.value.what
+    assert f"{site.path('/sets/web')}: it had children, and has none" in caught.value.what
+    assert "3 of its children are deleted by this plan" in caught.value.what
+
+
+def test_a_plan_that_removes_too_many_hosts_is_refused(site: Site) -> None:
+    """Two of twenty hosts may go, three may not."""
+    site.init(tree())
+    assert site.plan(tree(HOSTS - 2), limits=BATCHES, policy=policy(site)).plan.soundness.verdict.is_sound
+    with pytest.raises(RuleViolated, match=r"3 of 20 are gone .*at most 2 \(10 %\) may go"):
+        site.plan(tree(HOSTS - 3), limits=BATCHES, policy=policy(site))
+
+
+def test_a_reference_to_nowhere_is_refused_and_not_shown(site: Site) -> None:
+    """The set that a service names has to be there; what it names is data, of which only length and digest are told."""
+    site.init(tree())
+    with pytest.raises(RuleViolated) as caught:
+        site.plan(tree(active=b"CANARY-nowhere"), limits=BATCHES, policy=policy(site))
+    told = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+    assert site.path("/services/site") in told
+    assert "14 bytes, sha256" in told
+    assert "CANARY" not in told
+
+
+# -- before the first write -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("single_shot", ["never", "require"])
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_tampered_with_before_it_is_applied(site: Site, sealed: SealedPlan, single_shot: str, dry_run: bool) -> None:
+    """The plan writes no path that has changed, so that it is not stale; where it leads to is no longer sound."""
+    empty_spare(site)
+    before = site.look()
+    with pytest.raises(RuleViolated, match="sets/spare: it had children, and has none; others have changed") as caught:
+        site.apply(sealed, options=Options(single_shot=single_shot), dry_run=dry_run)
+    assert caught.value.exit_code == EXIT_REFUSED
+    assert site.look() == before
+    assert site.record().state is State.STABLE
+
+
+@pytest.mark.parametrize("single_shot", ["never", "require"])
+def test_tampered_with_while_it_waits(site: Site, sealed: SealedPlan, single_shot: str) -> None:
+    """Sound at first, and not after the drain: aborted before the first write; the history tells no digest."""
+    options = Options(single_shot=single_shot, say=when_said("draining", lambda: empty_spare(site)))
+    with pytest.raises(RuleViolated):
+        site.apply(sealed, options=options)
+    assert site.record().state is State.STABLE
+    last = site.record().last
+    assert last is not None
+    assert last.outcome == "aborted"
+    assert last.reason == f"{site.path('/sets/spare')}: against the rule 'sets'"
+    assert site.look()["/hosts/h00"].data == b"r1"
+
+
+def test_a_share_counts_what_others_took(site: Site, sealed: SealedPlan) -> None:
+    """The plan takes one host of twenty and somebody else two: together that is too much, though each alone is not."""
+    site.kazoo.create(site.path("/hosts/h77"), b"new since")  # makes up for nothing: it was not there
+    take_hosts(site, 19)  # as the plan would: so it is stale for its own delete, which says more
+    with pytest.raises(Exception, match="gone"):
+        site.apply(sealed)
+    site.kazoo.create(site.path("/hosts/h19"), b"r1")
+    plan = site.plan(tree(HOSTS - 1), limits=BATCHES, policy=policy(site))  # deletes h77 and h19, writes no other host
+    take_hosts(site, 17, 18)
+    with pytest.raises(RuleViolated, match=r"4 of 21 are gone"):
+        site.apply(plan)
+
+
+# -- among the writes, and before the commit --------------------------------------------------------------------------
+
+
+def among_the_batches(act: Callable[[], object]) -> Options:
+    return Options(single_shot="never", report=at("write", 2, act))
+
+
+def test_tampered_with_among_the_batches(site: Site, sealed: SealedPlan) -> None:
+    """Nothing is committed; the record names rule and path; the rollback takes everything back."""
+    before = site.look()
+    with pytest.raises(Conflict, match=r"the tree as written is not sound: sets: .*spare") as caught:
+        site.apply(sealed, options=among_the_batches(lambda: empty_spare(site)))
+    assert caught.value.exit_code == EXIT_CONFLICT
+    assert caught.value.may_go_on
+    record = site.record()
+    assert record.state is State.OPEN
+    assert record.conflict is not None
+    assert (record.conflict.path, record.conflict.operation) == (site.path("/sets/spare"), "rules")
+    assert record.conflict.reason == "against the rule 'sets'"
+    site.rollback()
+    fill_spare(site)
+    assert site.record().state is State.STABLE
+    after = site.look()
+    assert {path: seen.data for path, seen in after.items()} == {path: seen.data for path, seen in before.items()}
+
+
+def test_a_mended_tree_is_committed_by_resume(site: Site, sealed: SealedPlan) -> None:
+    """What stood against the commit is put right; until then each resume says the same."""
+    with pytest.raises(Conflict):
+        site.apply(sealed, options=among_the_batches(lambda: empty_spare(site)))
+    with pytest.raises(Conflict, match="not sound"):
+        site.resume(sealed)
+    fill_spare(site)
+    site.resume(sealed)
+    record = site.record()
+    assert (record.state, record.epoch, record.conflict) == (State.STABLE, 1, None)
+    assert site.look()["/hosts/h00"].data == b"r2"
+
+
+def test_without_the_judgement_it_is_committed(site: Site, sealed: SealedPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: nobody looks at the tree as written, and readers get a site with an empty server set."""
+
+    def not_judged(self: Rulings) -> list[Violation]:
+        self.last = None
+        return []
+
+    monkeypatch.setattr(Rulings, "written", not_judged)
+    site.apply(sealed, options=among_the_batches(lambda: empty_spare(site)))
+    assert site.record().epoch == 1
+    assert "/sets/spare/m0" not in site.look()
+
+
+def after_the_judgement(name: str, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Act when the last judgement before the commit has been given, once; how often it was given in all."""
+    judge, given = getattr(Rulings, name), list[int]()
+    last = 1 if name == "written" else 2  # predicted: before the journal, and after the drain
+
+    def judging(self: Rulings) -> object:
+        found = judge(self)
+        given.append(len(given) + 1)
+        if given[-1] == last:
+            act()
+        return found
+
+    monkeypatch.setattr(Rulings, name, judging)
+    return given
+
+
+def test_tampered_with_after_the_judgement(site: Site, sealed: SealedPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit itself finds out: the last member of a set has to be there in the transaction that commits."""
+    given = after_the_judgement("written", lambda: empty_spare(site), monkeypatch)
+    with pytest.raises(Conflict, match=r"not sound: sets: .*spare"):
+        site.apply(sealed)
+    assert given == [1, 2]
+    assert site.record().state is State.OPEN
+
+
+def test_tampered_with_before_the_single_shot(site: Site, sealed: SealedPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one transaction finds out likewise, and nothing is written."""
+    given = after_the_judgement("predicted", lambda: empty_spare(site), monkeypatch)
+    with pytest.raises(RuleViolated, match="spare"):
+        site.apply(sealed, options=Options(single_shot="require"))
+    assert given == [1, 2]  # the third has raised
+    last = site.record().last
+    assert last is not None
+    assert last.outcome == "aborted"
+    assert site.look()["/hosts/h00"].data == b"r1"
+
+
+@pytest.mark.parametrize(("name", "single_shot"), [("written", "never"), ("predicted", "require")])
+def test_without_the_checks_it_is_committed(
+    site: Site, sealed: SealedPlan, name: str, single_shot: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: the commit does not check what the verdict relied on."""
+
+    def none_fits(_checks: object, _room: int) -> list[Check]:
+        return []
+
+    monkeypatch.setattr(forward, "fitting", none_fits)
+    after_the_judgement(name, lambda: empty_spare(site), monkeypatch)
+    site.apply(sealed, options=Options(single_shot=single_shot))
+    assert site.record().epoch == 1
+    assert "/sets/spare/m0" not in site.look()
+
+
+@pytest.mark.parametrize(("name", "single_shot"), [("written", "never"), ("predicted", "require")])
+def test_what_does_no_harm_is_judged_again_and_committed(
+    site: Site, sealed: SealedPlan, name: str, single_shot: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service is pointed at another set in between; that is sound too, so it costs a second look and no more."""
+    given = after_the_judgement(name, lambda: site.kazoo.set(site.path("/services/site"), b"spare"), monkeypatch)
+    site.apply(sealed, options=Options(single_shot=single_shot))
+    assert given[-1] == (2 if name == "written" else 3)
+    assert site.record().epoch == 1
+    assert site.look()["/services/site"].data == b"spare"
+
+
+def test_what_keeps_changing_is_left_to_people(site: Site, sealed: SealedPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody writes what the rules look at all the time: after some looks the migration stops and says so."""
+    judge = Rulings.written
+
+    def judging(self: Rulings) -> object:
+        found = judge(self)
+        site.kazoo.set(site.path("/services/site"), b"web")
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Rulings, "written", judging)
+        with pytest.raises(Conflict, match="keeps changing while it is judged") as caught:
+            site.apply(sealed)
+    assert caught.value.may_go_on
+    site.resume(sealed)
+    assert site.record().epoch == 1
+
+
+def test_foreign_writes_of_a_plan_path_stay_conflicts(
+    site: Site, sealed: SealedPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that the plan has written, and that a rule relies on, is deleted in between: that is nobody's rule to
+    forgive, though two of twenty hosts may go."""
+    after_the_judgement("written", lambda: take_hosts(site, 5), monkeypatch)
+    with pytest.raises(Conflict, match="stopped before its commit") as caught:
+        site.apply(sealed)
+    assert caught.value.where == site.path("/hosts/h05")
+    assert not caught.value.may_go_on
+
+
+# -- what everybody reads ---------------------------------------------------------------------------------------------
+
+
+def test_nothing_public_tells_data_or_its_digest(site: Site, sealed: SealedPlan) -> None:
+    """A digest tells who can guess. The value that breaks the rule is in no record and no note."""
+    with pytest.raises(Conflict) as caught:
+        site.apply(
+            sealed, options=among_the_batches(lambda: site.kazoo.set(site.path("/services/site"), b"CANARY-gone"))
+        )
+    digest = caught.value.what.partition("sha256 ")[2][:12]
+    assert len(digest) == 12
+    assert "CANARY" not in str(caught.value)
+    public = repr(site.record()) + repr(read_attempts(site.client(), site.names, site.record()))
+    assert digest not in public
+    assert "CANARY" not in public
+
+
+def test_rules_are_judged_on_the_tree_that_they_speak_of(site: Site) -> None:
+    """A rule about another tree would find every plan sound; that is bad input."""
+    site.init(tree())
+    elsewhere = Policy(rules=Rules(guardrails=(NeverEmpty("elsewhere", CapturePattern.parse("/elsewhere/*")),)))
+    with pytest.raises(BadInput, match="lies outside of what is judged"):
+        site.plan(tree(web=0), limits=BATCHES, policy=elsewhere)
+
+
+def test_rules_survive_the_plan_file_and_a_second_migrator(site: Site, sealed: SealedPlan, tmp_path: object) -> None:
+    """The plan as read from its file is judged the same: rules, baseline and what was left out are in it."""
+    from zkmig.plan import planfile
+
+    path = f"{tmp_path}/p.zkplan"
+    planfile.write(sealed.plan, path)
+    plan, digest = planfile.read(path)
+    assert plan.soundness == sealed.plan.soundness
+    empty_spare(site)
+    with pytest.raises(RuleViolated, match="spare"):
+        site.apply(SealedPlan(plan, digest, path))
+
+
+def test_one_batch_or_many_make_no_difference(site: Site) -> None:
+    """The first migration of a tree that is not there yet is judged like any other."""
+    site.init(None, allow_empty=True)
+    plan = site.plan(tree(), limits=BATCHES, policy=policy(site))
+    site.apply(plan)
+    assert site.record().epoch == 1

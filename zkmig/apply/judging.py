@@ -1,0 +1,133 @@
+"""Judging: a plan's rules, held against its target on the servers, before the first write and before the commit.
+
+Planning has judged a tree that was read then. Others write meanwhile: paths that the plan does not touch make it no
+stale one, but may make what it leads to unsound. So the target is read again, and judged with what the rules knew of
+it when the plan was made: what is gone counts, whoever has taken it away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from zkmig.errors import BadInput, RuleViolated, StalePlan
+from zkmig.model.snapshot import Snapshot
+from zkmig.plan.plan import Plan
+from zkmig.plan.predict import predict, with_acls
+from zkmig.plan.soundness import against, causes, refuse
+from zkmig.rules.judge import judge
+from zkmig.rules.relied import relied_on
+from zkmig.rules.violation import Verdict, Violation
+from zkmig.source import ensemble as live
+from zkmig.source.read import make_scope
+from zkmig.wire.client import Client
+from zkmig.wire.requests import Check
+
+BY_OTHERS = "others have changed the tree since the plan was made"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A tree of the target, and what the plan's rules say of it. tree: as predicted or as written; read: as it was read
+    for that, None where its root is not there."""
+
+    tree: Snapshot
+    read: Snapshot | None
+    verdict: Verdict
+
+
+def judge_predicted(client: Client, plan: Plan, control: str, known: Snapshot | None = None) -> Judged:
+    """The tree that the plan leads to from the target as it is now. RuleViolated names what is against it.
+
+    known: as it was read before, which spares reading ACLs and children again. To be called when the plan was seen to
+    be no stale one.
+    """
+    rules = plan.soundness.rules
+    now = _read(client, plan, control, known)
+    try:
+        tree = predict(now, plan.target.root, plan.ordered, plan.acl_steps)
+    except (BadInput, KeyError) as error:
+        what = "the target has changed while it was judged: the plan fits it no longer"
+        raise StalePlan(what, plan.target.root, "plan again") from error
+    verdict = judge(rules, tree, plan.soundness.baseline).caused(_cause_of(plan))
+    refuse(verdict, rules, "the tree that this plan leads to by now is not sound", "plan again, or mend the target")
+    return Judged(tree, now, verdict)
+
+
+def judge_written(client: Client, plan: Plan, control: str, known: Snapshot | None = None) -> Judged:
+    """The tree as it is once all is written, with the ACLs that follow the commit. Nothing is raised for what is
+    against it."""
+    now = _read(client, plan, control, known)
+    if now is None:
+        raise BadInput("the root of the plan is gone", plan.target.root, "run zkmig status")
+    tree = with_acls(now, {step.path: step.final for step in plan.acl_steps})
+    verdict = judge(plan.soundness.rules, tree, plan.soundness.baseline)
+    return Judged(tree, now, verdict.caused(_cause_of(plan)))
+
+
+@dataclass
+class Rulings:
+    """What a plan's rules say on its way to the commit. Without rules nothing is read, and nothing is against it."""
+
+    client: Client
+    plan: Plan
+    control: str
+    say: Callable[[str], None]
+    last: Judged | None = None
+
+    def predicted(self) -> None:
+        """RuleViolated where the tree that the plan leads to, as the target is now, is not sound."""
+        if self.plan.soundness.rules:
+            self.say("judging what it leads to")
+            self.last = judge_predicted(self.client, self.plan, self.control, self._known)
+
+    def written(self) -> list[Violation]:
+        """What counts against the tree as written."""
+        if not self.plan.soundness.rules:
+            return []
+        self.say("judging what was written")
+        self.last = judge_written(self.client, self.plan, self.control, self._known)
+        return against(self.last.verdict, self.plan.soundness.rules)
+
+    def checks(self) -> Iterator[Check]:
+        """Of what the last verdict relies on and is there already, once each."""
+        if self.last is None or self.last.read is None:
+            return
+        found: dict[str, int] = {}
+        for path, version in relied_on(self.plan.soundness.rules, self.last.tree):
+            if path in self.last.read:
+                found[path] = max(version, found.get(path, version))
+        for path, version in found.items():
+            yield Check(path, version)
+
+    @property
+    def _known(self) -> Snapshot | None:
+        return self.last.read if self.last is not None else None
+
+
+def _cause_of(plan: Plan) -> Callable[[Violation], str]:
+    """The plan alone was found sound, so that what it has no part in comes from others."""
+    of_plan = causes(plan.ordered)
+    return lambda violation: of_plan(violation) or ("" if violation.is_old else BY_OTHERS)
+
+
+def public_reason(violated: Violation) -> str:
+    """What a record that everybody reads may say: no digest, which tells who can guess, and no name but the node's."""
+    return f"against the rule {violated.rule!r}"
+
+
+def reason_of(error: RuleViolated) -> str:
+    """The same of an error."""
+    first = next((each for each in error.violations if isinstance(each, Violation)), None)
+    return f"{first.path}: {public_reason(first)}" if first is not None else "against a rule"
+
+
+def _read(client: Client, plan: Plan, control: str, known: Snapshot | None) -> Snapshot | None:
+    scope = make_scope(plan.target.root, _excludes(plan, control), control)
+    return live.scan_or_none(client, scope, known=known)
+
+
+def _excludes(plan: Plan, control: str) -> list[str]:
+    """What was left out when it was read for the plan, less what always is."""
+    always = make_scope(plan.target.root, (), control).excludes
+    return [each for each in plan.soundness.excludes if each not in always]

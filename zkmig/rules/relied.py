@@ -1,0 +1,63 @@
+"""Relied on: the nodes that a sound verdict hangs on, so that the commit can make sure that they still stand.
+
+A verdict is about a tree that was read; others go on writing. What it relies on can be checked in the transaction that
+commits: that a node is there (ANY), or is there in the version that was judged. That something has been *added* no
+check can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from zkmig.model.snapshot import Snapshot
+from zkmig.policy.rules import (
+    JsonData,
+    MaxDeletions,
+    MaxSize,
+    MinChildren,
+    NeverEmpty,
+    Reference,
+    Rules,
+    SameCount,
+    Unchanged,
+)
+from zkmig.rules.references import find_links
+
+ANY = -1  # a version that any node of that path has
+
+
+def relied_on(rules: Rules, tree: Snapshot) -> Iterator[tuple[str, int]]:
+    """Path and version of nodes of a tree that was found sound; ANY where only its being there matters. A path may come
+    twice. What a check in Python looked at nobody knows."""
+    for reference in rules.references:
+        yield from _of_reference(reference, tree)
+    for rule in rules.guardrails:
+        match rule:
+            case MaxDeletions() | SameCount():
+                yield from ((tree.path_at(node), ANY) for node, _ in rule.pattern.find(tree))
+            case MinChildren():
+                yield from _with_children(tree, rule, rule.count)
+            case NeverEmpty():
+                yield from _with_children(tree, rule, 1)
+            case Unchanged() | MaxSize() | JsonData():
+                yield from (_as_judged(tree, node) for node, _ in rule.pattern.find(tree))
+
+
+def _of_reference(rule: Reference, tree: Snapshot) -> Iterator[tuple[str, int]]:
+    if not rule.required:
+        return
+    for node, link in find_links(rule, tree):
+        yield _as_judged(tree, node)
+        if link.target in tree:
+            yield link.target, ANY
+
+
+def _with_children(tree: Snapshot, rule: MinChildren | NeverEmpty, count: int) -> Iterator[tuple[str, int]]:
+    for node, _ in rule.pattern.find(tree):
+        yield tree.path_at(node), ANY
+        for _, child in zip(range(count), tree.children_at(node), strict=False):
+            yield tree.path_at(child), ANY
+
+
+def _as_judged(tree: Snapshot, node: int) -> tuple[str, int]:
+    return tree.path_at(node), tree.columns.stats.version[node]
