@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zkmig.api.holding import hold, release
     from zkmig.api.keeping import History, history, prune, remove
     from zkmig.api.migrate import apply, load_plan, make_plan, preflight, resume, rollback, save_plan
+    from zkmig.api.policies import load_policy
     from zkmig.api.revert import Reverted, plan_revert, revert
     from zkmig.api.scopes import Committed, committed, init
     from zkmig.api.status import status
@@ -83,6 +84,7 @@ _HOMES = {
     "zkmig.api.holding": ("hold", "release"),
     "zkmig.api.keeping": ("History", "history", "prune", "remove"),
     "zkmig.api.migrate": ("apply", "load_plan", "make_plan", "preflight", "resume", "rollback", "save_plan"),
+    "zkmig.api.policies": ("load_policy",),
     "zkmig.api.revert": ("Reverted", "plan_revert", "revert"),
     "zkmig.api.scopes": ("Committed", "committed", "init"),
     "zkmig.api.status": ("status",),
@@ -196,6 +198,7 @@ __all__ = [
     "hold",
     "init",
     "load_plan",
+    "load_policy",
     "make_plan",
     "plan_revert",
     "preflight",

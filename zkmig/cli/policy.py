@@ -1,7 +1,11 @@
-"""What an operator declares on the command line: --include, --map-path, --map-acl and the rest, as one Policy."""
+"""What an operator declares: --policy FILE, and on the command line --include, --map-path and the rest, as one Policy.
+
+What the command line says is added to what the file says.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +24,14 @@ from zkmig.wire.credential import Credential
 Function = Callable[..., Any]
 Decorator = Callable[[Function], Function]
 
+policy_option = click.option(
+    "--policy",
+    "policy_file",
+    envvar="ZKMIG_POLICY",
+    metavar="FILE",
+    help="What is meant and what a sound tree looks like, as TOML (docs/policy.md). Other options add to it. "
+    "ZKMIG_POLICY.",
+)
 include_option = click.option(
     "--include",
     "includes",
@@ -77,14 +89,26 @@ def policy_options(carrying: bool = False) -> Decorator:
     def decorate(function: Function) -> Function:
         @functools.wraps(function)
         def called(run: Run, *args: Any, **options: Any) -> Any:
-            return function(run, *args, policy=_policy(run, options), **options)
+            policy = _policy(run, options)
+            if not carrying:
+                _say_unused(run, policy)
+            return function(run, *args, policy=policy, **options)
 
         decorated: Function = called
-        for option in reversed((include_option, *_MAPPING, *(_CARRYING if carrying else ()))):
+        for option in reversed((policy_option, include_option, *_MAPPING, *(_CARRYING if carrying else ()))):
             decorated = option(decorated)
         return decorated
 
     return decorate
+
+
+def loaded_policy(run: Run, path: str | None) -> Policy | None:
+    """The policy of --policy; None where there is none."""
+    if not path:
+        return None
+    from zkmig.api.policies import load_policy  # only where there is one: it loads pydantic
+
+    return load_policy(path, run.session.get("auth"))
 
 
 def _policy(run: Run, options: dict[str, Any]) -> Policy:
@@ -94,15 +118,25 @@ def _policy(run: Run, options: dict[str, Any]) -> Policy:
         given = run.session.get("auth") or ()
         return parse_identity(text, [one for one in given if isinstance(one, Credential)])
 
+    base = loaded_policy(run, options.pop("policy_file")) or Policy()
     replaced = [AclRule.parse(text, resolve) for text in options.pop("map_acls")]
     dropped = [AclRule.parse_drop(text, resolve) for text in options.pop("drop_acls")]
-    return Policy(
-        includes=options.pop("includes"),
-        map_paths=tuple(map(PathRule.parse, options.pop("map_paths"))),
-        map_acls=(*replaced, *dropped),
-        kinds=tuple(map(KindRule.parse, options.pop("kinds", ()))),
-        quotas=options.pop("quotas", False),
+    return dataclasses.replace(
+        base,
+        includes=(*base.includes, *options.pop("includes")),
+        map_paths=(*base.map_paths, *map(PathRule.parse, options.pop("map_paths"))),
+        map_acls=(*base.map_acls, *replaced, *dropped),
+        # The first that matches decides: what was just typed goes before what a file says.
+        kinds=(*map(KindRule.parse, options.pop("kinds", ())), *base.kinds),
+        quotas=options.pop("quotas", False) or base.quotas,
     )
+
+
+def _say_unused(run: Run, policy: Policy) -> None:
+    if policy.rules:
+        run.say("note: the policy's rules are not judged here: zkmig check judges a tree, zkmig plan a change")
+    if policy.quotas:
+        run.say("note: quotas are not compared")
 
 
 def say_left_out(run: Run, left_out: LeftOut) -> None:

@@ -19,7 +19,7 @@ max_deletions = "10%"
 
 from __future__ import annotations
 
-import json
+import re
 import tomllib
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -37,7 +37,7 @@ from zkmig.policy.captures import CapturePattern, Template
 from zkmig.policy.identities import AclRule, stored_identity
 from zkmig.policy.jsondata import path_into
 from zkmig.policy.kinds import KindRule
-from zkmig.policy.lines import line_of, named
+from zkmig.policy.lines import Lines, named
 from zkmig.policy.policy import Policy
 from zkmig.policy.relocation import PathRule
 from zkmig.policy.rules import (
@@ -54,9 +54,12 @@ from zkmig.policy.rules import (
     Together,
     Unchanged,
 )
+from zkmig.policy.schema import loaded_schema
 
 FORMAT = 1
 FILE_BYTES_MAX = 1024 * 1024
+FAULTS_NAMED_MAX = 50
+COUNT_MAX = 2**31 - 1
 Resolve = Callable[[str], Identity]
 Pin = Callable[[str, str, str, str], PythonCheck]  # name, call, folder, reason
 
@@ -75,40 +78,50 @@ def _or_value_error(make: Callable[[str], Any]) -> Callable[[object], Any]:
     return made
 
 
-def _share(text: object) -> object:
+_SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?) ?%")
+_SIZE = re.compile(r"([0-9]{1,12}) ?(B|KiB|MiB)?")
+_UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20}
+
+
+def _share(given: object) -> object:
     """ "10%" as 0.1 in a tuple of its own, so that it cannot be taken for a count."""
-    if not isinstance(text, str):
-        return text
-    number, percent, rest = text.strip().partition("%")
-    try:
-        share = float(number) / 100
-    except ValueError:
-        share = -1.0
-    if not percent or rest or not 0 <= share <= 1:
+    if type(given) is int and 0 <= given <= COUNT_MAX:
+        return given
+    found = _SHARE.fullmatch(given) if isinstance(given, str) else None
+    if found is None or float(found[1]) > 100:
         raise ValueError('write a number of nodes, or a share like "10%"')
-    return (share,)
+    return (float(found[1]) / 100,)
 
 
-_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20}
-
-
-def _size(text: object) -> object:
-    if not isinstance(text, str):
-        return text
-    number = text.strip().rstrip("BKMi").strip()
-    unit = text.strip()[len(number) :].strip()
-    if not number.isascii() or not number.isdigit() or unit not in _UNITS:
+def _size(given: object) -> object:
+    if type(given) is int and 0 <= given <= COUNT_MAX:
+        return given
+    found = _SIZE.fullmatch(given) if isinstance(given, str) else None
+    if found is None:
         raise ValueError('write a number of bytes, or a size like "64 KiB"')
-    return int(number) * _UNITS[unit]
+    return int(found[1]) * _UNITS[found[2]]
 
 
+def _format(given: object) -> object:
+    if type(given) is int and given == FORMAT:  # to Python, true and 1.0 are 1
+        return given
+    raise ValueError(f"this version of zkmig reads format {FORMAT}")
+
+
+def _true(given: object) -> object:
+    if given is True:
+        return given
+    raise ValueError("it can only be true; leave it out otherwise")
+
+
+_True = Annotated[bool, BeforeValidator(_true)]
 _Path = Annotated[str, AfterValidator(_or_value_error(lambda text: parse_path(text, "this")))]
 _Pattern = Annotated[CapturePattern, BeforeValidator(_or_value_error(CapturePattern.parse))]
-_Count = Annotated[int, Field(ge=0, strict=True)]
+_Count = Annotated[int, Field(ge=1, le=COUNT_MAX, strict=True)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
 
 class _Compare(_Table):
@@ -150,7 +163,7 @@ class _Map(_Table):
 class _KindOf(_Table):
     pattern: Annotated[Pattern, BeforeValidator(_or_value_error(Pattern.parse))]
     kind: Literal["container", "ttl"]
-    ttl_ms: int = 0
+    ttl_ms: int | None = None
     reason: str = ""
 
 
@@ -168,14 +181,14 @@ class _Guardrail(_Table):
     name: str = ""
     pattern: _Pattern
     reason: str = ""
-    max_deletions: Annotated[_Count | tuple[float], BeforeValidator(_share)] | None = None
+    max_deletions: Annotated[int | tuple[float], BeforeValidator(_share)] | None = None
     min_children: _Count | None = None
-    never_empty: Literal[True] | None = None
-    unchanged: Literal[True] | None = None
-    max_size: Annotated[_Count, BeforeValidator(_size)] | None = None
-    is_json: Literal[True] | None = Field(default=None, alias="json")
+    never_empty: _True | None = None
+    unchanged: _True | None = None
+    max_size: Annotated[int, BeforeValidator(_size)] | None = None
+    is_json: _True | None = Field(default=None, alias="json")
     json_schema: str | dict[str, Any] | None = Field(default=None, alias="schema")
-    same_count: Literal[True] | None = None
+    same_count: _True | None = None
 
     @model_validator(mode="after")
     def _some(self) -> _Guardrail:
@@ -214,7 +227,7 @@ class _Check(_Table):
 
 
 class _File(_Table):
-    format: Literal[1]
+    format: Annotated[int, BeforeValidator(_format)]
     existing: Literal["refuse", "report"] = "refuse"
     quotas: bool = False
     compare: _Compare = _Compare()
@@ -241,8 +254,9 @@ def load(path: str, pin: Pin, resolve: Resolve | None = None) -> Policy:
     text = _read(path)
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"this is no TOML: {error}", path, "docs/policy.md shows a policy") from None
+    except (ValueError, RecursionError) as error:  # ValueError: a number too long to be read is no TOMLDecodeError
+        what = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "it holds what cannot be read"
+        raise BadInput(f"this is no TOML: {what}", path, "docs/policy.md shows a policy") from None
     try:
         parsed = _File.model_validate(raw)
     except ValidationError as error:
@@ -257,11 +271,14 @@ def load(path: str, pin: Pin, resolve: Resolve | None = None) -> Policy:
 
 def _read(path: str) -> str:
     try:
-        raw = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            raw = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise BadInput(f"the policy cannot be read: {error.strerror}", path, "check the name") from None
+    except ValueError:  # a NUL in the name
+        raise BadInput("a file name cannot hold NUL", repr(path), "check the name") from None
     if len(raw) > FILE_BYTES_MAX:
-        raise BadInput(f"a policy of {len(raw)} bytes", path, f"at most {FILE_BYTES_MAX} are read")
+        raise BadInput(f"a policy of more than {FILE_BYTES_MAX} bytes", path, "is this the right file?")
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
@@ -270,11 +287,14 @@ def _read(path: str) -> str:
 
 def _bad(path: str, text: str, faults: list[tuple[tuple[str | int, ...], str]]) -> BadInput:
     """One error for all faults, in the order of their lines."""
-    placed = sorted({(line_of(text, field), named(field), what) for field, what in faults})
+    lines = Lines(text)
+    placed = sorted({(lines.of(field), named(field), what) for field, what in faults})
     line, field, what = placed[0]
     error = BadInput(f"{field}: {what}" if field else what, f"{path} line {line}", "docs/policy.md names every field")
-    for line, field, what in placed[1:]:
+    for line, field, what in placed[1:FAULTS_NAMED_MAX]:
         error.add_note(f"  also: {path} line {line}: {field}: {what}")
+    if len(placed) > FAULTS_NAMED_MAX:
+        error.add_note(f"  also: {len(placed) - FAULTS_NAMED_MAX} more")
     return error
 
 
@@ -296,10 +316,18 @@ def _field(place: tuple[str | int, ...], raw: Any) -> tuple[str | int, ...]:
 _MESSAGES = {
     "extra_forbidden": "there is no such field",
     "missing": "it has to be given",
+    "string_type": "it wants a text",
+    "bool_type": "it wants true or false",
+    "int_type": "it wants a whole number",
+    "list_type": "it wants a list",
+    "model_type": "it wants a table",
+    "model_attributes_type": "it wants a table",
 }
 
 
 def _message(fault: Any) -> str:
+    if fault["type"] == "literal_error":
+        return "it can only be " + fault["ctx"]["expected"].replace("'", '"')
     text: str = _MESSAGES.get(fault["type"], fault["msg"])
     return text.removeprefix("Value error, ")
 
@@ -318,7 +346,7 @@ class _Maker:
     def policy(self) -> Policy:
         tables = self._tables
         acls = [self._at(("map", "acls", at), self._acl_rule, rule) for at, rule in enumerate(tables.map.acls)]
-        kinds = [self._at(("kinds", at), _kind_rule, rule) for at, rule in enumerate(tables.kinds)]
+        kinds = [self._at(("kinds", at, "ttl_ms"), _kind_rule, rule) for at, rule in enumerate(tables.kinds)]
         rules = Rules(
             references=tuple(self._references()),
             guardrails=tuple(self._guardrails()),
@@ -410,26 +438,7 @@ class _Maker:
                 raise AssertionError(limit)
 
     def _schema(self, given: str | dict[str, Any]) -> dict[str, Any]:
-        from jsonschema import SchemaError
-        from jsonschema.validators import validator_for
-
-        schema: Any = given
-        where = ""
-        if isinstance(given, str):
-            where = str(self._folder / given)
-            try:
-                schema = json.loads(Path(where).read_bytes())
-            except OSError as error:
-                raise BadInput(f"the schema cannot be read: {error.strerror}", where) from None
-            except ValueError as error:
-                raise BadInput(f"the schema is no JSON: {error}", where) from None
-        if not isinstance(schema, dict):
-            raise BadInput("a schema is a table", where)
-        try:
-            validator_for(schema).check_schema(schema)
-        except SchemaError as error:
-            raise BadInput(f"no JSON Schema: {error.message}", where) from None
-        return schema
+        return loaded_schema(given, self._folder)
 
     def _checks(self) -> Iterator[PythonCheck]:
         for at, rule in enumerate(self._tables.checks):
@@ -448,4 +457,7 @@ def _template(source: CapturePattern, text: str) -> Template:
 
 
 def _kind_rule(rule: _KindOf) -> KindRule:
-    return KindRule(Kind.CONTAINER if rule.kind == "container" else Kind.TTL, rule.pattern, rule.ttl_ms)
+    kind = Kind.CONTAINER if rule.kind == "container" else Kind.TTL
+    if kind is Kind.CONTAINER and rule.ttl_ms is not None:
+        raise BadInput("only ttl nodes have a time to live", "", 'leave it out, or write kind = "ttl"')
+    return KindRule(kind, rule.pattern, rule.ttl_ms or 0)

@@ -10,22 +10,47 @@ from typing import Any
 
 from zkmig.errors import BadInput
 
+DIGITS_MAX = 4000  # Python refuses to read a whole number of more than 4300
+
+
+class NotJson(ValueError):
+    """What keeps data from being judged as JSON, in words that tell nothing of it: "its data is not JSON"."""
+
 
 def parsed(data: bytes | None) -> Any:
-    """The value. ValueError for what is no JSON: NaN and Infinity, other encodings than UTF-8, nesting without end."""
+    """The value. NotJson for what is no JSON (NaN and Infinity, other encodings than UTF-8), for an object that names a
+    field twice, which readers take in different ways, and for nesting without end."""
+    if not data:
+        raise NotJson("it has no data, which is not JSON")
     try:
-        return json.loads((data or b"").decode(), parse_constant=_refused)
+        return json.loads(data.decode(), parse_constant=_refused, parse_int=_whole, object_pairs_hook=_object)
+    except NotJson:
+        raise
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise NotJson("its data is nested too deeply") from None
+    except ValueError:
+        raise NotJson("its data is not JSON") from None
 
 
-def _refused(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+def _refused(_constant: str) -> Any:
+    raise NotJson("its data is not JSON")
+
+
+def _whole(digits: str) -> int | float:
+    return int(digits) if len(digits) <= DIGITS_MAX else float(digits)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise NotJson("an object in its data names a field twice")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class JsonPath:
-    """find: all that it leads to in a value. is_singular: it leads to one place at most."""
+    """find: all that it leads to in a value; NotJson for one that is nested too deeply. is_singular: it leads to one
+    place at most."""
 
     find: Callable[[Any], Iterator[Any]]
     is_singular: bool
@@ -38,6 +63,15 @@ def path_into(text: str) -> JsonPath:
 
     try:
         query = jsonpath_rfc9535.compile(text)
-    except jsonpath_rfc9535.JSONPathError as error:
-        raise BadInput(f"no JSONPath: {str(error).splitlines()[0]}", text, "write it like $.hosts[*]") from None
-    return JsonPath(lambda value: (node.value for node in query.finditer(value)), query.singular_query())
+    except (jsonpath_rfc9535.JSONPathError, RecursionError) as error:
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"no JSONPath: {what}", text, "write it like $.hosts[*]") from None
+
+    def find(value: Any) -> Iterator[Any]:
+        try:
+            for node in query.finditer(value):
+                yield node.value
+        except (jsonpath_rfc9535.JSONPathError, RecursionError):
+            raise NotJson("its data is nested too deeply") from None
+
+    return JsonPath(find, query.singular_query())

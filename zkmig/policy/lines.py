@@ -1,26 +1,42 @@
 """Lines: where in a TOML file a field stands, so that an error can name it.
 
-Python's tomllib tells no places. A field stands where the file, read up to there, first has it: every prefix of whole
-lines that is TOML itself is tried. That needs no second idea of what TOML is; the file is small, and was refused.
+Python's tomllib tells no places. The text, which is known to be TOML, is cut into its statements; what each of them
+sets, tomllib says, one statement at a time.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 Field = Sequence[str | int]  # as pydantic names it: names of tables, numbers of their entries
 
+# Whatever can hide an end of line or a bracket, then these themselves. A string in three quotes may end with five.
+_TOKENS = re.compile(
+    r'"""(?:\\.|[^\\])*?"{3,5}'
+    r"|'''.*?'{3,5}"
+    r'|"(?:\\.|[^"\\\n])*"'
+    r"|'[^'\n]*'"
+    r"|#[^\n]*"
+    r"|[\[\]{}\n]",
+    re.DOTALL,
+)
 
-def line_of(text: str, field: Field) -> int:
-    """The line, from 1, on which the field begins; of one that is missing, the line of what should hold it."""
-    lines = text.splitlines()
-    for held in range(len(field), 0, -1):
-        found = _first_with(lines, field[:held])
-        if found is not None:
-            return found
-    return 1
+
+class Lines:
+    """Where the fields of one file begin. text: is TOML."""
+
+    def __init__(self, text: str) -> None:
+        self._places = _places(text.replace("\r\n", "\n"))  # as tomllib takes them
+
+    def of(self, field: Field) -> int:
+        """The line, from 1, on which the field begins; of one that is missing, the line of what should hold it."""
+        for held in range(len(field), 0, -1):
+            if tuple(field[:held]) in self._places:
+                return self._places[tuple(field[:held])]
+        return 1
 
 
 def named(field: Field) -> str:
@@ -31,31 +47,68 @@ def named(field: Field) -> str:
     return text
 
 
-def _first_with(lines: list[str], field: Field) -> int | None:
-    sound = 0  # lines of the longest prefix so far that is TOML: the next statement begins behind it
-    for count in range(1, len(lines) + 1):
-        try:
-            value = tomllib.loads("\n".join(lines[:count]) + "\n")
-        except tomllib.TOMLDecodeError:
-            continue
-        if _has(value, field):
-            return next(
-                (number for number in range(sound + 1, count + 1) if _is_statement(lines[number - 1])), sound + 1
-            )
-        sound = count
-    return None
+def _places(text: str) -> dict[tuple[str | int, ...], int]:
+    places: dict[tuple[str | int, ...], int] = {}
+    lengths: dict[tuple[str | int, ...], int] = {}  # of arrays of tables
+    table: tuple[str | int, ...] = ()
+    for line, statement in _statements(text):
+        parsed = tomllib.loads(statement)
+        if statement.lstrip().startswith("["):
+            keys = [*_keys(parsed)]
+            is_entry = statement.lstrip().startswith("[[")
+            table = _entered(keys[:-1], lengths) if is_entry else _entered(keys, lengths)
+            if is_entry:
+                array = (*table, keys[-1])
+                places.setdefault(array, line)
+                lengths[array] = lengths.get(array, 0) + 1
+                table = (*array, lengths[array] - 1)
+            for held in range(1, len(table) + 1):
+                places.setdefault(table[:held], line)
+        else:
+            for field in _fields(table, parsed):
+                places.setdefault(field, line)
+    return places
 
 
-def _is_statement(line: str) -> bool:
-    return bool(line.strip()) and not line.lstrip().startswith("#")
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """Each with its line; what is empty or only a comment is none."""
+    depth, start, line, line_start = 0, 0, 1, 1
+    for token in _TOKENS.finditer(text + "\n"):
+        found = token[0]
+        if found in "[{":
+            depth += 1
+        elif found in "]}":
+            depth -= 1
+        elif found == "\n" and not depth:
+            statement = text[start : token.start()]
+            if statement.strip() and not statement.lstrip().startswith("#"):
+                yield line_start, statement
+            start, line_start = token.end(), line + 1
+        line += found.count("\n")
 
 
-def _has(value: Any, field: Field) -> bool:
-    for part in field:
-        if isinstance(part, int):
-            if not isinstance(value, list) or part >= len(value):
-                return False
-        elif not isinstance(value, dict) or part not in value:
-            return False
-        value = value[part]
-    return True
+def _keys(parsed: Any) -> Iterator[str]:
+    """Of a header alone: the one way down."""
+    while parsed:
+        ((key, parsed),) = parsed.items()
+        yield key
+        if isinstance(parsed, list):
+            return
+
+
+def _entered(keys: Sequence[str], lengths: dict[tuple[str | int, ...], int]) -> tuple[str | int, ...]:
+    """A header speaks of the last entry of each array of tables on its way."""
+    place: tuple[str | int, ...] = ()
+    for key in keys:
+        place = (*place, key)
+        if place in lengths:
+            place = (*place, lengths[place] - 1)
+    return place
+
+
+def _fields(place: tuple[str | int, ...], value: Any) -> Iterator[tuple[str | int, ...]]:
+    """All that a statement sets: it begins on one line."""
+    if isinstance(value, dict):
+        for key, held in value.items():
+            yield (*place, key)
+            yield from _fields((*place, key), held)

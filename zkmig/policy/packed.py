@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 from zkmig.policy import rules as values
@@ -45,7 +46,10 @@ def unpacked(plain: Any) -> Rules:
 
 
 def _fields(rule: Rule) -> dict[str, Any]:
-    return {each.name: _plain(getattr(rule, each.name)) for each in dataclasses.fields(rule)}
+    fields = {each.name: _plain(getattr(rule, each.name)) for each in dataclasses.fields(rule)}
+    if fields.get("schema") is not None:
+        fields["schema"] = json.dumps(fields["schema"])  # its numbers may be longer than msgpack has room for
+    return fields
 
 
 def _plain(value: Any) -> Any:
@@ -62,5 +66,7 @@ def _rule(kind: str, fields: dict[str, Any]) -> Rule:
         fields["patterns"] = tuple(map(CapturePattern.parse, fields["patterns"]))
     if "target" in fields:
         fields["target"] = Template.parse(fields["target"], fields["source"].names)
+    if fields.get("schema") is not None:
+        fields["schema"] = json.loads(fields["schema"])
     rule: Rule = _KINDS[kind](**fields)
     return rule
