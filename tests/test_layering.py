@@ -30,7 +30,7 @@ LAYERS = (
     {"policy"},
     {"rules"},
     {"plan"},
-    {"apply", "reader"},
+    {"apply", "reader", "show"},
     {"api"},
     {"api", "dev", "guard"},
     {"demo"},

@@ -106,7 +106,15 @@ class Writer:
 
 @contextmanager
 def create(path: str | os.PathLike[str], form: Format, force: bool = False) -> Iterator[Writer]:
-    """A Writer whose file gets its name when the block ends without an error; until then nothing is to be seen.
+    """A Writer whose file gets its name when the block ends without an error; errors are those of `whole_file`."""
+    with whole_file(path, force) as file:
+        yield Writer(file, form)
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str], force: bool = False) -> Iterator[BinaryIO]:
+    """A file that gets its name when the block ends without an error; until then nothing is to be seen. It is for its
+    owner alone to read.
 
     Raises BadInput if the file exists (unless `force`), is not a regular file, or cannot be written.
     """
@@ -117,8 +125,7 @@ def create(path: str | os.PathLike[str], form: Format, force: bool = False) -> I
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=".zkmig-", dir=folder)  # mode 0600
         with os.fdopen(descriptor, "wb") as file:
-            writer = Writer(file, form)
-            yield writer
+            yield file
             file.flush()
             os.fsync(file.fileno())
         if force:

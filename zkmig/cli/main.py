@@ -33,6 +33,7 @@ _SECTIONS: dict[str, dict[str, _Lazy]] = {
     "Migrate": {
         "init": _Lazy("scope", "init", "Create a scope over a tree."),
         "plan": _Lazy("plan", "plan", "Plan how one tree becomes equal to another."),
+        "show": _Lazy("show", "show", "Show what a plan would do, as text or as a page."),
         "apply": _Lazy("migrate", "apply", "Carry out a plan as the next epoch."),
         "resume": _Lazy("migrate", "resume", "Go on from where a migration stopped."),
         "rollback": _Lazy("migrate", "rollback", "Take back an epoch that is not committed."),

@@ -1,0 +1,56 @@
+"""Outside: what of a plan is not part of the atomic commit, and when it happens instead."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zkmig.plan.plan import Plan
+
+NAMED_MAX = 5
+
+BEFORE = "before the commit"
+AFTER = "after the commit"
+NEVER = "not at all"
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """when: BEFORE, AFTER or NEVER. what: in a few words. count: of what it is. paths: the first of them."""
+
+    when: str
+    what: str
+    count: int
+    paths: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        more = self.count - len(self.paths)
+        named = ", ".join(self.paths) + (f" and {more} more" if more > 0 and self.paths else "")
+        return f"{self.when}: {self.what}{f': {named}' if named else ''}"
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+
+def outside_of(plan: Plan) -> Iterator[Outside]:
+    """All that there is, in the order of time. What is left out says `LeftOut`."""
+    tightened = [step.path for step in plan.acl_steps if step.tighten is not None]
+    if tightened:
+        yield _told(BEFORE, "ACLs that take something away are set, before any data", tightened)
+    if plan.why_not_single_shot() is not None and plan.batch_ends:
+        batches = len(plan.batch_ends)
+        yield Outside(BEFORE, f"{batches} batches land, one after the other, for who reads without zkmig", batches)
+    pending = [step.path for step in plan.acl_steps if step.is_pending_after_commit]
+    if pending:
+        yield _told(AFTER, "ACLs that give something are set", pending)
+    if plan.quotas:
+        yield _told(AFTER, "quotas are set", [quota.path for quota in plan.quotas])
+    if plan.ephemerals_target:
+        yield Outside(NEVER, f"{plan.ephemerals_target} ephemerals of the target stay", plan.ephemerals_target)
+
+
+def _told(when: str, what: str, paths: Sequence[str]) -> Outside:
+    return Outside(when, f"{len(paths)} {what}", len(paths), tuple(paths[:NAMED_MAX]))
