@@ -30,6 +30,7 @@ LAYERS = (
     {"policy"},
     {"rules"},
     {"plan"},
+    {"script"},
     {"apply", "reader", "show"},
     {"api"},
     {"api", "dev", "guard"},

@@ -70,6 +70,18 @@ class TargetPin:
 
 
 @dataclass(frozen=True, slots=True)
+class ScriptPin:
+    """The migration script that a plan was made by. name: of its function. file: its name, without a directory. sha256:
+    of the file, hex. epoch: the only one it may make; scope: the only one it may be applied to, None: any."""
+
+    name: str
+    file: str
+    sha256: str
+    epoch: int
+    scope: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a migration will do.
 
@@ -97,6 +109,7 @@ class Plan:
     left_out: LeftOut = field(default_factory=LeftOut)
     quotas: tuple[Quota, ...] = ()
     soundness: Soundness = field(default_factory=Soundness)
+    script: ScriptPin | None = None
     masks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

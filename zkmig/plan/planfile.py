@@ -28,7 +28,7 @@ from zkmig.model.quota import Quota
 from zkmig.model.znode import Kind
 from zkmig.plan.creates import Creates, Operations
 from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, Pin, RaiseCounter, WriteData
-from zkmig.plan.plan import Limits, Plan, SourcePin, TargetPin
+from zkmig.plan.plan import Limits, Plan, ScriptPin, SourcePin, TargetPin
 from zkmig.plan.soundfile import header_of, items_of, soundness_of
 from zkmig.policy.captures import CapturePattern
 from zkmig.policy.leftout import LeftOut
@@ -216,6 +216,7 @@ def _build(header: dict[str, Any], sections: dict[str, list[Any]]) -> Plan:
     target = header.pop("target")
     target["hosts"] = tuple((host, port) for host, port in target["hosts"])
     identity = header.pop("identity")
+    script = header.pop("script", None)
     operations = Operations(
         _unpack_creates(sections["creates"], header.pop("acls")),
         tuple(map(_unpack_operation, sections["operations"])),
@@ -235,6 +236,7 @@ def _build(header: dict[str, Any], sections: dict[str, list[Any]]) -> Plan:
         left_out=LeftOut.of_plain(header.pop("left_out")),
         quotas=tuple(Quota(path, text) for path, text in header.pop("quotas")),
         soundness=soundness_of(header.pop("soundness", None), sections["baseline"]),
+        script=ScriptPin(**script) if script else None,
         masks=tuple(CapturePattern.parse(text).text for text in header.pop("masks", ())),  # none in version 2
         **header,
     )
