@@ -16,7 +16,7 @@
     byId("failed").textContent = `This page could not be drawn as it should be: ${event.message}. zkmig show prints the plan as text.`;
   });
   const plan = JSON.parse(byId("plan").textContent);
-  byId("plan").textContent = ""; // its text is not needed twice
+  byId("plan").remove(); // its text is not needed twice
   const rows = plan.rows;
   const parentOf = (node) => rows[node][0];
   const doneTo = (node) => rows[node][2] || null;
