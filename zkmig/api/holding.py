@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -13,17 +11,14 @@ from zkmig.api.access import Access, SessionOptions, open_scope
 from zkmig.apply import holding as holds
 from zkmig.apply.holding import Holding
 from zkmig.apply.options import DRAIN_TIMEOUT_S
+from zkmig.epoch.attempts import user_name
 from zkmig.epoch.record import Held
 from zkmig.model.path import CONTROL_ROOT
 
 
 def default_holder() -> str:
     """Who holds unless told otherwise: user@host."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container may know no name for its user
-        user = str(os.getuid())
-    return f"{user}@{platform.node()}"
+    return f"{user_name()}@{platform.node()}"
 
 
 def hold(

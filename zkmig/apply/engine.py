@@ -120,6 +120,7 @@ def _apply(
     record, _ = read_record(client, names)
     if _is_applied(record, sealed, epoch):
         return _already(record)
+    _check_script(names, plan, epoch)
     owner = read_owner(client, names) if record.state in MIGRATING else None
     if owner is None or not owner.alive:
         _check_admission(record, names, plan, epoch)
@@ -127,7 +128,8 @@ def _apply(
         _refuse_or_wait(record, owner, names, options, is_waiting=take_over.wait and not dry_run)
     _check_paths(names, plan)
     _check_identity(client, plan)
-    if plan.is_empty and record.state is not State.EMPTY:
+    # The epoch of a script that finds nothing to do is committed all the same: those of later scripts follow it.
+    if plan.is_empty and plan.script is None and record.state is not State.EMPTY:
         return Applied(record.epoch, record.committed_attempt, 0, 0, False, nothing_to_do=True)
     refuse_unknown(client, names, record, options.evict)
     if dry_run:
@@ -411,6 +413,21 @@ def _check_admission(record: Record, names: ControlPaths, plan: Plan, epoch: int
         raise StalePlan(f"{made}, the scope is at {record.epoch}", where, "plan again")
     if not paths.contains(record.root, plan.target.root):
         raise Refused(f"scope {names.scope!r} covers {record.root}, not {plan.target.root}", where, "plan again")
+
+
+def _check_script(names: ControlPaths, plan: Plan, epoch: int) -> None:
+    """A plan that a script has made is applied as the epoch, and to the scope, that the script says."""
+    script = plan.script
+    if script is None:
+        return
+    if script.epoch != epoch:
+        raise WrongEpoch(
+            f"the plan was made by {script.file}, which is for epoch {script.epoch}, not {epoch}",
+            names.record,
+            f"use --epoch {script.epoch}, or give the script another number and plan again",
+        )
+    if script.scope not in (None, names.scope):
+        raise Refused(f"{script.file}, which the plan was made by, is for scope {script.scope!r}", names.record)
 
 
 def _check_paths(names: ControlPaths, plan: Plan) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from zkmig.apply.options import Options, Progress
 from zkmig.apply.pacing import Pacing
 from zkmig.apply.preimage import Preimage
-from zkmig.epoch.attempts import AttemptNote
+from zkmig.epoch.attempts import AttemptNote, ScriptNote, user_name
 from zkmig.epoch.control import ATTEMPT_CHARS, AttemptPaths, Roles
 from zkmig.epoch.journal import Chunk, Manifest, digest, make_chunks
 from zkmig.epoch.owner import Migrator
@@ -54,6 +54,9 @@ def upload(
         journal_bytes=sum(len(chunk.payload) for chunk in chunks),
         chunks=len(chunks),
         reverts=options.reverts,
+        script=ScriptNote(plan.script.name, plan.script.file, plan.script.sha256) if plan.script else None,
+        counts=plan.counts,
+        user=user_name(),
     ).worked_on_by(migrator.owner)
     places = [
         Create(attempt.home, note.encode(), acl),

@@ -8,10 +8,12 @@ Invariant: until a journal is pruned, its home's mzxid is the zxid of the transi
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import json
+import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -63,6 +65,15 @@ class PutBack:
 
 
 @dataclass(frozen=True, slots=True)
+class ScriptNote:
+    """The migration script that the plan was made by. file: its name, without a directory. sha256: of it, hex."""
+
+    name: str
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptNote:
     """What is known of an attempt. Times are Unix seconds, by the clocks of the hosts that wrote them.
 
@@ -70,7 +81,8 @@ class AttemptNote:
     began in. writes, batches: of the plan; applied: batches applied when a rollback began. single_shot: None until
     the commit. journal_bytes, chunks: of undo. deviations: paths left with somebody else's value. reverts: the epoch
     that it takes back. conflict: the last one met. pruned: when the journal was taken away. evicted: leases and guards
-    that its drain was told not to wait for, the first few of them. manifest_hash: what pins the journal.
+    that its drain was told not to wait for, the first few of them. manifest_hash: what pins the journal. script: what
+    the plan was made by. counts: the plan's operations by kind. user: who began it, by the name of the process's user.
     """
 
     epoch: int
@@ -96,6 +108,9 @@ class AttemptNote:
     pruned: float | None = None
     evicted: tuple[str, ...] = ()
     manifest_hash: str = ""
+    script: ScriptNote | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    user: str = ""
     format: int = FORMAT
 
     def worked_on_by(self, owner: Owner | None) -> AttemptNote:
@@ -115,6 +130,8 @@ class AttemptNote:
             plan_path=shortened(self.plan_path),
             conflict=_shortened(self.conflict),
             evicted=tuple(shortened(entry, 80) for entry in self.evicted[:EVICTED_MAX]),
+            script=_short_script(self.script),
+            user=shortened(self.user, 64),
         )
         owners = tuple(dataclasses.replace(owner, plan_path="", host=shortened(owner.host, 64)) for owner in cut.owners)
         for smaller in (
@@ -143,6 +160,9 @@ class AttemptNote:
             values["put_back"] = tuple(PutBack(str(one["path"]), int(one["times"])) for one in values["put_back"])
             if values.get("conflict") is not None:
                 values["conflict"] = nested(ConflictNote, values["conflict"])
+            if values.get("script") is not None:
+                script = values["script"]
+                values["script"] = ScriptNote(script["name"], script["file"], script["sha256"])
             note = cls(**values)
             return note if note._is_sound() else None
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -151,13 +171,16 @@ class AttemptNote:
     def _is_sound(self) -> bool:
         """Whether what came from JSON is of the types that are made use of."""
         numbers = [self.epoch, self.writes, self.batches, self.journal_bytes, self.chunks, self.deviations]
-        texts = [self.attempt, self.plan_hash, self.base, self.plan_path, self.reason, self.manifest_hash]
+        texts = [self.attempt, self.plan_hash, self.base, self.plan_path, self.reason, self.manifest_hash, self.user]
+        numbers += self.counts.values()
         for owner in self.owners:
             numbers += [owner.token, owner.pid]
             texts += [owner.host, owner.plan_path]
         if self.conflict is not None:
             numbers += [self.conflict.batch, self.conflict.put_back, self.conflict.attempts]
             texts += [self.conflict.path, self.conflict.operation, self.conflict.reason]
+        if self.script is not None:
+            texts += dataclasses.astuple(self.script)
         optional = (self.applied, self.reverts)
         times = (self.ended, self.pruned, *(owner.since for owner in self.owners))
         return (
@@ -177,6 +200,21 @@ def shortened(text: str, length: int = TEXT_MAX) -> str:
     """The text, or its beginning and its end where it is longer."""
     half = length // 2
     return text if len(text) <= length else f"{text[: half - 1]}…{text[-half:]}"
+
+
+def _short_script(script: ScriptNote | None) -> ScriptNote | None:
+    """Its name and file cut, its hash as it is."""
+    if script is None:
+        return None
+    return dataclasses.replace(script, name=shortened(script.name, 80), file=shortened(script.file, 120))
+
+
+def user_name() -> str:
+    """The user that this process runs as; a container may know no name for it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _shortened(conflict: ConflictNote | None) -> ConflictNote | None:

@@ -59,7 +59,7 @@ def load_source(path: str, source: bytes) -> Script:
     before = made_so_far()
     sys.modules[module.__name__] = module  # dataclasses and pickle look for it there
     try:
-        with blamed_on(path), _without_stdout():
+        with blamed_on(path, tells=True), _without_stdout():
             exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
     finally:
         sys.modules.pop(module.__name__, None)
@@ -94,8 +94,11 @@ def run(script: Script, target: Snapshot | None, scope: Scope | None = None) -> 
 
 
 @contextmanager
-def blamed_on(path: str) -> Iterator[None]:
-    """Whatever is raised inside becomes BadInput that names the script and the last line of it that was running."""
+def blamed_on(path: str, tells: bool = False) -> Iterator[None]:
+    """Whatever is raised inside becomes BadInput that names the script and the last line of it that was running.
+
+    tells: whether the text of exceptions of its own is shown, since it cannot hold data of znodes yet.
+    """
     try:
         yield
     except SyntaxError as error:
@@ -106,8 +109,8 @@ def blamed_on(path: str) -> Iterator[None]:
         raise BadInput(inside, _place(error, path), error.hint) from error
     except (Exception, SystemExit) as error:
         name = type(error).__name__
-        hint = "ZKMIG_DEBUG=1 shows the traceback"
-        raise BadInput(f"it raised {name}", _place(error, path), hint) from error
+        text = f" ({error})" if tells else ""
+        raise BadInput(f"it raised {name}{text}", _place(error, path), "ZKMIG_DEBUG=1 shows the traceback") from error
 
 
 def _place(error: BaseException, path: str) -> str:

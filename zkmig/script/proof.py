@@ -1,0 +1,132 @@
+"""Proof that a script comes out the same each time: it is run three times, and the trees that it makes are compared.
+
+Once here; then twice, one after the other, in a process of its own, where text has other hashes. So what hangs on
+chance, on the clock's tick, on the order of a set, or on what an earlier run has left in memory, comes out another way.
+What is the same three times in a row, and not tomorrow (a date, the host, a file), does not show.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from zkmig.diff import diff
+from zkmig.errors import BadInput
+from zkmig.model import path as paths
+from zkmig.model.scope import Scope
+from zkmig.model.snapshot import Snapshot
+from zkmig.script.load import Script, load_source, run
+from zkmig.source import zks
+
+RUNS_AGAIN = 2
+_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from zkmig.script.proof import answer; answer()"
+_HASH_SEEDS = 2**32
+
+
+def proven(script: Script, target: Snapshot | None, scope: Scope | None = None) -> Snapshot:
+    """The tree that the script makes, as `run`. BadInput naming the first path where it came out in another way."""
+    made = run(script, target, scope)
+    with tempfile.TemporaryDirectory(prefix="zkmig-script-") as folder:
+        base, other = os.path.join(folder, "base"), os.path.join(folder, "other")
+        if target is not None:
+            zks.write(target, base)
+        found = _again(
+            {
+                "path": script.path,
+                "source": base64.b64encode(script.source).decode(),
+                "base": base if target is not None else None,
+                "scope": [scope.root, scope.excludes, scope.includes] if scope is not None else None,
+                "hashes": _hashes(made),
+                "other": other,
+            }
+        )
+        if found.get("same") is True:
+            return made
+        what = "it does not come out the same each time"
+        if "failed" in found:
+            raise BadInput(f"{what}: run again, it failed ({found['failed']})", script.path, _HINT)
+        first = _first_difference(made, zks.read(other))
+        raise BadInput(f"{what}: {first} is first to differ", script.path, _HINT)
+
+
+_HINT = "leave out what is random, the clock, the order of sets, and what an earlier run has left"
+
+
+def _hashes(snapshot: Snapshot) -> list[str]:
+    return [snapshot.tree_hash, snapshot.counter_hash]
+
+
+def _first_difference(one: Snapshot, other: Snapshot) -> str:
+    found = diff(one, other)
+    entries = [*found.changes[:1], *found.notes[:1], *found.in_the_way[:1]]
+    relative = min((entry.path for entry in entries), key=lambda each: paths.order_key(each or "/"), default="")
+    return paths.join(one.root, relative)
+
+
+def _again(request: dict[str, Any]) -> dict[str, Any]:
+    """Ask another process for its runs. BadInput where it does not answer."""
+    path = request["path"]
+    if not sys.executable:
+        raise BadInput("there is no Python to run it again with", path, "run zkmig by an interpreter")
+    # -P and the same sys.path: what the script imports is found just as here.
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", _START, json.dumps(sys.path)],
+        env={**os.environ, "PYTHONHASHSEED": _other_seed()},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        answered, _ = process.communicate(json.dumps(request).encode())
+    finally:  # also where a signal ends the waiting
+        process.kill()
+        process.wait()
+    with contextlib.suppress(ValueError):
+        found = json.loads(answered)
+        if isinstance(found, dict) and process.returncode == 0:
+            return found
+    raise BadInput(
+        f"run again in a process of its own, that ended with {process.returncode}", path, "look for exits in it"
+    )
+
+
+def _other_seed() -> str:
+    given = os.environ.get("PYTHONHASHSEED", "")
+    return str((int(given) + 1) % _HASH_SEEDS) if given.isdecimal() else str(int.from_bytes(os.urandom(4)))
+
+
+def answer() -> None:
+    """The other process: a request on stdin, an answer on stdout, which the script cannot reach."""
+    request = json.load(sys.stdin)
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    with open(os.devnull, "w") as nothing, open(os.devnull) as nobody:
+        # The first run has shown what the script prints.
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
+        os.dup2(nothing.fileno(), sys.stderr.fileno())
+        os.dup2(nobody.fileno(), sys.stdin.fileno())
+        try:
+            found = _answered(request)
+        except BadInput as error:
+            found = {"failed": f"{error.where}: {error.what}" if error.where else error.what}
+    json.dump(found, out)
+    out.flush()
+
+
+def _answered(request: dict[str, Any]) -> dict[str, Any]:
+    script = load_source(request["path"], base64.b64decode(request["source"]))
+    base = None if request["base"] is None else zks.read(request["base"], verify_hash=False)
+    scope = None
+    if request["scope"] is not None:
+        root, excludes, includes = request["scope"]
+        scope = Scope(root, tuple(excludes), tuple(includes))
+    for _ in range(RUNS_AGAIN):
+        made = run(script, base, scope)
+        if _hashes(made) != request["hashes"]:
+            zks.write(made, request["other"])
+            return {"same": False}
+    return {"same": True}
