@@ -134,7 +134,7 @@ def _unknown(questions: _Questions, groups: Sequence[list[Identity]]) -> Iterato
 
 
 def _kinds(questions: _Questions, plan: Plan) -> Iterator[Finding]:
-    creates = plan.ordered.creates
+    creates = plan.ordered.all_creates()
     probe = questions.child("/")
     for kind, operation, hint in (
         (
@@ -229,7 +229,7 @@ def _denied(path: str, what: str) -> Finding:
 def _root_parent(questions: _Questions, plan: Plan) -> Iterator[Finding]:
     """The parent of a root that the plan creates lies outside what was read."""
     root = plan.target.root
-    creates = plan.ordered.creates
+    creates = plan.ordered.all_creates()
     if root == "/" or not creates or creates.path_at(0) != root:
         return
     probe = questions.child(paths.parent(root))

@@ -158,14 +158,20 @@ def _entries(plan: Plan, touched: Iterable[str], nodes: dict[str, Znode]) -> Ite
 
 def _read_sets(plan: Plan, nodes: dict[str, Znode]) -> dict[str, ReadSet]:
     sets = {path: read_set(node.acl) for path, node in nodes.items()}
-    created: dict[str, AclList] = {op.path: op.acl for op in plan.ordered.rest if isinstance(op, CreateNode)}
-    if created:
-        created = {op.path: op.acl for op in plan.operations if isinstance(op, CreateNode)}
-    for operation in plan.ordered.rest:
-        if isinstance(operation, CreateNode):
-            # What a created path has to protect is its name, and that is as public as its parent's child list.
-            parent = "" if operation.path == "/" else paths.parent(operation.path)
-            sets[operation.path] = sets.get(parent) or read_set(created.get(parent, operation.acl))
+    late = {operation.path: operation.acl for operation in plan.ordered.rest if isinstance(operation, CreateNode)}
+    created: dict[str, AclList] = dict(late)
+    if late:
+        above = {paths.parent(path).encode() for path in late if path != "/"}
+        creates = plan.ordered.creates
+        places = (place for place, path in enumerate(creates.path_column()) if path in above)
+        created |= {creates.path_at(place): creates.acl_table[creates.acl_ids[place]] for place in places}
+    for path, acl in late.items():
+        # What a created path has to protect is its name, and that is as public as its parent's child list.
+        parent = "" if path == "/" else paths.parent(path)
+        if parent in created:
+            sets[path] = read_set(created[parent])  # what is in `sets` of it is about its own name
+        else:
+            sets[path] = sets.get(parent) or read_set(acl)
     return sets
 
 

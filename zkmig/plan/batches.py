@@ -12,11 +12,18 @@ from zkmig.plan.operations import Operation, RaiseCounter, forward_size
 from zkmig.plan.plan import Limits
 from zkmig.wire.requests import MULTI_OVERHEAD
 
-NAMED_MAX = 5  # members named in one message
+NAMED_MAX = 5  # members named in one line
+MEMBERS_MAX = 105  # members named in one error
 
 
-class NodeTooLarge(PlanImpossible):
-    """One operation needs a larger frame than the servers are known to take. frame_bytes: what it needs."""
+class FrameTooLarge(PlanImpossible):
+    """Something needs a larger frame than the servers are known to take. frame_bytes: what it needs."""
+
+    frame_bytes: int
+
+
+class NodeTooLarge(FrameTooLarge):
+    """One operation that does."""
 
     def __init__(self, frame_bytes: int, path: str, limits: Limits) -> None:
         super().__init__(
@@ -68,18 +75,55 @@ def cut_behind(
     return tuple(cutter.done), tuple(cutter.ends())
 
 
-class BlockTooLarge(PlanImpossible):
-    """What one transaction has to hold needs a larger frame than the servers are known to take."""
+class BlockTooLarge(FrameTooLarge):
+    """What one transaction has to hold. members: paths, and the bytes that each takes there or in the undo."""
 
-    def __init__(self, frame_bytes: int, members: Sequence[str], why: str, limits: Limits) -> None:
+    def __init__(self, frame_bytes: int, members: Sequence[tuple[str, int]], why: str, limits: Limits) -> None:
+        named = [f"{path} ({size} bytes)" for path, size in sorted(members, key=lambda member: -member[1])]
         super().__init__(
-            f"{len(members)} changes have to be one transaction ({why}), of {frame_bytes} bytes, and the servers take "
+            f"{len(members)} changes have to be one transaction ({why}) of {frame_bytes} bytes, the servers take "
             f"{limits.frame_bytes_max}",
-            ", ".join(members[:NAMED_MAX])
-            + (f" and {len(members) - NAMED_MAX} more" if len(members) > NAMED_MAX else ""),
-            "take some of them out of the group, or raise jute.maxbuffer on every server of the target",
+            ", ".join(named[:NAMED_MAX]) + (f" and {len(named) - NAMED_MAX} more" if len(named) > NAMED_MAX else ""),
+            "let the rule hold fewer of them together, or raise jute.maxbuffer on every server of the target",
         )
         self.frame_bytes = frame_bytes
+        for name in named[NAMED_MAX:MEMBERS_MAX]:
+            self.add_note(f"  also: {name}")
+        if len(named) > MEMBERS_MAX:
+            self.add_note(f"  also: {len(named) - MEMBERS_MAX} more")
+
+
+def too_large(
+    creates: Creates, rest: Sequence[Operation], blocks: Sequence[Block], head_bytes: int, limits: Limits
+) -> Iterator[FrameTooLarge]:
+    """Everything that fits no frame, in order: `cut_behind` stops at the first."""
+    overhead = MULTI_OVERHEAD + head_bytes
+    room = limits.frame_bytes_max - overhead
+    sizes, count = creates.sizes(), len(creates)
+    if sizes and max(sizes) > room:
+        for index, size in enumerate(sizes):
+            if size > room:
+                yield NodeTooLarge(overhead + size, creates.path_at(index), limits)
+    for operation in rest:
+        if not isinstance(operation, RaiseCounter):
+            size = max(forward_size(operation), operation.undo_size())
+            if size > room:
+                yield NodeTooLarge(overhead + size, operation.path, limits)
+    for block in blocks:
+        members: list[Operation] = list(creates[block.start : block.stop])
+        members += rest[max(0, block.start - count) : max(0, block.stop - count)]
+        if block_size(members) > room:
+            yield _block_too_large(overhead, members, block.why, limits)
+
+
+def block_size(members: Sequence[Operation]) -> int:
+    """Bytes that operations take in one transaction, or in the one that takes them back."""
+    return max(sum(map(forward_size, members)), sum(member.undo_size() for member in members))
+
+
+def _block_too_large(overhead: int, members: Sequence[Operation], why: str, limits: Limits) -> BlockTooLarge:
+    named = [(member.path, max(forward_size(member), member.undo_size())) for member in members]
+    return BlockTooLarge(overhead + block_size(members), named, why, limits)
 
 
 class _Cutter:
@@ -105,9 +149,8 @@ class _Cutter:
     def take_block(self, operations: Sequence[Operation], why: str) -> None:
         """Operations of which none raises a counter."""
         size, undo_size = sum(map(forward_size, operations)), sum(each.undo_size() for each in operations)
-        frame_bytes = self._overhead + max(size, undo_size)
-        if frame_bytes > self._limits.frame_bytes_max:
-            raise BlockTooLarge(frame_bytes, [each.path for each in operations], why, self._limits)
+        if self._overhead + max(size, undo_size) > self._limits.frame_bytes_max:
+            raise _block_too_large(self._overhead, operations, why, self._limits)
         self._add(operations, len(operations), size, undo_size)
 
     def _add(self, operations: Sequence[Operation], writes: int, size: int, undo_size: int) -> None:
@@ -151,8 +194,7 @@ class _Cutter:
             )
             size = sum(sizes[block.start : block.stop])
             if self._overhead + size > self._limits.frame_bytes_max:
-                members = list(map(creates.path_at, range(block.start, block.stop)))
-                raise BlockTooLarge(self._overhead + size, members, block.why, self._limits)
+                raise _block_too_large(self._overhead, creates[block.start : block.stop], block.why, self._limits)
             yield block.start, block.stop, size
             done = block.stop
         yield from zip(range(done, len(sizes)), range(done + 1, len(sizes) + 1), sizes[done:], strict=True)

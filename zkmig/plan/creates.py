@@ -150,8 +150,8 @@ class Creates(Sequence[CreateNode]):
     def parents(self) -> array[int]:
         """Of each, the index of its parent among them, -1 where that is none of them."""
         if not self._is_in_tree_order():
-            places = {self.path_bytes(index): index for index in range(len(self))}
-            return array("i", [places.get(path.rpartition(b"/")[0], -1) for path in places])
+            places = {path: index for index, path in enumerate(self.path_column())}
+            return array("i", [places.get(path.rpartition(b"/")[0], -1) for path in self.path_column()])
         found = array("i")
         open_paths: list[bytes] = []  # the ancestors, innermost last, of what comes next
         open_indices: list[int] = []
@@ -172,6 +172,24 @@ class Creates(Sequence[CreateNode]):
         offsets = self.path_offsets
         keys = (keyed[start:end] for start, end in pairwise(offsets))
         return all(one < other for one, other in pairwise(keys))
+
+    def followed_by(self, nodes: Sequence[CreateNode]) -> Creates:
+        """All of them, and those behind."""
+        if not nodes:
+            return self
+        more = Creates.of(nodes)
+        first, paths_bytes, data_bytes, acls = len(self), len(self.paths_blob), len(self.data_blob), len(self.acl_table)
+        return Creates(
+            paths_blob=self.paths_blob + more.paths_blob,
+            path_offsets=self.path_offsets + array("Q", [paths_bytes + offset for offset in more.path_offsets[1:]]),
+            data_blob=self.data_blob + more.data_blob,
+            data_offsets=self.data_offsets + array("Q", [data_bytes + offset for offset in more.data_offsets[1:]]),
+            nulls=self.nulls + more.nulls,
+            acl_ids=self.acl_ids + array("I", [acls + acl_id for acl_id in more.acl_ids]),
+            acl_table=(*self.acl_table, *more.acl_table),
+            kinds=self.kinds + more.kinds,
+            ttls={**self.ttls, **{first + index: ttl for index, ttl in more.ttls.items()}},
+        )
 
     def picked(self, nodes: array[int]) -> Creates:
         """Those at these indices, in their order."""
@@ -271,6 +289,10 @@ class Operations(Sequence[Operation]):
         values = tuple(operations)
         count = next((i for i, op in enumerate(values) if not isinstance(op, CreateNode)), len(values))
         return cls(Creates.of(op for op in values[:count] if isinstance(op, CreateNode)), values[count:])
+
+    def all_creates(self) -> Creates:
+        """Those in `rest` behind the others. They are there because something else has to be done with them."""
+        return self.creates.followed_by([operation for operation in self.rest if isinstance(operation, CreateNode)])
 
     def __len__(self) -> int:
         return len(self.creates) + len(self.rest)

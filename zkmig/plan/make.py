@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from zkmig.changes import Code
@@ -36,10 +36,10 @@ from zkmig.model.snapshot import Snapshot
 from zkmig.model.znode import Znode
 from zkmig.plan.acls import AclPlanner
 from zkmig.plan.added import Added, added_nodes, parents_of, with_migrators_acls
-from zkmig.plan.batches import NodeTooLarge, cut_behind
-from zkmig.plan.creates import Creates, Operations
+from zkmig.plan.batches import FrameTooLarge, NodeTooLarge, cut_behind, too_large
+from zkmig.plan.creates import Operations
 from zkmig.plan.dependency import order
-from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, Pin, RaiseCounter, WriteData, forward_size
+from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, Pin, RaiseCounter, WriteData
 from zkmig.plan.plan import Limits, Plan, SourcePin, TargetPin
 from zkmig.plan.preflight import (
     IN_THE_WAY,
@@ -57,7 +57,7 @@ from zkmig.policy.leftout import left_out
 from zkmig.policy.policy import AnyPolicy, policy_of
 from zkmig.policy.quotas import carried_quotas
 from zkmig.policy.rules import Rules
-from zkmig.wire.requests import MULTI_OVERHEAD, operation_size
+from zkmig.wire.requests import operation_size
 
 LEFT_OUT_BELOW = "left out, but below a node that would have to be deleted"
 NAMED_MAX = 5  # paths named in one message
@@ -157,7 +157,7 @@ class _Maker:
     journal_bytes: int = 0
     existing_parents: set[str] = field(default_factory=set)
     denied: list[str] = field(default_factory=list)
-    too_large: list[NodeTooLarge] = field(default_factory=list)
+    too_large: list[FrameTooLarge] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)  # fatal ones
     creates_to_take_back: int = 0  # that raise the counters of deleted nodes again, should the epoch be rolled back
 
@@ -195,9 +195,9 @@ class _Maker:
             creates = creates.picked(ordered.creates)
         try:
             rest, ends = cut_behind(creates, ordered.rest, head_bytes, self.limits, ordered.blocks)
-        except NodeTooLarge as error:
+        except FrameTooLarge as error:
             self.too_large.append(error)
-            self._weigh(creates, operations, head_bytes)
+            self.too_large += too_large(creates, ordered.rest, ordered.blocks, head_bytes, self.limits)
         self._refuse(acls)
         self._refuse_heavy_journal()
         return Plan(
@@ -304,24 +304,9 @@ class _Maker:
     def _find_too_large(self, frame_bytes: int, path: str) -> None:
         self.too_large.append(NodeTooLarge(frame_bytes, path, self.limits))
 
-    def _weigh(self, creates: Creates, rest: Sequence[Operation], head_bytes: int) -> None:
-        """Find every operation that fits no frame: `cut_behind` stops at the first."""
-        overhead = MULTI_OVERHEAD + head_bytes
-        room = self.limits.frame_bytes_max - overhead
-        sizes = creates.sizes()
-        if sizes and max(sizes) > room:
-            for index, size in enumerate(sizes):
-                if size > room:
-                    self._find_too_large(overhead + size, creates.path_at(index))
-        for operation in rest:
-            if not isinstance(operation, RaiseCounter):
-                size = max(forward_size(operation), operation.undo_size())
-                if size > room:
-                    self._find_too_large(overhead + size, operation.path)
-
     def _refuse(self, acls: AclPlanner) -> None:
-        """Raise for all that was found, at once. What only the servers' frame limit is against comes as NodeTooLarge,
-        since they may take more than is known."""
+        """Raise for all that was found, at once. What only the servers' frame limit is against comes as
+        FrameTooLarge, since they may take more than is known."""
         for path in acls.shut_out:
             what = "its ACL would shut the migrator out of its own work and undo"
             self._find(SHUT_OUT, path, what, "authenticate with --auth-file")
@@ -330,7 +315,7 @@ class _Maker:
             what = f"{len(names)} node(s) of the target do not let this identity make the change or take it back"
             hint = "authenticate with --auth-file as somebody whom their ACLs let in"
             self._find(PERMISSION, _named(names), what, hint)
-        by_path: dict[str, NodeTooLarge] = {}
+        by_path: dict[str, FrameTooLarge] = {}
         for error in sorted(self.too_large, key=lambda error: error.frame_bytes):
             by_path[error.where] = error
         heaviest = list(by_path.values())[::-1]

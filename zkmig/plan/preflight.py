@@ -90,7 +90,7 @@ def warnings_of(plan: Plan, identities: Sequence[Identity]) -> Iterator[Finding]
 
 
 def _empty_containers(plan: Plan) -> Iterator[Finding]:
-    creates = plan.ordered.creates
+    creates = plan.ordered.all_creates()
     if Kind.CONTAINER.value not in creates.kinds:
         return
     parents = {paths.parent(path) for path in creates.paths() if path != "/"}
@@ -105,7 +105,7 @@ def _empty_containers(plan: Plan) -> Iterator[Finding]:
 
 
 def _short_ttls(plan: Plan) -> Iterator[Finding]:
-    creates = plan.ordered.creates
+    creates = plan.ordered.all_creates()
     short = {index: ttl_ms for index, ttl_ms in creates.ttls.items() if ttl_ms < TTL_MS_SHORT}
     if short:
         shortest = min(short, key=lambda index: short[index])
@@ -120,7 +120,7 @@ def _short_ttls(plan: Plan) -> Iterator[Finding]:
 
 def _lock_outs(plan: Plan, identities: Sequence[Identity]) -> Iterator[Finding]:
     """Final ACLs that let the session neither read nor administer what it has migrated. One finding for each ACL."""
-    creates = plan.ordered.creates
+    creates = plan.ordered.all_creates()
     steps = {step.path: step.final for step in plan.acl_steps}
     is_hidden = [bool(_hidden(acl, identities)) for acl in creates.acl_table]
     finals: dict[AclList, list[str]] = {}
