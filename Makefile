@@ -43,10 +43,12 @@ demo: bootstrap
 example: bootstrap
 	$(BIN)/python -m examples.autoscaler_2016 $(EXAMPLE_ARGS)
 
-test: bootstrap
+test:
+	@ZKMIG_BROWSER=1 scripts/bootstrap.sh
 	$(BIN)/pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
-test-ensemble: bootstrap
+test-ensemble:
+	@ZKMIG_BROWSER=1 scripts/bootstrap.sh
 	ZKMIG_TEST_ENSEMBLE=1 $(BIN)/pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 torture: bootstrap

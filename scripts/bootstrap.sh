@@ -3,7 +3,8 @@
 #
 # Installs Debian packages only for what is missing. Runs again in no time unless what it was made from has changed.
 # PYTHON=... chooses the interpreter; ZOOKEEPER_HOME or ZOOKEEPER_CLASSPATH another server; ZKMIG_PURE=1 does without a
-# compiler. ZKMIG_MODEL=1 adds what `make model` needs: Spin and a C compiler.
+# compiler. ZKMIG_MODEL=1 adds what `make model` needs: Spin and a C compiler; ZKMIG_BROWSER=1 what `make test` needs, a
+# Chromium with its driver, unless CHROMIUM and CHROMEDRIVER name others.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -29,6 +30,12 @@ has_server() { has_java && { names_server || [ -e "$DEBIAN_JAR" ]; }; }
 # Spin's verifiers are plain C.
 has_spin() {
     [ "${ZKMIG_MODEL:-}" != 1 ] || { command -v "${SPIN:-spin}" >/dev/null && compiles_c; }
+}
+
+# The page that `zkmig show --html` writes is tried in one.
+has_browser() {
+    [ "${ZKMIG_BROWSER:-}" != 1 ] ||
+        { command -v "${CHROMIUM:-chromium}" >/dev/null && command -v "${CHROMEDRIVER:-chromedriver}" >/dev/null; }
 }
 
 compiles_c() { echo 'int main(void) { return 0; }' | "${CC:-cc}" -x c -o /dev/null - 2>/dev/null; }
@@ -73,6 +80,7 @@ missing_packages() {
         echo spin
         compiles_c || echo gcc libc6-dev
     fi
+    has_browser || echo chromium chromium-driver
     # Tests of TLS make certificates. Debian's Java brings it; another Java may not.
     command -v openssl >/dev/null || echo openssl
 }
@@ -107,7 +115,7 @@ make_venv() {
 main() {
     local packages
     is_python_fit || die "$PYTHON is not Python 3.11 or newer; set PYTHON to one that is"
-    if has_server && has_spin && [ "$(cat "$STAMP" 2>/dev/null)" = "$(fingerprint)" ]; then
+    if has_server && has_spin && has_browser && [ "$(cat "$STAMP" 2>/dev/null)" = "$(fingerprint)" ]; then
         return
     fi
     packages=$(missing_packages)

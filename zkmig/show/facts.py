@@ -41,6 +41,11 @@ def counts_text(counts: Mapping[str, int]) -> str:
 def facts_of(plan: Plan, plan_hash: str, masks: Masks) -> Iterator[Fact]:
     """Everything but the changes themselves. plan_hash: hex."""
     yield Fact("plan", plan_hash)
+    if plan.script is not None:
+        script = plan.script
+        scope = f"scope {script.scope}" if script.scope is not None else "any scope"
+        made_by = f"{script.file}, {script.name}, sha256 {script.sha256[:HASH_CHARS]}"
+        yield Fact("script", f"{made_by}; for epoch {script.epoch} of {scope}")
     yield from _trees(plan)
     yield from _writes(plan)
     yield Fact("watches", f"would fire if set: {watches_of(plan.operations).text}")
