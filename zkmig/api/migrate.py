@@ -109,7 +109,7 @@ def make_plan(
     theirs = take(target, read_options(access, for_target, control, progress))
     if identities is None:
         identities = [c.identity for c in access.auth if c.identity is not None] or None
-    hosts = _hosts_of(theirs)
+    hosts = hosts_of(theirs)
     return make.make_plan(
         ours, theirs, policy=declared, limits=limits, hosts=hosts, identities=identities, quotas=quotas
     )
@@ -129,7 +129,8 @@ def _quotas_of(access: Access, source: Tree, policy: Policy) -> tuple[Quota, ...
         return None
 
 
-def _hosts_of(snapshot: Snapshot) -> Hosts:
+def hosts_of(snapshot: Snapshot) -> Hosts:
+    """The servers that a snapshot was read from, as far as it tells."""
     with suppress(BadInput):  # a snapshot of something else than an ensemble: apply asks for --at
         return parse_hosts(",".join(snapshot.provenance.hosts))
     return ()
@@ -157,12 +158,14 @@ class _LiveTarget:
     ) -> Plan:
         place = self._place
         with self._access.client(place) as client:
-            scope = self._pin(client)  # before the tree: what changes in between makes the plan stale, not wrong
+            scope = pin_scope(
+                client, place, self._scope, self._control, self._say
+            )  # before the tree: what changes in between makes the plan stale, not wrong
             # Rules may speak of what is not selected.
             tops = () if policy.rules else target_tops(policy, source, place.path)
             target = scan_target(self._access, place, client, excludes, self._control, progress, tops)
             if target is None and scope is not None:
-                self._require_parent(client)
+                require_parent(client, place.path)
             who = tuple(client.identities if identities is None else identities)
 
         def with_limits(limits: Limits) -> Plan:
@@ -181,27 +184,28 @@ class _LiveTarget:
 
         return fit_to_servers(with_limits, limits, place.hosts, self._access.tls_for(place))
 
-    def _require_parent(self, client: Client) -> None:
-        # Where no scope covers the root yet, init creates what is missing above it.
-        path = self._place.path
-        if path != "/" and client.exists(paths.parent(path)) is None:
-            raise BadInput("its parent does not exist", path, "an epoch writes only below the root: create the parent")
 
-    def _pin(self, client: Client) -> TargetScope | None:
-        path = self._place.path
-        found = covering_scope(client, path, None, self._control)
-        if found is None:
-            self._say(f"no scope covers {path} yet: run zkmig init before the plan is applied")
-            return None
-        if self._scope not in (None, found.scope):
-            raise Refused(f"it belongs to scope {found.scope!r}, not {self._scope!r}", path, "check --scope")
-        record, _ = read_record(client, ControlPaths(found.scope, self._control))
-        if record.state in MIGRATING:
-            self._say(
-                f"scope {found.scope} is {record.state.value}: {WILL_BE_STALE}; "
-                "resume or roll back first, then plan again"
-            )
-        return TargetScope(found.scope, self._control, record.incarnation, record.epoch)
+def require_parent(client: Client, path: str) -> None:
+    """BadInput for a root to be that has no parent. Where no scope covers it yet, init creates what is missing."""
+    if path != "/" and client.exists(paths.parent(path)) is None:
+        raise BadInput("its parent does not exist", path, "an epoch writes only below the root: create the parent")
+
+
+def pin_scope(client: Client, place: EnsembleLocation, scope: str | None, control: str, say: Say) -> TargetScope | None:
+    """The scope that covers a place, as its record stands; None, which is said, where there is none.
+
+    Refused where it is another than `scope`. An epoch under way is said: the plan will be stale.
+    """
+    found = covering_scope(client, place.path, None, control)
+    if found is None:
+        say(f"no scope covers {place.path} yet: run zkmig init before the plan is applied")
+        return None
+    if scope not in (None, found.scope):
+        raise Refused(f"it belongs to scope {found.scope!r}, not {scope!r}", place.path, "check --scope")
+    record, _ = read_record(client, ControlPaths(found.scope, control))
+    if record.state in MIGRATING:
+        say(f"scope {found.scope} is {record.state.value}: {WILL_BE_STALE}; resume or roll back first, then plan again")
+    return TargetScope(found.scope, control, record.incarnation, record.epoch)
 
 
 def preflight(
