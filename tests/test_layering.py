@@ -31,9 +31,10 @@ LAYERS = (
     {"rules"},
     {"plan"},
     {"script"},
-    {"apply", "reader", "show"},
+    {"apply", "dev", "reader", "show"},
+    {"rehearse"},
     {"api"},
-    {"api", "dev", "guard"},
+    {"api", "guard"},
     {"demo"},
     {"cli"},
 )

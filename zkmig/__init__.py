@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zkmig.api.access import SessionOptions
+    from zkmig.api.doctor import diagnose
     from zkmig.api.holding import hold, release
     from zkmig.api.keeping import History, history, prune, remove
     from zkmig.api.migrate import apply, load_plan, make_plan, preflight, resume, rollback, save_plan
     from zkmig.api.policies import load_policy
+    from zkmig.api.rehearse import rehearse
     from zkmig.api.revert import Reverted, plan_revert, revert
     from zkmig.api.scopes import Committed, committed, init
     from zkmig.api.status import status
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from zkmig.apply.status import Status
     from zkmig.apply.watching import Sighting
     from zkmig.diff import ComparePolicy, Diff
+    from zkmig.doctor.finding import Diagnosis
     from zkmig.epoch.attempts import Attempt
     from zkmig.errors import (
         ActingRefused,
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
         NotConsistent,
         NotOwner,
         NotPermitted,
+        NotProven,
         NotReady,
         NotStable,
         OtherIncarnation,
@@ -72,6 +76,7 @@ if TYPE_CHECKING:
     from zkmig.policy.policy import Policy
     from zkmig.policy.relocation import PathRule
     from zkmig.reader import Budget, BudgetExceeded, Reader, Token, View
+    from zkmig.rehearse.result import Rehearsal
     from zkmig.stop import StopRequest
     from zkmig.wire.credential import Credential
     from zkmig.wire.tls import Tls
@@ -81,10 +86,12 @@ if TYPE_CHECKING:
 # fmt: off
 _HOMES = {
     "zkmig.api.access": ("SessionOptions",),
+    "zkmig.api.doctor": ("diagnose",),
     "zkmig.api.holding": ("hold", "release"),
     "zkmig.api.keeping": ("History", "history", "prune", "remove"),
     "zkmig.api.migrate": ("apply", "load_plan", "make_plan", "preflight", "resume", "rollback", "save_plan"),
     "zkmig.api.policies": ("load_policy",),
+    "zkmig.api.rehearse": ("rehearse",),
     "zkmig.api.revert": ("Reverted", "plan_revert", "revert"),
     "zkmig.api.scopes": ("Committed", "committed", "init"),
     "zkmig.api.status": ("status",),
@@ -99,12 +106,13 @@ _HOMES = {
     "zkmig.apply.status": ("Status",),
     "zkmig.apply.watching": ("Sighting",),
     "zkmig.diff": ("ComparePolicy", "Diff"),
+    "zkmig.doctor.finding": ("Diagnosis",),
     "zkmig.epoch.attempts": ("Attempt",),
     "zkmig.errors": (
         "ActingRefused", "BadInput", "Conflict", "DamagedFile", "Forbidden", "Held", "NotConsistent", "NotOwner",
-        "NotPermitted", "NotReady", "NotStable", "OtherIncarnation", "Outcome", "OutcomeUnknown", "PlanImpossible",
-        "ReaderError", "Refused", "StalePlan", "Stopped", "Unavailable", "UnknownFormat", "Unreachable", "WrongEpoch",
-        "ZkmigError",
+        "NotPermitted", "NotProven", "NotReady", "NotStable", "OtherIncarnation", "Outcome", "OutcomeUnknown",
+        "PlanImpossible", "ReaderError", "Refused", "StalePlan", "Stopped", "Unavailable", "UnknownFormat", "Unreachable",
+        "WrongEpoch", "ZkmigError",
     ),
     "zkmig.model.acl": ("Acl", "Identity"),
     "zkmig.model.snapshot": ("Snapshot",),
@@ -118,6 +126,7 @@ _HOMES = {
     "zkmig.policy.policy": ("Policy",),
     "zkmig.policy.relocation": ("PathRule",),
     "zkmig.reader": ("Budget", "BudgetExceeded", "Reader", "Token", "View"),
+    "zkmig.rehearse.result": ("Rehearsal",),
     "zkmig.stop": ("StopRequest",),
     "zkmig.wire.credential": ("Credential",),
     "zkmig.wire.tls": ("Tls",),
@@ -139,6 +148,7 @@ __all__ = [
     "Conflict",
     "Credential",
     "DamagedFile",
+    "Diagnosis",
     "Diff",
     "Finding",
     "Forbidden",
@@ -153,6 +163,7 @@ __all__ = [
     "NotConsistent",
     "NotOwner",
     "NotPermitted",
+    "NotProven",
     "NotReady",
     "NotStable",
     "OtherIncarnation",
@@ -167,6 +178,7 @@ __all__ = [
     "Reader",
     "ReaderError",
     "Refused",
+    "Rehearsal",
     "Removed",
     "Reverted",
     "RolledBack",
@@ -193,6 +205,7 @@ __all__ = [
     "__version__",
     "apply",
     "committed",
+    "diagnose",
     "diff",
     "history",
     "hold",
@@ -204,6 +217,7 @@ __all__ = [
     "preflight",
     "prune",
     "read",
+    "rehearse",
     "release",
     "remove",
     "resume",
@@ -247,9 +261,9 @@ def __dir__() -> list[str]:
 
 
 class _Zkmig(ModuleType):
-    """Keeps `zkmig.apply` and `zkmig.diff` the functions.
+    """Keeps `zkmig.apply`, `zkmig.diff` and `zkmig.rehearse` the functions.
 
-    The package and the module of those names would take their place in this namespace as soon as they are imported.
+    The packages and the module of those names would take their place in this namespace as soon as they are imported.
     """
 
     @property
@@ -266,6 +280,14 @@ class _Zkmig(ModuleType):
 
     @diff.setter
     def diff(self, _: object) -> None:
+        pass
+
+    @property
+    def rehearse(self) -> Any:
+        return import_module("zkmig.api.rehearse").rehearse
+
+    @rehearse.setter
+    def rehearse(self, _: object) -> None:
         pass
 
 
