@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zkmig.api.rehearse import rehearse
     from zkmig.api.revert import Reverted, plan_revert, revert
     from zkmig.api.scopes import Committed, committed, init
+    from zkmig.api.scripts import apply_scripts, load_script, plan_script
     from zkmig.api.status import status
     from zkmig.api.trees import Verification, diff, read, save_snapshot, verify
     from zkmig.api.watching import watch
@@ -77,6 +78,9 @@ if TYPE_CHECKING:
     from zkmig.policy.relocation import PathRule
     from zkmig.reader import Budget, BudgetExceeded, Reader, Token, View
     from zkmig.rehearse.result import Rehearsal
+    from zkmig.script.draft import Draft
+    from zkmig.script.load import Script
+    from zkmig.script.migration import Migration, migration
     from zkmig.stop import StopRequest
     from zkmig.wire.credential import Credential
     from zkmig.wire.tls import Tls
@@ -94,6 +98,7 @@ _HOMES = {
     "zkmig.api.rehearse": ("rehearse",),
     "zkmig.api.revert": ("Reverted", "plan_revert", "revert"),
     "zkmig.api.scopes": ("Committed", "committed", "init"),
+    "zkmig.api.scripts": ("apply_scripts", "load_script", "plan_script"),
     "zkmig.api.status": ("status",),
     "zkmig.api.trees": ("Verification", "diff", "read", "save_snapshot", "verify"),
     "zkmig.api.watching": ("watch",),
@@ -111,8 +116,8 @@ _HOMES = {
     "zkmig.errors": (
         "ActingRefused", "BadInput", "Conflict", "DamagedFile", "Forbidden", "Held", "NotConsistent", "NotOwner",
         "NotPermitted", "NotProven", "NotReady", "NotStable", "OtherIncarnation", "Outcome", "OutcomeUnknown",
-        "PlanImpossible", "ReaderError", "Refused", "StalePlan", "Stopped", "Unavailable", "UnknownFormat", "Unreachable",
-        "WrongEpoch", "ZkmigError",
+        "PlanImpossible", "ReaderError", "Refused", "StalePlan", "Stopped", "Unavailable", "UnknownFormat",
+        "Unreachable", "WrongEpoch", "ZkmigError",
     ),
     "zkmig.model.acl": ("Acl", "Identity"),
     "zkmig.model.snapshot": ("Snapshot",),
@@ -127,6 +132,9 @@ _HOMES = {
     "zkmig.policy.relocation": ("PathRule",),
     "zkmig.reader": ("Budget", "BudgetExceeded", "Reader", "Token", "View"),
     "zkmig.rehearse.result": ("Rehearsal",),
+    "zkmig.script.draft": ("Draft",),
+    "zkmig.script.load": ("Script",),
+    "zkmig.script.migration": ("Migration", "migration"),
     "zkmig.stop": ("StopRequest",),
     "zkmig.wire.credential": ("Credential",),
     "zkmig.wire.tls": ("Tls",),
@@ -150,6 +158,7 @@ __all__ = [
     "DamagedFile",
     "Diagnosis",
     "Diff",
+    "Draft",
     "Finding",
     "Forbidden",
     "Held",
@@ -160,6 +169,7 @@ __all__ = [
     "KindRule",
     "LeftOut",
     "Limits",
+    "Migration",
     "NotConsistent",
     "NotOwner",
     "NotPermitted",
@@ -182,6 +192,7 @@ __all__ = [
     "Removed",
     "Reverted",
     "RolledBack",
+    "Script",
     "SealedPlan",
     "SessionOptions",
     "Sighting",
@@ -204,6 +215,7 @@ __all__ = [
     "Znode",
     "__version__",
     "apply",
+    "apply_scripts",
     "committed",
     "diagnose",
     "diff",
@@ -212,8 +224,11 @@ __all__ = [
     "init",
     "load_plan",
     "load_policy",
+    "load_script",
     "make_plan",
+    "migration",
     "plan_revert",
+    "plan_script",
     "preflight",
     "prune",
     "read",

@@ -50,6 +50,11 @@ def load(path: str) -> Script:
     return load_source(path, _read(path))
 
 
+def sha256_of(path: str) -> str:
+    """Of a script's file, hex. BadInput if it cannot be read. Nothing of it is run."""
+    return hashlib.sha256(_read(path)).hexdigest()
+
+
 def load_source(path: str, source: bytes) -> Script:
     """The same of a file whose bytes are known."""
     number = number_of(path)

@@ -1,0 +1,496 @@
+"""load_script, plan_script and apply_scripts: from migration scripts to committed epochs, one for each."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Unpack
+
+from zkmig.api.access import Access, SessionOptions, open_scope
+from zkmig.api.frames import fit_to_servers
+from zkmig.api.migrate import Report, Say, SingleShot, apply, hosts_of, pin_scope, require_parent, save_plan
+from zkmig.api.trees import ReadProgress, Tree, read_options, scan_target, split_excludes, take, with_excludes
+from zkmig.apply.engine import SealedPlan
+from zkmig.apply.options import DRAIN_TIMEOUT_S, Applied
+from zkmig.changes import DEFAULT_POLICY
+from zkmig.epoch.attempts import AttemptNote, Fate, read_attempts
+from zkmig.epoch.control import ControlPaths, read_record
+from zkmig.epoch.owner import read_owner
+from zkmig.epoch.record import Record
+from zkmig.epoch.transitions import MIGRATING, State
+from zkmig.errors import BadInput, Outcome, Refused, WrongEpoch, ZkmigError
+from zkmig.model import path as paths
+from zkmig.model.acl import Identity
+from zkmig.model.path import CONTROL_ROOT
+from zkmig.model.patterns import parse_path
+from zkmig.model.scope import Scope
+from zkmig.model.snapshot import Snapshot
+from zkmig.plan import make
+from zkmig.plan.make import TargetScope
+from zkmig.plan.plan import Limits, Plan
+from zkmig.policy.policy import AnyPolicy, Policy, policy_of
+from zkmig.script import load as loading
+from zkmig.script.load import Script
+from zkmig.script.numbering import number_of, refuse_gaps, scripts_in
+from zkmig.script.proof import proven
+from zkmig.source.location import EnsembleLocation, parse
+from zkmig.source.read import consistent, make_scope
+from zkmig.wire.client import Client
+
+AnyScript = Script | str | os.PathLike[str]
+
+PLANS_FOLDER = ".plans"
+PLANS_MAX = 1_000  # names that are tried for one plan
+POLL_S = 0.5
+WILL_BE_REFUSED = "apply will refuse the plan"  # so says `plan_script` of a script whose turn it is not
+
+
+def _quiet(_: object) -> None:
+    """What is said or reported goes nowhere."""
+
+
+def load_script(path: str | os.PathLike[str]) -> Script:
+    """The migration script in a file NNNN_slug.py. Its top level is run, with all that this process may do.
+
+    BadInput, naming file and line, for what is none: no Python, an exception, not exactly one migration, a number that
+    is not its epoch.
+    """
+    return loading.load(os.fspath(path))
+
+
+def _loaded(script: AnyScript) -> Script:
+    return script if isinstance(script, Script) else load_script(script)
+
+
+# -- planning ---------------------------------------------------------------------------------------------------------
+
+
+def plan_script(
+    script: AnyScript,
+    target: Tree,
+    *,
+    policy: AnyPolicy = None,
+    limits: Limits | None = None,
+    scope: str | None = None,
+    excludes: Sequence[str] = (),
+    control: str = CONTROL_ROOT,
+    identities: Iterable[Identity] | None = None,
+    require_consistent: bool = False,
+    progress: ReadProgress | None = None,
+    say: Say = _quiet,
+    **session: Unpack[SessionOptions],
+) -> Plan:
+    """The plan that makes of `target` what the script makes of a draft of it.
+
+    As `make_plan`, with the script in the place of a source. What a policy includes and excludes is what the script may
+    look at; its rules are judged; all that the script changes is compared, whatever the policy compares. BadInput where
+    it maps paths or ACLs, or gives kinds or quotas: a script does that itself. BadInput, too, for whatever the script
+    raises, and where it does not come out the same each time (`zkmig.script.proof`). Refused where it is for another
+    scope than the target's. Nothing is written.
+    """
+    access = Access.of(**session)
+    script = _loaded(script)
+    declared = _for_scripts(with_excludes(policy, excludes))
+    limits = limits or Limits()
+    place = parse(target) if isinstance(target, str) else None
+    if scope is not None and script.pin.scope not in (None, scope):
+        raise Refused(f"it is for scope {script.pin.scope!r}, not {scope!r}", script.path, "check --scope")
+    if isinstance(place, EnsembleLocation):
+        live = _Live.read(access, script, place, declared, limits, scope, control, progress, say)
+        if live.base is not None and require_consistent:
+            consistent(live.base)
+        return live.planned(script, live.base, live.pin, identities)[0]
+    _, left_out = split_excludes(declared.excludes, target, target)
+    base = take(target, read_options(access, left_out, control, progress))
+    if require_consistent:
+        consistent(base)
+    if identities is None:
+        identities = [c.identity for c in access.auth if c.identity is not None] or None
+    after = _run(script, base, base.scope, declared)
+    made = make.make_plan(after, base, policy=declared, limits=limits, hosts=hosts_of(base), identities=identities)
+    return dataclasses.replace(made, script=script.pin)
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """A target that was asked: its tree (base; None: its root is not there yet), its scope, who this session is."""
+
+    access: Access
+    place: EnsembleLocation
+    policy: Policy
+    limits: Limits
+    scope: Scope
+    base: Snapshot | None
+    pin: TargetScope | None
+    identities: tuple[Identity, ...]
+
+    @classmethod
+    def read(
+        cls,
+        access: Access,
+        script: Script,
+        place: EnsembleLocation,
+        policy: Policy,
+        limits: Limits,
+        scope: str | None,
+        control: str,
+        progress: ReadProgress | None,
+        say: Say,
+    ) -> _Live:
+        left_out, _ = split_excludes(policy.excludes, str(place), None)
+        whole = make_scope(place.path, left_out, control)
+        with access.client(place) as client:
+            pin = _pin(client, script, place, scope, control, say)  # before the tree, as for any plan
+            # Rules may speak of what is not selected.
+            tops = () if policy.rules else _tops(policy, place.path)
+            base = scan_target(access, place, client, left_out, control, progress, tops)
+            if base is None and pin is not None:
+                require_parent(client, place.path)
+            return cls(access, place, policy, limits, whole, base, pin, tuple(client.identities))
+
+    def planned(
+        self,
+        script: Script,
+        base: Snapshot | None,
+        pin: TargetScope | None,
+        identities: Iterable[Identity] | None = None,
+    ) -> tuple[Plan, Snapshot]:
+        """The plan of a script for the tree as it is, or as it will be; and the tree that it leads to."""
+        place = self.place
+        after = _run(script, base, self.scope, self.policy)
+        who = self.identities if identities is None else tuple(identities)
+
+        def with_limits(limits: Limits) -> Plan:
+            made = make.make_plan(
+                after,
+                base,
+                policy=self.policy,
+                limits=limits,
+                target_root=place.path,
+                hosts=place.hosts,
+                scope=pin,
+                identities=who,
+            )
+            return dataclasses.replace(made, script=script.pin, target=dataclasses.replace(made.target, tls=place.tls))
+
+        return fit_to_servers(with_limits, self.limits, place.hosts, self.access.tls_for(place)), after
+
+
+def _pin(
+    client: Client, script: Script, place: EnsembleLocation, scope: str | None, control: str, say: Say
+) -> TargetScope | None:
+    pin = pin_scope(client, place, scope, control, say)
+    if pin is None:
+        return None
+    if script.pin.scope not in (None, pin.scope):
+        what = f"it is for scope {script.pin.scope!r}, and {place.path} belongs to scope {pin.scope!r}"
+        raise Refused(what, script.path, "check --to and the script")
+    if pin.epoch + 1 != script.epoch:
+        say(f"the committed epoch is {pin.epoch}, and the script is for epoch {script.epoch}: {WILL_BE_REFUSED}")
+    return pin
+
+
+def _for_scripts(policy: Policy) -> Policy:
+    """The policy as a script may have it. BadInput for what a script says itself."""
+    declared = {
+        "paths": policy.map_paths,
+        "ACLs": policy.map_acls,
+        "kinds": policy.kinds,
+        "quotas": policy.quotas,
+    }
+    for name, given in declared.items():
+        if given:
+            what = f"a policy that {'carries' if name == 'quotas' else 'maps'} {name} is not for scripts"
+            raise BadInput(what, "", "leave that out: a script says itself what is to be where")
+    return dataclasses.replace(policy, compare=DEFAULT_POLICY)
+
+
+def _tops(policy: Policy, root: str) -> tuple[str, ...]:
+    """What the policy includes, absolute on the target; () for all of it."""
+    tops = tuple(parse_path(text, "--include") for text in policy.includes)
+    for top in tops:
+        if not paths.contains(root, top):
+            raise BadInput("this include is not below the root", top, f"name paths below {root}")
+    return () if root in tops else tops
+
+
+def _run(script: Script, base: Snapshot | None, scope: Scope, policy: Policy) -> Snapshot:
+    """What the script makes of the tree, of which it may look at what is included."""
+    tops = _tops(policy, scope.root)
+    if base is not None and tops:
+        narrowed = dataclasses.replace(base.scope, includes=tops)
+        base = Snapshot(base.columns, narrowed, base.provenance, base.consistency)
+    return proven(script, base, dataclasses.replace(scope, includes=tops))
+
+
+# -- which scripts are due --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """scripts: to be applied, in order; none where all are. target: the tree of the scope, as a location. epoch: the
+    committed one. folder: where the scripts are."""
+
+    scripts: tuple[Script, ...]
+    target: str
+    scope: str
+    epoch: int
+    folder: str
+
+
+def find_due(
+    where: str | os.PathLike[str],
+    at: str,
+    *,
+    epoch: int,
+    scope: str | None = None,
+    wait: bool = False,
+    control: str = CONTROL_ROOT,
+    say: Say = _quiet,
+    **session: Unpack[SessionOptions],
+) -> Due:
+    """The scripts that lead from the committed epoch to `epoch`, all loaded, and checked against the scope's history.
+
+    where: a directory of scripts, or one script, whose epoch is the next. Refused, naming file and epoch: a number that
+    is missing or there twice, a file that was edited since it made its epoch or is gone, one whose epoch something else
+    has made, a script for another scope, an epoch under way. wait: for that one to end, while its migrator lives.
+    Nothing is written.
+    """
+    shown = os.fspath(where)
+    is_folder = os.path.isdir(shown)
+    files = scripts_in(shown) if is_folder else {number_of(shown): shown}
+    if not is_folder and epoch not in files:
+        raise WrongEpoch(f"the script is for epoch {next(iter(files))}, not {epoch}", shown, "check --epoch")
+    access = Access.of(**session)
+    with open_scope(access, at, scope, control) as (client, names):
+        record = _at_rest(client, names, access, wait, say)
+        attempts = read_attempts(client, names, record)
+    committed = {one.note.epoch: one.note for one in attempts if one.fate is Fate.COMMITTED}
+    _check_history(shown, files, committed, record.epoch, is_folder, say)
+    place = parse(at)
+    assert isinstance(place, EnsembleLocation)
+    target = str(dataclasses.replace(place, path=record.root))
+    folder = shown if is_folder else os.path.dirname(shown)
+    first = record.epoch + 1
+    if epoch < record.epoch:
+        raise WrongEpoch(f"the committed epoch is {record.epoch}, beyond {epoch}", names.record, "check --epoch")
+    if not is_folder and first < epoch:
+        what = f"the committed epoch is {record.epoch}, and the script is for epoch {epoch}"
+        raise WrongEpoch(what, shown, "apply those before it first, or name the directory")
+    refuse_gaps(shown, files, first, epoch)
+    due = tuple(load_script(files[number]) for number in range(first, epoch + 1))
+    for script in due:
+        if script.pin.scope not in (None, names.scope):
+            raise Refused(f"it is for scope {script.pin.scope!r}, not {names.scope!r}", script.path, "check --scope")
+    return Due(due, target, names.scope, record.epoch, folder)
+
+
+def _at_rest(client: Client, names: ControlPaths, access: Access, wait: bool, say: Say) -> Record:
+    """The record, with nothing under way or pending. Refused otherwise."""
+    has_said = False
+    while True:
+        record, _ = read_record(client, names)
+        if record.state not in MIGRATING:
+            break
+        if not wait or not read_owner(client, names).alive:
+            what = f"epoch {record.target_epoch} is {record.state.value}"
+            raise Refused(
+                what, names.record, "zkmig status names its plan: run zkmig resume or rollback, then this again"
+            )
+        if not has_said:
+            say(f"epoch {record.target_epoch} is {record.state.value}: waiting for its migrator")
+            has_said = True
+        access.stop.check()
+        time.sleep(POLL_S)
+    if record.pending is not None:
+        raise Refused(f"{record.pending} are pending", names.record, "run zkmig resume")
+    if record.state not in (State.STABLE, State.EMPTY):
+        raise Refused(f"the scope is {record.state.value}", names.record, "run zkmig status")
+    return record
+
+
+def _check_history(
+    shown: str,
+    files: Mapping[int, str],
+    committed: Mapping[int, AttemptNote],
+    epoch: int,
+    is_folder: bool,
+    say: Say,
+) -> None:
+    """Hold the files against what has made the epochs that are committed."""
+    unknown: list[str] = []
+    for number, path in files.items():
+        note = committed.get(number)
+        if number > epoch:
+            break
+        if note is None or not note.plan_hash:  # not there, or not for this identity to read
+            unknown.append(os.path.basename(path))
+        elif note.script is None:
+            how = f"a revert of epoch {note.reverts}" if note.reverts is not None else "a plan of no script"
+            raise Refused(
+                f"epoch {number} was made by {how}, so this script was never applied",
+                path,
+                f"give it a number after {epoch}, or take it away",
+            )
+        elif (digest := loading.sha256_of(path)) != note.script.sha256:
+            raise Refused(
+                f"it was edited since epoch {number} was made by {note.script.file}: its sha256 is {digest[:12]}, "
+                f"then it was {note.script.sha256[:12]}",
+                path,
+                "put it back as it was, and write what is to change into a new script",
+            )
+    if unknown:
+        say(f"warning: the history does not tell what has made the epochs of {', '.join(unknown)}: not checked")
+    if not is_folder:
+        return
+    for number, note in committed.items():
+        if note.script is not None and number not in files:
+            raise Refused(f"{note.script.file}, which has made epoch {number}, is not there", shown, "put it back")
+
+
+# -- applying ---------------------------------------------------------------------------------------------------------
+
+
+def foresee(
+    due: Due,
+    *,
+    policy: AnyPolicy = None,
+    control: str = CONTROL_ROOT,
+    progress: ReadProgress | None = None,
+    say: Say = _quiet,
+    **session: Unpack[SessionOptions],
+) -> tuple[Plan, ...]:
+    """A plan for each script, the first of the tree as it is, each further one of the tree that those before lead to.
+
+    So that what is wrong with a later script, or against the policy's rules, is told before the first write. Only the
+    first plan can be applied.
+    """
+    access = Access.of(**session)
+    if not due.scripts:
+        return ()
+    place = parse(due.target)
+    assert isinstance(place, EnsembleLocation)
+    declared = _for_scripts(policy_of(policy))
+    live = _Live.read(access, due.scripts[0], place, declared, Limits(), due.scope, control, progress, say)
+    plans: list[Plan] = []
+    base = live.base
+    for script in due.scripts:
+        pin = None if live.pin is None else dataclasses.replace(live.pin, epoch=script.epoch - 1)
+        plan, base = live.planned(script, base, pin)
+        plans.append(plan)
+    return tuple(plans)
+
+
+@contextmanager
+def kept_plan(
+    plan: Plan,
+    script: Script,
+    due: Due,
+    folder: str | None = None,
+    *,
+    control: str = CONTROL_ROOT,
+    **session: Unpack[SessionOptions],
+) -> Iterator[SealedPlan]:
+    """The plan in a file of its own, for `resume`; the file goes again where an error says that nothing was written.
+
+    folder: where; None: PLANS_FOLDER beside the scripts, which is made, and kept out of git: plans hold data.
+    """
+    sealed = _save(plan, script, due.scope, folder or os.path.join(due.folder, PLANS_FOLDER))
+    try:
+        yield sealed
+    except ZkmigError as error:
+        if error.outcome is Outcome.NOTHING_WRITTEN and _is_unused(sealed, due, control, session):
+            os.unlink(sealed.path)
+        raise
+
+
+def _save(plan: Plan, script: Script, scope: str, folder: str) -> SealedPlan:
+    hint = "say where plans are to be kept with --plans DIR; no server was written to"
+    try:
+        if not os.path.isdir(folder):
+            os.makedirs(folder, mode=0o700)
+            with open(os.path.join(folder, ".gitignore"), "x", encoding="utf-8") as ignored:
+                ignored.write("*\n")
+    except OSError as error:
+        raise BadInput(
+            f"plans, which resume would need, cannot be kept there: {error.strerror}", folder, hint
+        ) from error
+    stem = f"{scope}-{os.path.splitext(script.pin.file)[0]}"
+    for number in range(1, PLANS_MAX):
+        path = os.path.join(folder, f"{stem}{f'-{number}' if number > 1 else ''}.zkplan")
+        if os.path.lexists(path):
+            continue
+        try:
+            return save_plan(plan, path)
+        except BadInput as error:
+            raise BadInput(f"the plan, which resume would need, {error.what}", path, hint) from error
+    raise BadInput("there are too many plan files of that name", os.path.join(folder, stem), "take some away")
+
+
+def _is_unused(sealed: SealedPlan, due: Due, control: str, session: SessionOptions) -> bool:
+    """Whether no resume will ask for it: told by the record, so when in doubt it stays."""
+    try:
+        with open_scope(Access.of(**session), due.target, due.scope, control) as (client, names):
+            record, _ = read_record(client, names)
+    except ZkmigError:
+        return False
+    return sealed.hash not in (record.plan_hash, record.committed_plan_hash)
+
+
+def apply_scripts(
+    where: str | os.PathLike[str],
+    at: str,
+    *,
+    epoch: int,
+    scope: str | None = None,
+    policy: AnyPolicy = None,
+    plans: str | None = None,
+    single_shot: SingleShot = "auto",
+    drain_timeout_s: float = DRAIN_TIMEOUT_S,
+    wait: bool = False,
+    steal: bool = False,
+    ignore_quotas: bool = False,
+    throttle: float | None = None,
+    evict: Sequence[str] = (),
+    control: str = CONTROL_ROOT,
+    report: Report = _quiet,
+    say: Say = _quiet,
+    **session: Unpack[SessionOptions],
+) -> tuple[Applied, ...]:
+    """Plan and apply the scripts that lead from the committed epoch to `epoch`, one epoch each, in order.
+
+    where: a directory of scripts, or one script. at: zk://... of the ensemble; what is planned is the whole tree of the
+    scope. plans: where the plan of each is kept, for `resume`. All of them are planned before the first is applied
+    (`foresee`). The rest as for `apply`; errors as for `find_due`, `plan_script` and `apply`. Those before the one that
+    fails stay committed: called again, it goes on behind them. An empty tuple: all were applied before.
+    """
+    due = find_due(where, at, epoch=epoch, scope=scope, wait=wait, control=control, say=say, **session)
+    if len(due.scripts) > 1:
+        foresee(due, policy=policy, control=control, **session)
+    done: list[Applied] = []
+    for script in due.scripts:
+        plan = plan_script(script, due.target, policy=policy, scope=due.scope, control=control, say=say, **session)
+        with kept_plan(plan, script, due, plans, control=control, **session) as sealed:
+            done.append(
+                apply(
+                    sealed,
+                    epoch=script.epoch,
+                    scope=due.scope,
+                    single_shot=single_shot,
+                    drain_timeout_s=drain_timeout_s,
+                    wait=wait,
+                    steal=steal,
+                    ignore_quotas=ignore_quotas,
+                    throttle=throttle,
+                    evict=evict,
+                    control=control,
+                    report=report,
+                    say=say,
+                    **session,
+                )
+            )
+    return tuple(done)
