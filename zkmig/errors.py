@@ -140,6 +140,16 @@ class NotConsistent(ZkmigError):
     exit_code = EXIT_CONFLICT
 
 
+class NotProven(ZkmigError):
+    """A rehearsal did not come to its end: a stage failed, or left another tree than it had to.
+
+    stage: which. The target was only read. exit_code: that of the failure, where it says more than this.
+    """
+
+    exit_code = EXIT_CONFLICT
+    stage = ""
+
+
 class OutcomeUnknown(ZkmigError):
     """A write was sent and its answer never came."""
 
