@@ -32,7 +32,7 @@ LAYERS = (
     {"plan"},
     {"script"},
     {"apply", "dev", "reader", "show"},
-    {"rehearse"},
+    {"doctor", "rehearse"},
     {"api"},
     {"api", "guard"},
     {"demo"},
