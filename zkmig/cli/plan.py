@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from zkmig.api import migrate
+from zkmig.api import migrate, scripts
 from zkmig.apply.engine import SealedPlan
 from zkmig.cli.applying import batches_text
 from zkmig.cli.output import check_output
@@ -24,6 +24,7 @@ from zkmig.cli.run import (
     exclude_option,
     exit_codes,
 )
+from zkmig.errors import BadInput
 from zkmig.plan.plan import BATCH_FRAME_BYTES_MAX, JOURNAL_BYTES_MAX, SINGLE_SHOT_OPS_MAX, Limits, Plan
 from zkmig.policy.policy import Policy
 from zkmig.source.location import EnsembleLocation, parse
@@ -35,15 +36,16 @@ NOTES_SHOWN = 20
     epilog=exit_codes(
         {
             "0": "planned, whatever the differences",
-            "2": "usage or bad input; also a change that cannot be made safely",
-            "3": "refused: --scope names another scope than the target's",
+            "2": "usage or bad input; also a change that cannot be made safely, or a script that fails",
+            "3": "refused: --scope, or the script, names another scope than the target's; a rule of the policy",
             **FUZZY,
             "6": "unreachable, or not permitted to read or to make the change",
             **STOPPED,
         }
     )
 )
-@click.option("--from", "source", required=True, metavar="LOCATION", help="The tree to have: zk://... or a snapshot.")
+@click.argument("script", metavar="[SCRIPT]", required=False)
+@click.option("--from", "source", metavar="LOCATION", help="The tree to have: zk://... or a snapshot.")
 @click.option("--to", "target", required=True, metavar="LOCATION", help="The tree to change. Its root may be absent.")
 @click.option("-o", "--output", required=True, metavar="FILE", help="The plan file to write.")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
@@ -79,7 +81,8 @@ NOTES_SHOWN = 20
 @policy_options(carrying=True)
 def plan(
     run: Run,
-    source: str,
+    script: str | None,
+    source: str | None,
     target: str,
     output: str,
     force: bool,
@@ -92,31 +95,38 @@ def plan(
     control: str,
     policy: Policy,
 ) -> None:
-    """Plan how the tree at --to becomes equal to the tree at --from, and write the plan to a file.
+    """Plan how the tree at --to becomes equal to the tree at --from, or what SCRIPT makes of it, into a file.
 
     The plan is the order of all writes, in batches, with the version that each expects; it names the servers, the
     scope and the epoch that it was made for, and `zkmig apply` refuses it once they have moved. Ephemerals are counted
     and never carried over. What is left out is said, and what the target would refuse (unknown schemes, kinds, quotas,
     permissions) is named before anything is tried. Nothing is written to any server.
+
+    SCRIPT is a migration script, as `zkmig new` makes one. It is trusted code, and is run three times, in two
+    processes: its plan is refused where it does not come out the same each time.
     """
     check_output(output, force)
-    parse(source), parse(target)
+    parse(target)
+    if (source is None) == (script is None):
+        raise BadInput("a plan wants either --from or a script", "", "say zkmig plan --from LOCATION, or name a script")
     limits = Limits(batch_bytes_max=batch_bytes, single_shot_ops_max=single_shot_ops_max, journal_bytes_max=journal_max)
     remarks: list[str] = []
     with run.progress() as progress:
-        made = migrate.make_plan(
-            source,
-            target,
-            policy=policy,
-            limits=limits,
-            scope=scope,
-            excludes=excludes,
-            control=control,
-            require_consistent=require_consistent,
-            progress=progress.read,
-            say=remarks.append,
-            **run.session,
-        )
+        options: dict[str, Any] = {
+            "policy": policy,
+            "limits": limits,
+            "scope": scope,
+            "excludes": excludes,
+            "control": control,
+            "require_consistent": require_consistent,
+            "progress": progress.read,
+            "say": remarks.append,
+        }
+        if source is not None:
+            parse(source)
+            made = migrate.make_plan(source, target, **options, **run.session)
+        else:
+            made = scripts.plan_script(script or "", target, **options, **run.session)
     findings = migrate.preflight(made, **run.session) if isinstance(parse(target), EnsembleLocation) else ()
     sealed = migrate.save_plan(made, output, force)
     run.document(
@@ -126,11 +136,14 @@ def plan(
     for finding in findings:
         run.say(f"{'apply will refuse' if finding.is_fatal else 'warning'}: {finding}")
     if made.source.is_fuzzy:
-        remarks.append("others wrote the source while it was read: the plan leads to a mix of its states")
+        which = "source" if made.script is None else "target"
+        remarks.append(f"others wrote the {which} while it was read: the plan leads to a mix of its states")
     for remark in remarks:
         run.say(f"note: {remark}")
-    is_stale = any(migrate.WILL_BE_STALE in remark for remark in remarks)
-    if made.target.epoch is not None and not made.is_empty and not is_stale:
+    refused = (migrate.WILL_BE_STALE, scripts.WILL_BE_REFUSED)
+    will_be_refused = any(each in remark for each in refused for remark in remarks)
+    is_something = not made.is_empty or made.script is not None
+    if made.target.epoch is not None and is_something and not will_be_refused:
         run.say(f"apply it with: zkmig apply --epoch {made.target.epoch + 1} {shlex.quote(output)}")
 
 
@@ -149,6 +162,7 @@ def summary_document(made: Plan) -> dict[str, Any]:
             "tree_hash": made.target.tree_hash,
             "counter_hash": made.target.counter_hash,
         },
+        "script": None if made.script is None else dataclasses.asdict(made.script),
         "scope": made.target.scope,
         "epoch": made.target.epoch,
         "incarnation": made.target.incarnation,
@@ -173,6 +187,8 @@ def show_summary(run: Run, sealed: SealedPlan) -> None:
     where = f" in scope {made.target.scope} at epoch {made.target.epoch}" if made.target.scope else ""
     run.line(f"from      {made.source.location}{' (fuzzy)' if made.source.is_fuzzy else ''}")
     run.line(f"to        {made.target.location or _place_of(made)}{where}")
+    if made.script is not None:
+        run.line(f"script    {made.script.name}, for epoch {made.script.epoch}, sha256 {made.script.sha256[:16]}")
     if made.is_empty:
         run.line("changes   none: there is nothing to do")
     else:
