@@ -31,6 +31,7 @@ def match(pattern: str, path: str) -> Mapping[str, str] | None:
         ("/pools/{pool}/", "/pools/web", {"pool": "web"}),
         ("/pools/*", "/pools/web", {}),
         ("/pools/*", "/pool/web", None),
+        ("/*/*", "/a/b", {}),
         ("/pools/a*", "/pools/a*", {}),
         ("/pools/a*", "/pools/ab", None),
         ("/s/shard-{n}", "/s/shard-7", {"n": "7"}),

@@ -74,9 +74,11 @@ class _Component:
 
         The first text there is ends a capture. That finds a fit wherever there is one, since it leaves most behind it.
         """
-        first, *between, last = self.texts if self.names else (self.texts[0], "")
         if not self.names:
-            return {} if name == first else None
+            return {} if name == self.texts[0] else None
+        if self.is_open:
+            return {self.names[0]: name} if self.names[0] else {}
+        first, *between, last = self.texts
         stop = len(name) - len(last)
         if stop <= len(first) or not name.startswith(first) or not name.endswith(last):
             return None
@@ -91,7 +93,6 @@ class _Component:
         if start >= stop:
             return None
         found[self.names[-1]] = name[start:stop]
-        found.pop("", None)
         return found
 
 
@@ -126,7 +127,7 @@ class CapturePattern:
         if parts.count(MANY) > 1:
             raise BadInput("more than one ** in a pattern", text, "a path has to fit in one way only")
         components = tuple(None if part == MANY else _component(part, text) for part in parts)
-        names = [name for component in components if component for name in component.names]
+        names = [name for component in components if component for name in component.names if name]
         for name in names:
             if names.count(name) > 1 or name == VALUE:
                 what = f"{{{VALUE}}} stands for the data" if name == VALUE else f"{{{name}}} stands there twice"
@@ -139,7 +140,7 @@ class CapturePattern:
     @property
     def names(self) -> frozenset[str]:
         """Of its captures."""
-        return frozenset(name for component in self._components if component for name in component.names)
+        return frozenset(name for component in self._components if component for name in component.names if name)
 
     @property
     def top(self) -> str:
@@ -314,4 +315,17 @@ class Template:
     def fill(self, captures: Captures, value: str) -> str:
         """The path. BadInput if it is none: a value may say anything."""
         filled = {**captures, VALUE: value}
-        return paths.validate("".join(filled[name] if is_capture else name for is_capture, name in self._pieces))
+        path = "".join([filled[name] if is_capture else name for is_capture, name in self._pieces])
+        return path if _is_plain(path) else paths.validate(path)
+
+
+def _is_plain(path: str) -> bool:
+    """Whether a path is one that ZooKeeper takes, as seen at a glance: `validate` looks at each character."""
+    return (
+        path.isascii()
+        and path.isprintable()
+        and path.startswith("/")
+        and not path.endswith("/")
+        and "//" not in path
+        and "/." not in path
+    )

@@ -327,7 +327,7 @@ _MESSAGES = {
 
 def _message(fault: Any) -> str:
     if fault["type"] == "literal_error":
-        return "it can only be " + fault["ctx"]["expected"].replace("'", '"')
+        return f"it can only be {fault['ctx']['expected']}".replace("'", '"')
     text: str = _MESSAGES.get(fault["type"], fault["msg"])
     return text.removeprefix("Value error, ")
 

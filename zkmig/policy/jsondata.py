@@ -23,7 +23,7 @@ def parsed(data: bytes | None) -> Any:
     if not data:
         raise NotJson("it has no data, which is not JSON")
     try:
-        return json.loads(data.decode(), parse_constant=_refused, parse_int=_whole, object_pairs_hook=_object)
+        return _DECODER.decode(data.decode())
     except NotJson:
         raise
     except RecursionError:
@@ -45,6 +45,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise NotJson("an object in its data names a field twice")
     return found
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refused, parse_int=_whole, object_pairs_hook=_object)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,8 +60,13 @@ class Baseline:
 def mark_of(snapshot: Snapshot, node: int) -> bytes:
     """What a node is: its data, ACL and kind. Kinds that nobody tells (containers, TTL) count as persistent."""
     data = snapshot.data_at(node)
-    hashed = hashlib.blake2b(b"\0" if data is None else b"\1" + data, digest_size=MARK_BYTES)
-    hashed.update(repr((snapshot.acl_at(node), bool(snapshot.columns.stats.ephemeral_owner[node]))).encode())
+    rest = (
+        snapshot.acl_at(node),
+        bool(snapshot.columns.stats.ephemeral_owner[node]),
+        None if data is None else len(data),
+    )
+    hashed = hashlib.blake2b(repr(rest).encode(), digest_size=MARK_BYTES)
+    hashed.update(data or b"")
     return hashed.digest()
 
 

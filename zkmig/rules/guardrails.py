@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from zkmig.model.snapshot import Snapshot
-from zkmig.policy.jsondata import parsed
+from zkmig.policy.jsondata import NotJson, parsed
 from zkmig.policy.rules import (
     Guardrail,
     JsonData,
@@ -17,8 +17,12 @@ from zkmig.policy.rules import (
     SameCount,
     Unchanged,
 )
+from zkmig.policy.schema import validator_of
 from zkmig.rules.baseline import MARK_BYTES, Before, mark_of
 from zkmig.rules.violation import Violation, told
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
 
 NAMED_MAX = 3  # paths named in one violation
 
@@ -59,7 +63,11 @@ def deletions_allowed(rule: MaxDeletions, before: int) -> int:
 
 
 def _max_deletions(rule: MaxDeletions, after: Snapshot, before: Before) -> Iterator[Violation]:
-    gone = [path for path in before.paths if path not in after]
+    if not before.paths:
+        return
+    # What is there after and was there before fits the pattern still: a set of paths spares a search for each.
+    left = {after.path_at(node) for node, _ in rule.pattern.find(after)}
+    gone = [path for path in before.paths if path not in left]
     allowed = deletions_allowed(rule, len(before.paths))
     if len(gone) > allowed:
         limit = f"at most {allowed}"
@@ -77,12 +85,14 @@ def _min_children(rule: MinChildren, after: Snapshot) -> Iterator[Violation]:
 
 
 def _never_empty(rule: NeverEmpty, after: Snapshot, before: Before) -> Iterator[Violation]:
+    if not before.paths:
+        return
+    ends = after.columns.ends
+    is_filled = {after.path_at(node): ends[node] > node + 1 for node, _ in rule.pattern.find(after)}
     for path in before.paths:
-        if path not in after:
+        if path not in is_filled:
             yield Violation(rule.name, path, "it had children, and is gone")
-            continue
-        node = after.index(path)
-        if after.columns.ends[node] == node + 1:
+        elif not is_filled[path]:
             yield Violation(rule.name, path, "it had children, and has none")
 
 
@@ -111,24 +121,28 @@ def _max_size(rule: MaxSize, after: Snapshot) -> Iterator[Violation]:
 
 
 def _json_data(rule: JsonData, after: Snapshot) -> Iterator[Violation]:
-    validator = None
-    if rule.schema is not None:
-        from jsonschema.validators import validator_for  # loaded only where there is a schema
-
-        validator = validator_for(rule.schema)(rule.schema)
+    validator = validator_of(rule.schema) if rule.schema is not None else None
     for node, _ in rule.pattern.find(after):
         data = after.data_at(node)
-        path = after.path_at(node)
         try:
             value = parsed(data)
-        except ValueError:
-            yield Violation(rule.name, path, "its data is not JSON", told(data))
-            continue
-        fault = next(iter(validator.iter_errors(value)), None) if validator else None
-        if fault is not None:
-            # The message and the path in the value would tell what the data holds; the path in the schema does not.
-            where = "/".join(map(str, fault.absolute_schema_path))
-            yield Violation(rule.name, path, f"its data does not fit the schema at {where}", told(data))
+            what = _misfit(validator, value) if validator is not None else ""
+        except NotJson as error:
+            what = str(error)
+        if what:
+            yield Violation(rule.name, after.path_at(node), what, told(data))
+
+
+def _misfit(validator: Validator, value: Any) -> str:
+    """Where it does not fit, "" if it does."""
+    try:
+        fault = next(iter(validator.iter_errors(value)), None)
+    except Exception as error:  # noqa: BLE001 - whatever a library trips over, it was not found to fit
+        return f"its data cannot be held against the schema ({type(error).__name__})"
+    if fault is None:
+        return ""
+    # The message and the path in the value would tell what the data holds; the path in the schema does not.
+    return f"its data does not fit the schema at {'/'.join(map(str, fault.absolute_schema_path))}"
 
 
 def _same_count(rule: SameCount, after: Snapshot, before: Before) -> Iterator[Violation]:

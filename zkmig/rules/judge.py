@@ -7,13 +7,17 @@ from collections.abc import Iterable, Iterator
 
 from zkmig.errors import BadInput
 from zkmig.model import path as paths
+from zkmig.model.path import CONTROL_ROOT, SYSTEM_ROOT
 from zkmig.model.snapshot import Snapshot
-from zkmig.policy.rules import PythonCheck, Reference, Rule, Rules, Together
+from zkmig.policy.captures import CapturePattern
+from zkmig.policy.rules import MinChildren, NeverEmpty, PythonCheck, Reference, Rule, Rules, Together
 from zkmig.rules import guardrails, pychecks, references
 from zkmig.rules.baseline import Baseline, Before, baseline_rules
 from zkmig.rules.violation import Verdict, Violation, gathered
 
-NEEDS_A_PLAN = "it speaks of before and after, and there is no plan"
+NEEDS_A_PLAN = "it speaks of before and after: it takes a plan"
+NEEDS_TRANSACTIONS = "it speaks of what changes in one transaction: it takes a plan"
+ONLY_ORDERS = "it is not required: it only orders what a plan writes"
 Key = tuple[str, str, str, str]
 
 
@@ -28,25 +32,30 @@ def baseline_of(rules: Rules, before: Snapshot | None) -> Baseline:
 def judge(rules: Rules, after: Snapshot, before: Baseline | None = None) -> Verdict:
     """What is against the tree. before None: rules that speak of before and after are not judged, which is said.
 
+    That paths change together is held by the order of a plan, and taken for granted where there is a `before`.
     BadInput for a rule that speaks of paths which lie outside of the tree, and for a check in Python that cannot be
-    called or fails.
+    called; Refused for one that is no longer what it was when the policy was read.
     """
     for rule in rules:
         _refuse_outside(rule, after)
     known = before.known if before is not None else frozenset[Key]()
     violations, more = gathered(_marked(_found(rules, after, before), known))
-    judged, left = [], []
+    judged: list[str] = []
+    left: list[tuple[str, str]] = []
     for rule in rules:
-        if isinstance(rule, Together) or (before is None and _speaks_of_before(rule)):
-            left.append((rule.name, NEEDS_A_PLAN))
-        else:
-            judged.append(rule.name)
-    return Verdict(violations, more, tuple(judged), tuple(left))
+        reason = _why_not(rule, after, before)
+        if reason:
+            left.append((rule.name, reason))
+            continue
+        judged.append(rule.name)
+        left += [(rule.name, f"what lies at and below {path}, which is left out") for path in _unseen(rule, after)]
+    return Verdict(violations, more, tuple(judged), tuple(left), rules.report_existing)
 
 
 def _found(rules: Rules, after: Snapshot, before: Baseline | None) -> Iterator[Violation]:
+    present = references.Presence(after)
     for reference in rules.references:
-        yield from references.judged(reference, after)
+        yield from references.judged(reference, after, present)
     for rule in rules.guardrails:
         if not guardrails.speaks_of_before(rule):
             yield from guardrails.judged(rule, after, Before())
@@ -61,30 +70,72 @@ def _marked(found: Iterable[Violation], known: frozenset[Key]) -> Iterator[Viola
         yield dataclasses.replace(violation, is_old=True) if violation.key in known else violation
 
 
-def _speaks_of_before(rule: Rule) -> bool:
-    return not isinstance(rule, Reference | Together | PythonCheck) and guardrails.speaks_of_before(rule)
+def _why_not(rule: Rule, after: Snapshot, before: Baseline | None) -> str:
+    """Why a rule says nothing of a tree, "" if it does. One that meets no node may hold a slip of the pen."""
+    match rule:
+        case PythonCheck():
+            return ""
+        case Together():
+            return NEEDS_TRANSACTIONS if before is None else ""
+        case Reference(required=False):
+            return ONLY_ORDERS
+        case Reference(source=pattern):
+            return _met(pattern, after)
+        case _ if not guardrails.speaks_of_before(rule):
+            return _met(rule.pattern, after)
+        case _ if before is None:
+            return NEEDS_A_PLAN
+        case _:
+            was = before[rule.name]
+            return "" if was.paths or was.count else _met(rule.pattern, after)
 
 
-def _tops(rule: Rule) -> Iterator[str]:
+def _met(pattern: CapturePattern, tree: Snapshot) -> str:
+    return "" if next(pattern.find(tree), None) is not None else f"no node matches {pattern}"
+
+
+def _patterns(rule: Rule) -> tuple[CapturePattern, ...]:
     match rule:
         case Reference():
-            yield rule.source.top
-            yield rule.target.top
+            return (rule.source,)
         case Together():
-            for pattern in rule.patterns:
-                yield pattern.top
+            return rule.patterns
         case PythonCheck():
-            return
+            return ()
         case _:
-            yield rule.pattern.top
+            return (rule.pattern,)
+
+
+def _unseen(rule: Rule, tree: Snapshot) -> Iterator[str]:
+    """Where the tree is not known, and the rule may have something to say."""
+    for exclude in tree.scope.excludes:
+        if exclude in (SYSTEM_ROOT, CONTROL_ROOT) or not paths.contains(tree.root, exclude):
+            continue
+        places = [exclude]
+        if isinstance(rule, MinChildren | NeverEmpty):
+            places.append(paths.parent(exclude))  # whose children are not all known
+        if isinstance(rule, PythonCheck) or any(
+            pattern.may_reach(exclude) or any(pattern.match(place) is not None for place in places)
+            for pattern in _patterns(rule)
+        ):
+            yield exclude
 
 
 def _refuse_outside(rule: Rule, tree: Snapshot) -> None:
     """A rule that can meet nothing of the tree would find it sound, whatever is there."""
-    for top in _tops(rule):
+    tops = [pattern.top for pattern in _patterns(rule)]
+    for top in (*tops, rule.target.top) if isinstance(rule, Reference) else tops:
         if not paths.overlap(tree.root, top):
             what = f"the rule {rule.name!r} speaks of {top}, which lies outside of what is judged"
             raise BadInput(what, tree.root, "judge a tree that holds both, or leave the rule out")
         outside = [each for each in tree.scope.excludes if paths.contains(each, top)]
         if outside:
             raise BadInput(f"the rule {rule.name!r} speaks of {top}, which is left out", outside[0], "take it in")
+    includes = tree.scope.includes
+    if not includes:
+        return
+    # Above what is included nodes only lead there; whether they have other children nobody has looked.
+    for top in tops or (tree.root,):
+        if not any(paths.contains(each, top) for each in includes):
+            what = f"the rule {rule.name!r} speaks of {top}, of which only a part was read"
+            raise BadInput(what, includes[0], "judge a tree that holds all of it, or leave the rule out")

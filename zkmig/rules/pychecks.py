@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 from zkmig.errors import BadInput, Refused
 from zkmig.model.snapshot import Snapshot
@@ -30,7 +30,15 @@ from zkmig.rules.readonly import ReadOnlyTree
 from zkmig.rules.violation import Violation, told
 
 GROUP = "zkmig.checks"  # of entry points
-Check = Callable[[ReadOnlyTree], Iterable[Any] | None]
+SENTENCE_CHARS_MAX = 1000
+
+# Whatever foreign code raises; sys.exit() too, which would otherwise end the program as if all were well.
+_FOREIGN = (Exception, SystemExit)
+
+
+class _Loaded(NamedTuple):
+    function: Callable[[ReadOnlyTree], Any]
+    sha256: str  # of the source that it was loaded from
 
 
 def pinned(name: str, call: str, folder: str, reason: str = "") -> PythonCheck:
@@ -41,87 +49,122 @@ def pinned(name: str, call: str, folder: str, reason: str = "") -> PythonCheck:
     file = ""
     head, colon, _ = call.rpartition(":")
     if colon and head.endswith(".py"):
-        file = str(Path(folder, head).resolve())
-    found = PythonCheck(name, call, file, reason=reason)
-    return PythonCheck(name, call, file, _digest(_function(found), found), reason)
+        file = os.path.abspath(os.path.join(folder, head))
+    return PythonCheck(name, call, file, _load(PythonCheck(name, call, file)).sha256, reason)
 
 
 def judged(check: PythonCheck, tree: Snapshot) -> Iterator[Violation]:
     """What it yields. Refused if its source is not the one that it is pinned to."""
-    function = _function(check)
-    if check.sha256 and _digest(function, check) != check.sha256:
-        what = f"the check {check.name!r} has changed since the plan was made"
+    loaded = _load(check)
+    if check.sha256 and loaded.sha256 != check.sha256:
+        what = f"the check {check.name!r} has changed since the policy was read"
         raise Refused(what, check.file or check.call, "plan again")
     try:
-        for each in function(ReadOnlyTree(tree)) or ():
+        found = loaded.function(ReadOnlyTree(tree))
+        if isinstance(found, str):
+            raise TypeError("a sentence is yielded, not returned")
+        for each in () if found is None else found:
             yield _violation(check, tree, each)
-    except Exception as error:  # noqa: BLE001 - whatever a check raises, the tree is not known to be sound
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{os.path.basename(frame.filename)} line {frame.lineno}"
+    except _FOREIGN as error:  # whatever a check raises, the tree is not known to be sound
         # Its message may hold data.
-        yield Violation(check.name, tree.root, f"the check failed: {type(error).__name__} at {where}")
+        yield Violation(check.name, tree.root, f"the check failed: {type(error).__name__}{_place(error)}")
 
 
-def _violation(check: PythonCheck, tree: Snapshot, told_so: Any) -> Violation:
-    if isinstance(told_so, Violation):
-        return told_so
-    path, what = told_so if isinstance(told_so, tuple) else (tree.root, told_so)
+def _place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename != __file__]
+    if not own:
+        return ": it is to take a tree and to yield violations"
+    return f" at {os.path.basename(own[-1].filename)} line {own[-1].lineno}"
+
+
+def _violation(check: PythonCheck, tree: Snapshot, said: Any) -> Violation:
+    path, what = said if isinstance(said, tuple) else (tree.root, said)
     if not isinstance(path, str) or not isinstance(what, str):
         raise TypeError("a check yields a path and a sentence")
-    return Violation(check.name, path, what, told(tree[path].data) if path in tree else "")
+    path, what = (text.encode(errors="backslashreplace").decode() for text in (path, what))
+    return Violation(check.name, path, what[:SENTENCE_CHARS_MAX], told(tree[path].data) if path in tree else "")
 
 
-def _function(check: PythonCheck) -> Check:
+# -- finding it -------------------------------------------------------------------------------------------------------
+
+
+def _load(check: PythonCheck) -> _Loaded:
     head, colon, name = check.call.rpartition(":")
     if not colon:
         return _entry_point(check)
+    if check.file:
+        source = _read(check)
+        found = getattr(_executed(check, source), name, None)
+        digest = hashlib.sha256(source).hexdigest()
+        return _Loaded(_function(found, check, name), digest)
     try:
-        module = _module_of(check.file) if check.file else importlib.import_module(head)
-        found = getattr(module, name)
-    except FileNotFoundError:
-        raise BadInput(f"the check {check.name!r} is not there", check.file, "say where it lies") from None
-    except AttributeError:
-        raise BadInput(f"it has no function {name}", check.file or head, "check the name") from None
-    except Exception as error:  # noqa: BLE001 - whatever a module raises while it is loaded
-        what = f"it cannot be loaded: {type(error).__name__}: {error}"
-        raise BadInput(what, check.file or head, "mend it, or leave the check out") from None
-    return _callable(found, check)
+        module = importlib.import_module(head)
+    except _FOREIGN as error:
+        raise _not_loaded(check, error) from None
+    function = _function(getattr(module, name, None), check, name)
+    return _Loaded(function, _digest(function, check))
 
 
-def _entry_point(check: PythonCheck) -> Check:
-    for point in entry_points(group=GROUP, name=check.call):
-        return _callable(point.load(), check)
-    raise BadInput(
-        f"no installed package offers the check {check.call!r}",
-        check.name,
-        f"write it like checks.py:function or package.module:function, or install what has it as {GROUP}",
-    )
-
-
-def _callable(found: Any, check: PythonCheck) -> Check:
-    if not callable(found):
-        raise BadInput("it is no function", check.call, "a check takes the tree and yields violations")
-    function: Check = found
-    return function
-
-
-def _module_of(file: str) -> Any:
-    """A module from its file, not kept among the loaded ones: two policies may have a checks.py each."""
-    spec = importlib.util.spec_from_file_location(f"zkmig_check_{Path(file).stem}", file)
-    if spec is None or spec.loader is None:
-        raise BadInput("it is no Python file", file, "name it like checks.py")
-    module = importlib.util.module_from_spec(spec)
-    was, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing is left beside somebody's policy
+def _read(check: PythonCheck) -> bytes:
     try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = was
+        return Path(check.file).read_bytes()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no name of a file"
+        raise BadInput(f"the check {check.name!r} cannot be read: {why}", check.file, "say where it lies") from None
+
+
+def _executed(check: PythonCheck, source: bytes) -> ModuleType:
+    """A module of just the bytes that were read: neither compiled earlier, nor one that another policy calls so too."""
+    module = ModuleType(f"zkmig_check_{hashlib.sha256(check.file.encode()).hexdigest()[:16]}")
+    module.__file__ = check.file
+    sys.modules[module.__name__] = module  # dataclasses look for their module there
+    try:
+        exec(compile(source, check.file, "exec", dont_inherit=True), module.__dict__)
+    except _FOREIGN as error:
+        raise _not_loaded(check, error) from None
     return module
 
 
-def _digest(function: Check, check: PythonCheck) -> str:
-    source = check.file or inspect.getsourcefile(inspect.unwrap(function)) or ""
+def _not_loaded(check: PythonCheck, error: BaseException) -> BadInput:
+    what = f"the check {check.name!r} cannot be loaded: {type(error).__name__}: {error}"
+    return BadInput(what, check.file or check.call, "mend it, or leave the check out")
+
+
+def _entry_point(check: PythonCheck) -> _Loaded:
+    points = tuple({point.value: point for point in entry_points(group=GROUP, name=check.call)}.values())
+    if not points:
+        raise BadInput(
+            f"no installed package offers the check {check.call!r}",
+            check.name,
+            f"write it like checks.py:function or package.module:function, or install what has it as {GROUP}",
+        )
+    if len(points) > 1:
+        raise BadInput(
+            f"several packages offer the check {check.call!r}", check.name, "write it like package.module:function"
+        )
     try:
-        return hashlib.sha256(Path(source).read_bytes()).hexdigest()
-    except OSError:
-        raise BadInput("its source cannot be read", source or check.call, "a check is pinned by its source") from None
+        found = points[0].load()
+    except _FOREIGN as error:
+        raise _not_loaded(check, error) from None
+    function = _function(found, check, points[0].attr)
+    return _Loaded(function, _digest(function, check))
+
+
+def _function(found: Any, check: PythonCheck, name: str) -> Callable[[ReadOnlyTree], Any]:
+    if found is None:
+        raise BadInput(f"the check {check.name!r}: there is no function {name}", check.file or check.call, "check it")
+    if not callable(found):
+        raise BadInput(f"the check {check.name!r} is no function", check.file or check.call, "name a function")
+    function: Callable[[ReadOnlyTree], Any] = found
+    return function
+
+
+def _digest(function: Callable[[ReadOnlyTree], Any], check: PythonCheck) -> str:
+    """Of the file that defines it; of a callable object, of the one that defines its class."""
+    try:
+        found = inspect.unwrap(function)
+        source = inspect.getsourcefile(found if inspect.isroutine(found) or inspect.isclass(found) else type(found))
+        return hashlib.sha256(Path(source or "").read_bytes()).hexdigest()
+    except (OSError, TypeError, ValueError):
+        raise BadInput("its source cannot be read", check.call, "a check is pinned by its source") from None

@@ -47,17 +47,20 @@ class Violation:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """violations: of each rule, in its order, as many as are named. more: of a rule's name, how many besides.
-    not_judged: rule and why. judged: names of the rules that were."""
+    judged: names of the rules that were. not_judged: rule and why, or of what it was not judged; one that met no node
+    is there too. takes_old: what was so before a plan does not count."""
 
     violations: tuple[Violation, ...] = ()
     more: dict[str, int] = field(default_factory=dict)
     judged: tuple[str, ...] = ()
     not_judged: tuple[tuple[str, str], ...] = ()
+    takes_old: bool = False
 
     @property
     def is_sound(self) -> bool:
-        """Whether there is nothing against the tree. What was not judged is nothing against it."""
-        return not self.violations
+        """Whether nothing counts against the tree. What was not judged does not."""
+        # Of what is not named there is only more of the same: new ones are named first.
+        return all(each.is_old for each in self.violations) if self.takes_old else not self.violations
 
     @property
     def count(self) -> int:
