@@ -61,25 +61,28 @@ def ends_there(applied: Applied) -> bool:
 def show_dry_run(run: Run, sealed: SealedPlan, epoch: int, foreseen: Applied) -> None:
     """What would be done, a line each."""
     plan = sealed.plan
+    document = dry_run_document(plan, foreseen)
+    for line in document["operations"]:
+        run.line(line)
     is_over = ends_there(foreseen)
-    operations = [] if is_over else list(_described(plan))
-    if not run.as_json:
-        for line in operations:
-            run.line(line)
     run.say("nothing to do" if is_over else f"dry run: {plan.writes} writes would make epoch {epoch}")
-    run.document(
-        {
-            "outcome": _outcome(foreseen) if is_over else "dry run",
-            "scope": plan.target.scope,
-            "epoch": foreseen.epoch,
-            "writes": foreseen.writes,
-            "batches": foreseen.batches,
-            "single_shot": foreseen.single_shot,
-            "operations": operations,
-            "not_carried": plan.left_out.document(),
-        }
-    )
+    run.document(document)
     say_left_out(run, plan.left_out)
+
+
+def dry_run_document(plan: Plan, foreseen: Applied) -> dict[str, Any]:
+    """The same for --json."""
+    is_over = ends_there(foreseen)
+    return {
+        "outcome": _outcome(foreseen) if is_over else "dry run",
+        "scope": plan.target.scope,
+        "epoch": foreseen.epoch,
+        "writes": foreseen.writes,
+        "batches": foreseen.batches,
+        "single_shot": foreseen.single_shot,
+        "operations": [] if is_over else list(_described(plan)),
+        "not_carried": plan.left_out.document(),
+    }
 
 
 def _described(plan: Plan) -> Iterator[str]:
@@ -106,23 +109,32 @@ def show_applied(
     more: Mapping[str, Any] | None = None,
 ) -> None:
     """What came of an epoch. more: for --json."""
+    run.document({**applied_document(applied, scope, left_out, was_resumed), **(more or {})})
+    say_applied(run, applied, left_out, was_resumed)
+
+
+def applied_document(
+    applied: Applied, scope: str | None, left_out: LeftOut | None, was_resumed: bool = False
+) -> dict[str, Any]:
+    """What came of an epoch, for --json."""
+    return {
+        "outcome": "applied" if was_resumed else _outcome(applied),
+        "scope": scope,
+        "epoch": applied.epoch,
+        "attempt": applied.attempt,
+        "writes": applied.writes,
+        "batches": applied.batches,
+        "single_shot": applied.single_shot,
+        "quotas_set": applied.quotas,
+        "deviations": plain(applied.deviations),
+        "tempo": _tempo_document(applied.tempo),
+        "not_carried": left_out.document() if left_out is not None else None,
+    }
+
+
+def say_applied(run: Run, applied: Applied, left_out: LeftOut | None, was_resumed: bool = False) -> None:
+    """The same for people."""
     outcome = "applied" if was_resumed else _outcome(applied)
-    run.document(
-        {
-            "outcome": outcome,
-            "scope": scope,
-            "epoch": applied.epoch,
-            "attempt": applied.attempt,
-            "writes": applied.writes,
-            "batches": applied.batches,
-            "single_shot": applied.single_shot,
-            "quotas_set": applied.quotas,
-            "deviations": plain(applied.deviations),
-            "tempo": _tempo_document(applied.tempo),
-            "not_carried": left_out.document() if left_out is not None else None,
-            **(more or {}),
-        }
-    )
     if outcome != "applied":
         run.line(f"{outcome}: epoch {applied.epoch} is committed")
         return

@@ -33,10 +33,11 @@ _SECTIONS: dict[str, dict[str, _Lazy]] = {
     },
     "Migrate": {
         "init": _Lazy("scope", "init", "Create a scope over a tree."),
-        "plan": _Lazy("plan", "plan", "Plan how one tree becomes equal to another."),
+        "new": _Lazy("new", "new", "Write a migration script to begin with."),
+        "plan": _Lazy("plan", "plan", "Plan how one tree becomes equal to another, or what a script makes."),
         "show": _Lazy("show", "show", "Show what a plan would do, as text or as a page."),
         "rehearse": _Lazy("rehearse", "rehearse", "Try a plan on a throw-away server."),
-        "apply": _Lazy("migrate", "apply", "Carry out a plan as the next epoch."),
+        "apply": _Lazy("migrate", "apply", "Carry out a plan, or scripts, as the next epoch."),
         "resume": _Lazy("migrate", "resume", "Go on from where a migration stopped."),
         "rollback": _Lazy("migrate", "rollback", "Take back an epoch that is not committed."),
         "revert": _Lazy("revert", "revert", "Take back the last committed epoch."),

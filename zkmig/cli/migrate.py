@@ -36,41 +36,52 @@ from zkmig.cli.options import (
     writing_options,
 )
 from zkmig.cli.plan import counts_text
-from zkmig.cli.policy import say_left_out
+from zkmig.cli.policy import loaded_policy, policy_option, say_left_out
 from zkmig.cli.run import (
     STOPPED,
     UNREACHABLE,
     Run,
     command_options,
     exit_codes,
+    required_at,
     scope_options,
     yes_option,
 )
+from zkmig.cli.scripts import How, apply_scripts, are_scripts
+from zkmig.errors import BadInput
+from zkmig.policy.policy import Policy
 
 
 @click.command(
     epilog=exit_codes(
         {
             "0": "committed; or already applied; or there is nothing to do",
-            "2": "usage or bad input; no --yes where nobody can be asked",
-            "3": REFUSED,
+            "2": "usage or bad input, also a script that fails; no --yes where nobody can be asked",
+            "3": f"{REFUSED}; of scripts: one is missing, is there twice, was edited since it was applied",
             **WRITING,
             **UNREACHABLE,
             **STOPPED,
         }
     )
 )
-@click.argument("plan_file", metavar="PLAN")
+@click.argument("plan_file", metavar="PLAN|SCRIPTS")
 @click.option(
     "--epoch",
     type=click.IntRange(min=1),
     required=True,
     metavar="N",
-    help="The epoch that this creates: the committed one plus 1. Anything else is refused.",
+    help="The epoch that this creates: the committed one plus 1, with scripts one for each up to N. Anything else is "
+    "refused.",
 )
 @yes_option
 @writing_options
-@scope_options(at_help="Other servers than the plan names.")
+@click.option(
+    "--plans",
+    metavar="DIR",
+    help="Where the plans of scripts are kept, for resume. Default: .plans beside the scripts.",
+)
+@policy_option
+@scope_options(at_help="Other servers than the plan names; with scripts, where to apply them.")
 @command_options
 def apply(
     run: Run,
@@ -85,17 +96,40 @@ def apply(
     ignore_quotas: bool,
     wait: bool,
     steal: bool,
+    plans: str | None,
+    policy_file: str | None,
     at: str | None,
     scope: str | None,
     control: str,
 ) -> None:
-    """Carry out PLAN as migration epoch N, and commit it.
+    """Carry out PLAN as migration epoch N, and commit it; or plan and carry out SCRIPTS up to epoch N.
 
     Readers that use zkmig see the whole old tree until the commit and the whole new one afterwards. The servers and
     the scope are those that the plan names. What the target would refuse is named before anything is written. SIGINT
     and SIGTERM stop after the batch in flight; what was begun is recorded on the servers, and `zkmig resume` or `zkmig
     rollback` leads out from any host.
+
+    SCRIPTS is a directory of migration scripts, or one of them. Those from the committed epoch to N are applied in
+    order, one epoch each. Refused before the first write where a number is missing or there twice, and where a file was
+    edited since it was applied: the servers keep its hash. Run again after an interruption, it goes on behind the last
+    committed epoch; one that is under way is gone on with first, by `zkmig resume`.
     """
+    if are_scripts(plan_file):
+        require_yes(yes or dry_run)
+        options = {
+            "single_shot": single_shot,
+            "drain_timeout_s": drain_timeout_s,
+            "evict": evict,
+            "throttle": throttle,
+            "ignore_quotas": ignore_quotas,
+            "wait": wait,
+            "steal": steal,
+        }
+        policy = loaded_policy(run, policy_file) or Policy()
+        how = How(required_at(at), policy, plans, yes, control, options)
+        apply_scripts(run, plan_file, epoch, scope, dry_run, how)
+        return
+    _refuse_for_plan("plans", "policy_file")
     sealed = migrate.load_plan(plan_file)
     at, scope = _given(at, scope, sealed)
     require_yes(yes or dry_run)
@@ -135,6 +169,15 @@ def apply(
         with ways_on(plan_file, at, scope, control):
             applied = carry_out(False)
         show_applied(run, applied, scope or sealed.plan.target.scope, left_out=sealed.plan.left_out)
+
+
+def _refuse_for_plan(*options: str) -> None:
+    """What only scripts heed; from the environment it may be there for other commands."""
+    context = click.get_current_context()
+    for name in options:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = "--" + name.removesuffix("_file")
+            raise BadInput("this is for scripts, and here is a plan", option, "leave it out: a plan has its policy")
 
 
 def _given(at: str | None, scope: str | None, sealed: SealedPlan | None) -> tuple[str | None, str | None]:
