@@ -90,6 +90,9 @@ def attempt_document(attempt: Attempt) -> dict[str, Any]:
         "owners": [dataclasses.asdict(owner) for owner in note.owners],
         "plan_hash": note.plan_hash,
         "plan_path": note.plan_path,
+        "script": None if note.script is None else dataclasses.asdict(note.script),
+        "user": note.user,
+        "counts": dict(note.counts),
         "writes": note.writes,
         "batches": note.batches,
         "batches_applied": note.applied,
@@ -139,10 +142,23 @@ def _details(attempt: Attempt) -> Iterator[str]:
     if note.evicted:
         yield f"not waited for: {some(note.evicted)}"
     if note.owners:
-        yield f"by {', then '.join(_who(owner) for owner in note.owners)}"
+        user = f"{note.user} on " if note.user else ""
+        yield f"by {user}{', then '.join(_who(owner) for owner in note.owners)}"
+    if note.script is not None:
+        yield f"from {note.script.file} ({note.script.name}), sha256 {note.script.sha256[:12]}"
     how = how_written(note.single_shot, note.batches)
     plan = f"plan {note.plan_hash[:12]}{f' of {note.plan_path}' if note.plan_path else ''}: " if note.plan_hash else ""
-    yield f"{plan}{note.writes} writes {how}; {_journal(attempt)}"
+    counts = ", ".join(f"{count} {_COUNTED.get(name, name)}" for name, count in note.counts.items() if count)
+    yield f"{plan}{note.writes} writes{f' ({counts})' if counts else ''} {how}; {_journal(attempt)}"
+
+
+_COUNTED = {
+    "create": "creates",
+    "write": "changes",
+    "delete": "deletes",
+    "raise_counter": "counters",
+    "set_acl": "ACLs",
+}
 
 
 def _who(owner: Owner) -> str:

@@ -38,9 +38,8 @@ def new(run: Run, title: str, directory: str, scope: str | None) -> None:
         with open(path, "x", encoding="utf-8") as file:  # never over one that is there
             file.write(text)
     except FileExistsError:
-        raise BadInput(
-            "there is something of that name already", path if os.path.lexists(path) else directory
-        ) from None
+        there = path if os.path.lexists(path) else directory
+        raise BadInput("there is something of that name already", there, "choose another title or --dir") from None
     except OSError as error:
         raise BadInput(f"it cannot be written: {error.strerror}", path, "choose another --dir") from error
     run.document({"script": path, "epoch": number_of(path), "scope": scope})

@@ -24,8 +24,10 @@ from zkmig.script.load import Script
 
 
 def are_scripts(name: str) -> bool:
-    """Whether what is to be applied is a directory of scripts, or one script. Of files, plans are known by their magic."""
-    return os.path.isdir(name) or (name.endswith(".py") and not planfile.is_planfile(name))
+    """Whether what is to be applied is a directory of scripts, or one script. A plan is known by its magic."""
+    if os.path.isdir(name):
+        return True
+    return name.endswith(".py") and not (os.path.isfile(name) and planfile.is_planfile(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,7 @@ def apply_scripts(run: Run, where: str, epoch: int, scope: str | None, dry_run: 
     if dry_run:
         _show_foreseen(run, due, foreseen, how)
         return
-    documents: list[dict[str, Any]] = []
-    for script in due.scripts:
-        documents.append(_apply_one(run, due, script, how))
+    documents = [_apply_one(run, due, script, how) for script in due.scripts]
     run.document({"outcome": "applied", "scope": due.scope, "epoch": due.scripts[-1].epoch, "epochs": documents})
 
 
