@@ -93,14 +93,13 @@ def is_masked_id(identity: Identity) -> bool:
 
 @dataclass(slots=True)
 class Access:
-    """nodes: seen. closed: nodes whose children may not be listed, or whose ACL may not be read: what lies below is
-    unknown. open_anyway: the session has read there although the ACL says that it may not."""
+    """nodes: seen. is_there: whether the root is. closed: nodes whose children may not be listed, or whose ACL may not
+    be read: what lies below is unknown."""
 
     nodes: int = 0
     is_there: bool = True
     roles: tuple[RoleAccess, ...] = ()
     closed: Lacking = field(default_factory=Lacking)
-    open_anyway: Lacking = field(default_factory=Lacking)
 
     @property
     def unreadable(self) -> list[str]:
@@ -141,11 +140,9 @@ def _judge_node(found: Access, path: str, reply: Reply) -> int | None:
     result = reply.result
     if isinstance(result, AclResult):
         found.nodes += 1
-        missing, doubtful = found.roles[0].judge(path, result.acl, settled=READ)
+        _, doubtful = found.roles[0].judge(path, result.acl, settled=READ)
         for role in found.roles[1:]:
             role.judge(path, result.acl)
-        if missing & READ and missing & ADMIN:
-            found.open_anyway.add(path)  # getACL wants one of the two
         return result.stat.num_children if result.stat.num_children or doubtful & READ else None
     if reply.error == Code.NO_AUTH:
         found.nodes += 1

@@ -12,7 +12,7 @@ from zkmig.doctor.access import RoleAccess, is_masked_id
 from zkmig.doctor.finding import Diagnosis, ordered
 from zkmig.doctor.judge_members import judge_members, member_faults
 from zkmig.doctor.judge_tree import SESSION, judge_tree
-from zkmig.doctor.members import Asking, Member, catch_up, examine, listen, members_of, share_session
+from zkmig.doctor.members import Asking, Member, catch_up, examine, look_again, members_of, share_session
 from zkmig.doctor.questions import ask_leader
 from zkmig.doctor.seen import ScopeSeen, Seen
 from zkmig.epoch.control import ControlPaths, Registration, read_record, read_registry, read_roles
@@ -129,7 +129,7 @@ def _wait_until_level(seen: Seen, members: list[Member], asking: Asking) -> None
     behind = members
     while True:
         for member in behind:
-            listen(member, asking)
+            look_again(member, asking)
         behind = [member for member in behind if member.zxid is not None and member.zxid < seen.zxid_wanted]
         if not behind or time.monotonic() > deadline:
             return

@@ -112,14 +112,16 @@ def members_of(hosts: Sequence[Host], asking: Asking) -> list[Member]:
             server_name = "" if asking.tls is None else asking.tls.name_of(host[0])
             found.setdefault(where, Member(name, where, server_name))
     for member in found.values():
-        listen(member, asking)
+        member.told = ask(
+            member.host, asking.tls_for(member.server_name), member.server_name, check_stop=asking.check_stop
+        )
     return _without_empty_addresses(list(found.values()))
 
 
-def listen(member: Member, asking: Asking) -> None:
-    """Hear anew what its four-letter words say."""
-    tls = asking.tls_for(member.server_name)
-    member.told = ask(member.host, tls, member.server_name, check_stop=asking.check_stop)
+def look_again(member: Member, asking: Asking) -> None:
+    """Ask for `srvr` anew; where it does not answer, what it said before stays."""
+    told = ask(member.host, asking.tls_for(member.server_name), member.server_name, ["srvr"], asking.check_stop)
+    member.told.answers.update(told.answers)
 
 
 def _without_empty_addresses(members: list[Member]) -> list[Member]:

@@ -75,7 +75,8 @@ class KnownBug:
 
         Never one that loses transactions: some of the fixes came with another bug, which was fixed later.
         """
-        fixes = [max(fixed, SOUND.get(fixed[:2], fixed)) for _, fixed in self.ranges if fixed > version]
+        lines = {fixed[:2]: fixed for _, fixed in self.ranges if fixed > version and fixed[:2] in SOUND}
+        fixes = [max(fixed, SOUND[line]) for line, fixed in lines.items()] or list(SOUND.values())
         own = [fixed for fixed in fixes if fixed[:2] == version[:2]]
         return " or ".join(map(str, own or fixes))
 
