@@ -10,6 +10,7 @@ import random
 from array import array
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 from unittest import mock
 
@@ -59,6 +60,13 @@ def agree_on_paths(blob: bytes, offsets: array[int]) -> array[int] | None:
             for each in ((blob, offsets), plain):
                 agree_on_shape(*each)
         agree_on_shape(blob, offsets)
+    paths = [blob[start:stop] for start, stop in pairwise(offsets)]
+    for path in {*paths, *(path + b"x" for path in paths), *(path[:-1] for path in paths), b"/", b""}:
+        found = compiled_order.find(blob, offsets, path)
+        assert found == order_plain.find(blob, offsets, path)
+        if order is None and b"\0" not in blob + path:  # which counts as "/"; a path may be there twice
+            assert (found >= 0) == (path in paths)
+            assert found < 0 or paths[found] == path
     return order
 
 
@@ -183,6 +191,8 @@ def test_offsets(values: list[int], blob_bytes: int) -> None:
         (compiled_order.tree_order, order_plain.tree_order),
     ):
         assert outcome(one, blob, offsets) == outcome(other, blob, offsets)
+    expected = outcome(order_plain.find, blob, offsets, blob)
+    assert outcome(compiled_order.find, blob, offsets, blob) == expected
 
 
 @given(trees(nodes_max=8), st.integers(0, 3), st.data())

@@ -512,3 +512,27 @@ def tree_order(const uint8_t[::1] blob not None, const uint64_t[::1] offsets not
     if not is_done:
         raise MemoryError
     return order
+
+
+def find(const uint8_t[::1] blob not None, const uint64_t[::1] offsets not None, const uint8_t[::1] path not None):
+    """Position of a path among paths in tree order; -1 if it is not there."""
+    cdef Py_ssize_t low = 0, high = offsets.shape[0] - 1, count = high, middle
+    cdef uint64_t first, last
+    cdef const uint8_t *wanted = &path[0] if path.shape[0] else NULL
+    while low < high:
+        middle = (low + high) >> 1
+        first, last = offsets[middle], offsets[middle + 1]
+        if first > last or last > <uint64_t>blob.shape[0]:
+            raise ValueError("offsets do not divide their bytes")
+        if zkmig_compare(&blob[0] + first, last - first, wanted, path.shape[0]) < 0:
+            low = middle + 1
+        else:
+            high = middle
+    if low >= count:
+        return -1
+    first, last = offsets[low], offsets[low + 1]
+    if first > last or last > <uint64_t>blob.shape[0]:
+        raise ValueError("offsets do not divide their bytes")
+    if last - first != <uint64_t>path.shape[0] or memcmp(&blob[0] + first, wanted, last - first) != 0:
+        return -1
+    return low

@@ -6,6 +6,7 @@ Tree order is `path.order_key` on bytes: "/" below all else. Columns that do not
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from heapq import merge
 
 from zkmig.model.columns_plain import Blob, demand_division
@@ -37,3 +38,17 @@ def tree_order(blob: Blob, offsets: array[int]) -> array[int] | None:
     if is_sorted:
         return None
     return runs[0] if len(runs) == 1 else array("i", merge(*runs, key=key))
+
+
+def find(blob: Blob, offsets: array[int], path: bytes) -> int:
+    """Position of a path among paths in tree order; -1 if it is not there."""
+
+    def at(index: int) -> bytes:
+        first, last = offsets[index], offsets[index + 1]
+        if not first <= last <= len(blob):
+            raise ValueError("offsets do not divide their bytes")
+        return bytes(blob[first:last])
+
+    count = len(offsets) - 1
+    index = bisect_left(range(count), sort_key(path), key=lambda index: sort_key(at(index)))
+    return index if index < count and at(index) == path else -1

@@ -6,16 +6,15 @@ data enters: by `staging.Staging.build` and by the reader of snapshot files.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from zkmig.errors import BadInput
 from zkmig.model import path as paths
+from zkmig.model import twins
 from zkmig.model.acl import AclList
 from zkmig.model.columns import KIND_EPHEMERAL, Columns
-from zkmig.model.order_plain import sort_key
 from zkmig.model.scope import Scope
 from zkmig.model.stat import Stat
 from zkmig.model.znode import Kind, Znode
@@ -229,11 +228,8 @@ class Snapshot(Mapping[str, Znode]):
             encoded = path.encode()
         except UnicodeEncodeError:
             return None
-        index = bisect_left(range(len(self)), sort_key(encoded), key=self._key_at)
-        return index if index < len(self) and self.columns.path_bytes(index) == encoded else None
-
-    def _key_at(self, index: int) -> bytes:
-        return sort_key(self.columns.path_bytes(index))
+        index = twins.order().find(self.columns.paths_blob, self.columns.path_offsets, encoded)
+        return index if index >= 0 else None
 
 
 class _Items(ItemsView[str, Znode]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from functools import cache
 from typing import Protocol
 
 from zkmig import backend
@@ -14,6 +15,7 @@ class Order(Protocol):
     """zkmig/model/order_plain.py says what each does."""
 
     def tree_order(self, blob: Blob, offsets: array[int]) -> array[int] | None: ...
+    def find(self, blob: Blob, offsets: array[int], path: bytes) -> int: ...
 
 
 class ColumnFunctions(Protocol):
@@ -43,6 +45,7 @@ class ColumnFunctions(Protocol):
     ) -> tuple[int, int]: ...
 
 
+@cache
 def order() -> Order:
     """Functions that put columns into tree order."""
     if backend.name() == "cython":
@@ -52,6 +55,7 @@ def order() -> Order:
     return order_plain
 
 
+@cache
 def columns() -> ColumnFunctions:
     """Functions that check columns and take them apart."""
     if backend.name() == "cython":
