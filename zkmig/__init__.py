@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zkmig.api.access import SessionOptions
+    from zkmig.api.check import check
     from zkmig.api.doctor import diagnose
     from zkmig.api.holding import hold, release
     from zkmig.api.keeping import History, history, prune, remove
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         PlanImpossible,
         ReaderError,
         Refused,
+        RuleViolated,
         StalePlan,
         Stopped,
         Unavailable,
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
     from zkmig.policy.relocation import PathRule
     from zkmig.reader import Budget, BudgetExceeded, Reader, Token, View
     from zkmig.rehearse.result import Rehearsal
+    from zkmig.rules.violation import Verdict, Violation
     from zkmig.script.draft import Draft
     from zkmig.script.load import Script
     from zkmig.script.migration import Migration, migration
@@ -91,6 +94,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "zkmig.api.access": ("SessionOptions",),
     "zkmig.api.doctor": ("diagnose",),
+    "zkmig.api.check": ("check",),
     "zkmig.api.holding": ("hold", "release"),
     "zkmig.api.keeping": ("History", "history", "prune", "remove"),
     "zkmig.api.migrate": ("apply", "load_plan", "make_plan", "preflight", "resume", "rollback", "save_plan"),
@@ -116,7 +120,7 @@ _HOMES = {
     "zkmig.errors": (
         "ActingRefused", "BadInput", "Conflict", "DamagedFile", "Forbidden", "Held", "NotConsistent", "NotOwner",
         "NotPermitted", "NotProven", "NotReady", "NotStable", "OtherIncarnation", "Outcome", "OutcomeUnknown",
-        "PlanImpossible", "ReaderError", "Refused", "StalePlan", "Stopped", "Unavailable", "UnknownFormat",
+        "PlanImpossible", "ReaderError", "Refused", "RuleViolated", "StalePlan", "Stopped", "Unavailable", "UnknownFormat",
         "Unreachable", "WrongEpoch", "ZkmigError",
     ),
     "zkmig.model.acl": ("Acl", "Identity"),
@@ -135,6 +139,7 @@ _HOMES = {
     "zkmig.script.draft": ("Draft",),
     "zkmig.script.load": ("Script",),
     "zkmig.script.migration": ("Migration", "migration"),
+    "zkmig.rules.violation": ("Verdict", "Violation"),
     "zkmig.stop": ("StopRequest",),
     "zkmig.wire.credential": ("Credential",),
     "zkmig.wire.tls": ("Tls",),
@@ -192,6 +197,7 @@ __all__ = [
     "Removed",
     "Reverted",
     "RolledBack",
+    "RuleViolated",
     "Script",
     "SealedPlan",
     "SessionOptions",
@@ -208,14 +214,17 @@ __all__ = [
     "Unavailable",
     "UnknownFormat",
     "Unreachable",
+    "Verdict",
     "Verification",
     "View",
+    "Violation",
     "WrongEpoch",
     "ZkmigError",
     "Znode",
     "__version__",
     "apply",
     "apply_scripts",
+    "check",
     "committed",
     "diagnose",
     "diff",

@@ -25,6 +25,7 @@ _SECTIONS: dict[str, dict[str, _Lazy]] = {
         "snapshot": _Lazy("compare", "snapshot", "Save a tree into a snapshot file."),
         "diff": _Lazy("compare", "diff", "Name every difference between two trees."),
         "verify": _Lazy("compare", "verify", "Tell whether two trees are the same."),
+        "check": _Lazy("check", "check", "Judge a tree, or what a plan leads to, by the rules of a policy."),
         "status": _Lazy("status", "status", "What a scope is doing, and what can follow."),
         "history": _Lazy("keeping", "history", "Every attempt at an epoch, and what became of it."),
         "watch": _Lazy("watch", "watch", "Name what others put back to old values after a commit."),
@@ -90,7 +91,7 @@ def _show_version(ctx: click.Context, _param: click.Parameter, asked: bool) -> N
     epilog="\b\n"
     "Exit codes:\n"
     "  0    done, or the same\n"
-    "  1    different (diff, verify)\n"
+    "  1    different (diff, verify), or a rule violated (check)\n"
     "  2    usage or bad input\n"
     "  3    refused: stale plan, wrong epoch, held, not the owner, other incarnation\n"
     "  4    conflict with a foreign writer\n"

@@ -1,0 +1,146 @@
+"""`zkmig check`: whether a tree, or the tree that a plan leads to, is what a policy calls sound."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from zkmig.api import check as api
+from zkmig.cli.policy import policy_option
+from zkmig.cli.run import (
+    FUZZY,
+    STOPPED,
+    UNREACHABLE,
+    Run,
+    command_options,
+    consistent_option,
+    control_option,
+    exclude_option,
+    exit_codes,
+)
+from zkmig.errors import EXIT_DIFFERENT, EXIT_DONE
+from zkmig.rules.violation import Verdict, Violation
+from zkmig.source.location import parse
+
+AND_OLD = "it was so before"
+
+
+@click.command(
+    epilog=exit_codes(
+        {
+            "0": "sound",
+            "1": "a rule is violated",
+            "2": "usage or bad input; also no rules to judge, or a rule about what is not in the tree",
+            "3": "refused: the target has moved on since the plan was made, or a check in Python has changed",
+            **FUZZY,
+            **UNREACHABLE,
+            **STOPPED,
+        }
+    )
+)
+@click.argument("location", metavar="PLAN|LOCATION")
+@policy_option
+@click.option(
+    "--at",
+    "target",
+    metavar="zk://HOSTS",
+    help="Of a plan: where its target is, if not on the servers that it names; also a snapshot file.",
+)
+@consistent_option
+@exclude_option
+@control_option
+@command_options
+def check(
+    run: Run,
+    location: str,
+    policy_file: str | None,
+    target: str | None,
+    require_consistent: bool,
+    excludes: tuple[str, ...],
+    control: str,
+) -> int:
+    """Judge a tree, or the tree that a plan leads to, by the rules of a policy. Nothing is written.
+
+    LOCATION is zk://... or a snapshot file. What speaks of before and after (at most so many deletions, never empty, no
+    change, the same count, together) takes a plan, and is named as not judged.
+
+    Of a PLAN the target is read again. Without --policy its own rules are judged, as apply would; with it those of the
+    file, on the tree that the plan leads to from there.
+
+    A line for each violation: rule, path, length and digest of the value, what is wrong, the change that causes it.
+    """
+    parse(location)
+    remarks: list[str] = []
+    with run.progress() as progress:
+        verdict = api.check(
+            location,
+            policy=policy_file or None,
+            target=target,
+            excludes=excludes,
+            control=control,
+            require_consistent=require_consistent,
+            progress=progress.read,
+            say=remarks.append,
+            **run.session,
+        )
+    run.document(verdict_document(verdict))
+    for violation in verdict.violations:
+        run.line(violation_line(violation))
+    for rule, count in verdict.more.items():
+        run.line(f"{rule}: and {count} more")
+    for remark in remarks:
+        run.say(f"note: {remark}")
+    for rule, why in verdict.not_judged:
+        run.say(f"not judged: {rule}: {why}")
+    run.line(closing_line(verdict))
+    return EXIT_DONE if verdict.is_sound else EXIT_DIFFERENT
+
+
+def violation_line(violation: Violation) -> str:
+    """As in "hosts: /hosts/*: 3 of 9 are gone, at most 0 (10 %) may go"."""
+    return f"{violation}; {AND_OLD}" if violation.is_old else str(violation)
+
+
+def closing_line(verdict: Verdict) -> str:
+    """As in "violated: 2 violations of 1 rule; 3 rules judged"."""
+    judged = f"{_counted(len(verdict.judged), 'rule')} judged"
+    left = len({rule for rule, _ in verdict.not_judged} - {*verdict.judged})
+    others = f", {left} not judged" if left else ""
+    if not verdict.count:
+        return f"sound: {judged}{others}"
+    rules = {violation.rule for violation in verdict.violations}
+    what = f"{_counted(verdict.count, 'violation')} of {_counted(len(rules), 'rule')}"
+    if verdict.is_sound:
+        return f"sound: {what}, all so before; {judged}{others}"
+    return f"violated: {what}; {judged}{others}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def verdict_document(verdict: Verdict) -> dict[str, Any]:
+    """For --json. more: by rule, how many violations there are besides those that are named."""
+    return {
+        "sound": verdict.is_sound,
+        "judged": list(verdict.judged),
+        "not_judged": [{"rule": rule, "why": why} for rule, why in verdict.not_judged],
+        "violations": [
+            {
+                "rule": violation.rule,
+                "path": violation.path,
+                "what": violation.what,
+                "value": violation.value or None,
+                "change": violation.change or None,
+                "is_old": violation.is_old,
+            }
+            for violation in verdict.violations
+        ],
+        "more": verdict.more,
+        "counts": {
+            "judged": len(verdict.judged),
+            "not_judged": len({rule for rule, _ in verdict.not_judged} - {*verdict.judged}),
+            "violations": verdict.count,
+        },
+    }
