@@ -120,8 +120,8 @@ _HOMES = {
     "zkmig.errors": (
         "ActingRefused", "BadInput", "Conflict", "DamagedFile", "Forbidden", "Held", "NotConsistent", "NotOwner",
         "NotPermitted", "NotProven", "NotReady", "NotStable", "OtherIncarnation", "Outcome", "OutcomeUnknown",
-        "PlanImpossible", "ReaderError", "Refused", "RuleViolated", "StalePlan", "Stopped", "Unavailable", "UnknownFormat",
-        "Unreachable", "WrongEpoch", "ZkmigError",
+        "PlanImpossible", "ReaderError", "Refused", "RuleViolated", "StalePlan", "Stopped", "Unavailable",
+        "UnknownFormat", "Unreachable", "WrongEpoch", "ZkmigError",
     ),
     "zkmig.model.acl": ("Acl", "Identity"),
     "zkmig.model.snapshot": ("Snapshot",),
