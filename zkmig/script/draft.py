@@ -274,11 +274,12 @@ class Draft:
         body = Body(None, OPEN_ACL) if node is None else self._tree.body(node)
         if body.kind is Kind.EPHEMERAL:
             raise BadInput("its parent is an ephemeral, which has no children", path)
+        acl = body.acl or OPEN_ACL  # as servers take an empty one, which they store for nobody
         for each in missing:
             self._require_selected(each)
         for each in reversed(missing):
-            self._tree.put(each, Node(-1, Body(b"", body.acl)))
-        return body.acl
+            self._tree.put(each, Node(-1, Body(b"", acl)))
+        return acl
 
 
 _NEW = Consistency(False, 0, 0, "nothing is there yet")
