@@ -135,17 +135,6 @@ def test_what_is_found_is_what_matches(pattern: CapturePattern, tree: Tree, root
             path = paths.parent(path)
 
 
-def test_a_child_is_found_among_few_and_among_many() -> None:
-    """Both ways to a child with a given name: by a look at each, and by a search."""
-    many: Tree = {"": Node(), "/few": Node(), "/few/a": Node(), "/few/ab": Node(), "/many": Node()}
-    many |= {f"/many/{number}": Node() for number in range(100)}
-    snapshot = snapshot_of(many, "/")
-    for path in ("/few/a", "/many/42", "/many/99"):
-        assert [snapshot.path_at(node) for node, _ in CapturePattern.parse(path).find(snapshot)] == [path]
-    for path in ("/few/b", "/many/100", "/none/x"):
-        assert not list(CapturePattern.parse(path).find(snapshot))
-
-
 @pytest.mark.parametrize(
     ("text", "value", "path", "top"),
     [

@@ -14,7 +14,6 @@ from zkmig.policy.captures import CapturePattern, Template
 from zkmig.policy.rules import Reference, Rules
 from zkmig.policy.selection import only
 from zkmig.rules.judge import judge
-from zkmig.rules.references import Presence
 from zkmig.rules.violation import Verdict
 from zkmig.source.read import narrow
 
@@ -174,13 +173,3 @@ def test_a_part_of_a_tree_is_judged_only_where_it_holds_all_that_a_rule_speaks_o
     with pytest.raises(BadInput, match="only a part"):
         judge(Rules((HOSTS,)), only(snapshot_of(SERVICES), ("/hosts",)))
     assert "was not read" in only_one(judge(Rules((HOSTS,)), only(snapshot_of(SERVICES), ("/pools", "/hosts/h1"))))
-
-
-def test_presence_is_the_same_by_search_and_by_set() -> None:
-    tree: Tree = {"": Node(), **{f"/{number}": Node() for number in range(200)}}
-    snapshot = snapshot_of(tree)
-    present = Presence(snapshot)
-    for _ in range(3):
-        for number in range(-5, 205):
-            path = f"/app/{number}"
-            assert (path in present) == (path in snapshot)

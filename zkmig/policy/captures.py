@@ -242,18 +242,11 @@ def _children(snapshot: Snapshot, component: _Component, found: Iterator[Found])
                     yield child, {**captures, **captured}
 
 
-SEARCHED_MIN = 32  # nodes below one, from which on a search over all of the tree beats a look at each child
-
-
 def _child(snapshot: Snapshot, node: int, name: str) -> int | None:
-    path = paths.join(snapshot.path_at(node), "/" + name)
-    if snapshot.columns.ends[node] - node >= SEARCHED_MIN:
-        try:
-            return snapshot.index(path)
-        except KeyError:
-            return None
-    encoded = path.encode()
-    return next((child for child in snapshot.children_at(node) if snapshot.columns.path_bytes(child) == encoded), None)
+    try:
+        return snapshot.index(paths.join(snapshot.path_at(node), "/" + name))
+    except KeyError:
+        return None
 
 
 def _below(snapshot: Snapshot, tail: Sequence[_Component | None], found: Iterator[Found]) -> Iterator[Found]:

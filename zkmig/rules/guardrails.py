@@ -63,11 +63,7 @@ def deletions_allowed(rule: MaxDeletions, before: int) -> int:
 
 
 def _max_deletions(rule: MaxDeletions, after: Snapshot, before: Before) -> Iterator[Violation]:
-    if not before.paths:
-        return
-    # What is there after and was there before fits the pattern still: a set of paths spares a search for each.
-    left = {after.path_at(node) for node, _ in rule.pattern.find(after)}
-    gone = [path for path in before.paths if path not in left]
+    gone = [path for path in before.paths if path not in after]
     allowed = deletions_allowed(rule, len(before.paths))
     if len(gone) > allowed:
         limit = f"at most {allowed}"
@@ -85,14 +81,12 @@ def _min_children(rule: MinChildren, after: Snapshot) -> Iterator[Violation]:
 
 
 def _never_empty(rule: NeverEmpty, after: Snapshot, before: Before) -> Iterator[Violation]:
-    if not before.paths:
-        return
-    ends = after.columns.ends
-    is_filled = {after.path_at(node): ends[node] > node + 1 for node, _ in rule.pattern.find(after)}
     for path in before.paths:
-        if path not in is_filled:
+        if path not in after:
             yield Violation(rule.name, path, "it had children, and is gone")
-        elif not is_filled[path]:
+            continue
+        node = after.index(path)
+        if after.columns.ends[node] == node + 1:
             yield Violation(rule.name, path, "it had children, and has none")
 
 

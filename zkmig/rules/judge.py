@@ -53,9 +53,8 @@ def judge(rules: Rules, after: Snapshot, before: Baseline | None = None) -> Verd
 
 
 def _found(rules: Rules, after: Snapshot, before: Baseline | None) -> Iterator[Violation]:
-    present = references.Presence(after)
     for reference in rules.references:
-        yield from references.judged(reference, after, present)
+        yield from references.judged(reference, after)
     for rule in rules.guardrails:
         if not guardrails.speaks_of_before(rule):
             yield from guardrails.judged(rule, after, Before())

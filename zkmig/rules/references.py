@@ -16,7 +16,6 @@ from zkmig.policy.jsondata import NotJson, parsed, path_into
 from zkmig.policy.rules import Reference
 from zkmig.rules.violation import Violation, told
 
-ASKED_PER_NODE = 50  # a path is taken into a set in about a fiftieth of the time of a search
 BLANKS = " \t\r\n"  # that `strip` takes off; others, as U+00A0, may be part of a name
 
 
@@ -49,24 +48,7 @@ def find_links(rule: Reference, snapshot: Snapshot) -> Iterator[tuple[int, Link]
             yield node, link
 
 
-class Presence:
-    """Whether paths are in a tree, asked many times: from some number on a set of all beats a search for each."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self._searches_left = len(snapshot) // ASKED_PER_NODE
-        self._paths: frozenset[bytes] | None = None
-
-    def __contains__(self, path: str) -> bool:
-        if self._paths is None:
-            self._searches_left -= 1
-            if self._searches_left >= 0:
-                return path in self._snapshot
-            self._paths = frozenset(map(self._snapshot.columns.path_bytes, range(len(self._snapshot))))
-        return path.encode() in self._paths
-
-
-def judged(rule: Reference, after: Snapshot, present: Presence) -> Iterator[Violation]:
+def judged(rule: Reference, after: Snapshot) -> Iterator[Violation]:
     """What is against the tree: nothing, for a reference that is not required."""
     if not rule.required:
         return
@@ -74,7 +56,7 @@ def judged(rule: Reference, after: Snapshot, present: Presence) -> Iterator[Viol
         what = link.fault
         if not what and not (after.scope.covers(link.target) and _is_included(after, link.target)):
             what = f"it names a node of {rule.target} that was not read, so that nobody can tell whether it is there"
-        if not what and link.target not in present:
+        if not what and link.target not in after:
             # The path would tell the data; a plan that deletes it names it itself.
             what = f"it names a node of {rule.target} that is not there"
         if what:
