@@ -43,7 +43,7 @@ def copy_of(target: Snapshot, stand_ins: Mapping[Identity, Identity], raised: Co
     raises the counter, so that it has to be exact."""
     shown = with_ids(shown_kinds(target), stand_ins)
     lowered = _counters_to_leave(shown, places(shown, raised).values())
-    tree = with_counters(shown, lowered)
+    tree = with_counters(shown, _counters_to_find(shown) | lowered)
     ephemerals = _ephemerals_below(tree)
     durable = with_counters(tree, {node: tree.counter_at(node) - count for node, count in ephemerals.items()})
     return Copy(tree, durable, tuple(shown.path_at(node) for node in lowered))
@@ -97,6 +97,13 @@ def with_counters(tree: Snapshot, counters: Mapping[int, int]) -> Snapshot:
         if abs(wanted) <= _CVERSION_MAX:
             cversion[node] = wanted
     return tree if cversion == stats.cversion else _with(tree, stats=stats._replace(cversion=cversion))
+
+
+def _counters_to_find(tree: Snapshot) -> dict[int, int]:
+    """Counters lower than the children that are there, as other servers than Apache's count them: none can be here."""
+    stats = tree.columns.stats
+    pairs = enumerate(zip(stats.cversion, stats.num_children, strict=True))
+    return {node: children for node, (cversion, children) in pairs if (cversion + children) // 2 < children}
 
 
 def _counters_to_leave(tree: Snapshot, kept: Collection[int]) -> dict[int, int]:
