@@ -175,6 +175,11 @@ def test_a_member_that_lags() -> None:
     assert "in-sync" not in judged(seen)
     seen.members[2] = member(3, zxid=0x3)
     assert "a zxid epoch behind" in judged(seen)["behind"][0].what
+    seen.members[2] = replace(member(3), lags=True)
+    assert "takes no session" in judged(seen)["behind"][0].what
+    seen.members[2] = replace(member(3, zxid=0x3), shares_session=False, config=None)
+    assert "behind" not in judged(seen)  # of another ensemble: zxids do not compare
+    seen.members[2] = member(3)
     seen.members[2].told.answers["srvr"] = "Zxid: not a number\nMode: follower\n"
     assert {"sync-unknown"} <= set(judged(seen))
     assert "behind" not in judged(seen)

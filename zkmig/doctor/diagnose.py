@@ -50,7 +50,7 @@ def diagnose(
     try:
         client.connect()
     except Unreachable as error:
-        if told := member_faults(members):
+        if told := member_faults(members_of(place.hosts, asking)):  # as it is now: what was heard before may be over
             error.what += f"; {told}"
         raise
     seen = Seen(place, backend.name(), members, session_ms=session_ms, control=control)

@@ -218,25 +218,26 @@ def _ensemble(seen: Seen) -> Iterator[Finding]:
 
 
 def _in_sync(seen: Seen) -> Iterator[Finding]:
-    up = _serving(seen)
+    up = [member for member in _serving(seen) if member.shares_session is not False]
     if len(up) < 2:
         return
-    told = {member.name: member.zxid for member in up}
-    known = {name: zxid for name, zxid in told.items() if zxid is not None}
-    behind = {name: zxid for name, zxid in known.items() if zxid < seen.zxid_wanted}
-    for name, zxid in behind.items():
-        missing = f"{seen.zxid_wanted - zxid} transactions" if zxid >> 32 == seen.zxid_wanted >> 32 else "a zxid epoch"
-        what = f"it is at zxid {zxid:#x}, {missing} behind what was committed seconds before"
+    behind = [member for member in up if member.lags or (member.zxid or seen.zxid_wanted) < seen.zxid_wanted]
+    for member in behind:
+        what = f"it takes no session that has seen zxid {seen.zxid_wanted:#x}, committed seconds before"
+        if member.zxid is not None and member.zxid < seen.zxid_wanted:
+            is_same = member.zxid >> 32 == seen.zxid_wanted >> 32
+            distance = f"{seen.zxid_wanted - member.zxid} transactions" if is_same else "a zxid epoch"
+            what = f"it is at zxid {member.zxid:#x}, {distance} behind what was committed seconds before"
         means = "readers there see an old tree; it takes no session that has seen more"
-        yield Finding("behind", PROBLEM, name, what, means, "see its log, disk and network; wait until it is level")
-    level = [member for member in up if member.name not in behind]
+        todo = "see its log, disk and network; wait until it is level"
+        yield Finding("behind", PROBLEM, member.name, what, means, todo)
+    silent = [member for member in up if member.zxid is None]
     if not behind:
-        how = "each took a session that had seen it" if len(known) < len(up) else "by srvr, and by a session at each"
-        yield Finding("in-sync", OK, _names(level), f"all have applied zxid {seen.zxid_wanted:#x}: {how}")
-    if len(known) < len(up):
-        lacking = [member for member in up if member.name not in known]
+        how = "each took a session that had seen it" if silent else "by srvr, and by a session at each"
+        yield Finding("in-sync", OK, _names(up), f"all have applied zxid {seen.zxid_wanted:#x}: {how}")
+    if silent:
         what = "how far it is without a session is not known: srvr does not tell"
-        yield Finding("sync-unknown", UNKNOWN, _names(lacking), what, "a session waits for a member that lags", _ALLOW)
+        yield Finding("sync-unknown", UNKNOWN, _names(silent), what, "a session waits for a member that lags", _ALLOW)
 
 
 # -- frames and heap --------------------------------------------------------------------------------------------------

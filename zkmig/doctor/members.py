@@ -14,7 +14,7 @@ from typing import Final
 
 from zkmig.doctor.questions import CONFIG
 from zkmig.doctor.words import Told, ask
-from zkmig.errors import NotPermitted, Unreachable, ZkmigError
+from zkmig.errors import NotPermitted, Unreachable
 from zkmig.wire.client import Client
 from zkmig.wire.codes import Code
 from zkmig.wire.credential import Credential
@@ -38,11 +38,11 @@ _LOOPBACK: Final = ("127.", "::1")
 class Member:
     """name: as findings name it. host: to connect to. server_name: what its certificate must hold. told: by words.
 
-    fault: why it takes no session; "". session_ms: the least and the longest session that it grants. frame_bytes: the
-    largest frame that it takes, up to FRAME_BYTES_ASKED; None: frame_fault says why that is not known. has_multi_read:
-    None: not asked. config: the ensemble as this member knows it, "" for a standalone one, None where it may not be
-    read. shares_session: whether it took up a session of the first member; None: not tried. lets_read: paths that the
-    session should not be able to read, and can here.
+    fault: why it takes no session; "". lags: it takes none that has seen what is committed. session_ms: the least and
+    the longest session that it grants. frame_bytes: the largest frame that it takes, up to FRAME_BYTES_ASKED; None:
+    frame_fault says why that is not known. has_multi_read: None: not asked. config: the ensemble as this member knows
+    it, "" for a standalone one, None where it may not be read. shares_session: whether it took up a session of the
+    first member; None: not tried. lets_read: paths that the session should not be able to read, and can here.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Member:
     server_name: str
     told: Told = field(default_factory=Told)
     fault: str = ""
+    lags: bool = False
     session_ms: tuple[int, int] | None = None
     frame_bytes: int | None = None
     frame_fault: str = ""
@@ -140,16 +141,17 @@ def examine(member: Member, asking: Asking, zxid_floor: int, closed: Sequence[st
 
     zxid_floor: what it must have seen. closed: paths that the session should not be able to read.
     """
-    try:
-        with asking.client([member.host], member.server_name, _TIMEOUT_MS_MAX, zxid_floor) as client:
-            longest = client.session_timeout_ms
-            member.config = _config(client)
-            member.lets_read = tuple(path for path in closed if client.call_reply(GetData(path)).error == Code.OK)
-            member.has_multi_read = client.has_multi_read  # last: a server that does not know it hangs up
-        with asking.client([member.host], member.server_name, 1) as client:
-            member.session_ms = (client.session_timeout_ms, longest)
-    except (Unreachable, NotPermitted) as error:
-        member.fault = error.what
+    for floor in (zxid_floor, 0):
+        try:
+            _open_sessions(member, asking, floor, closed)
+        except (Unreachable, NotPermitted) as error:
+            member.fault = member.fault or error.what
+            if member.told.fault or isinstance(error, NotPermitted):
+                return  # it says nothing at all, so it does not refuse for what the session has seen
+        else:
+            member.fault, member.lags = "", floor != zxid_floor
+            break
+    if member.fault:
         return
     try:
         limits = frame_limits(
@@ -164,25 +166,40 @@ def examine(member: Member, asking: Asking, zxid_floor: int, closed: Sequence[st
         member.frame_fault = error.what
 
 
+def _open_sessions(member: Member, asking: Asking, zxid_floor: int, closed: Sequence[str]) -> None:
+    with asking.client([member.host], member.server_name, _TIMEOUT_MS_MAX, zxid_floor) as client:
+        longest = client.session_timeout_ms
+        member.config = _config(client)
+        member.lets_read = tuple(path for path in closed if client.call_reply(GetData(path)).error == Code.OK)
+        member.has_multi_read = client.has_multi_read  # last: a server that does not know it hangs up
+    with asking.client([member.host], member.server_name, 1) as client:
+        member.session_ms = (client.session_timeout_ms, longest)
+
+
 def _config(client: Client) -> str | None:
     result = client.call_reply(GetData(CONFIG)).result
     return (result.data or b"").decode(errors="replace") if isinstance(result, DataResult) else None
 
 
 def share_session(first: Member, other: Member, asking: Asking) -> None:
-    """Whether `other` takes up a session of `first`: a server of another ensemble knows nothing of it."""
-    client = asking.client([first.host, other.host], first.server_name, SHORT_SESSION_MS)
+    """Whether one of two members takes up a session of the other: a server of another ensemble knows nothing of it.
+
+    Tried both ways, since a server refuses whoever has seen more than it has.
+    """
     if asking.tls is not None and first.server_name != other.server_name:
-        return  # one session's connections share one name
-    try:
-        with client:
-            client.reconnect()
-            if client.server == other.host:
-                other.shares_session = True
-    except SessionExpired:
-        other.shares_session = False
-    except ZkmigError:
-        return
+        return  # the connections of one session share one name
+    for here, there in ((first, other), (other, first)):
+        try:
+            with asking.client([here.host, there.host], here.server_name, SHORT_SESSION_MS) as client:
+                if client.server == here.host:
+                    client.reconnect()
+                    other.shares_session = True if client.server == there.host else None
+        except SessionExpired:
+            other.shares_session = False
+        except (Unreachable, NotPermitted):
+            continue
+        if other.shares_session is not None:
+            return
 
 
 def catch_up(leading: Client, root: str) -> int:

@@ -1,7 +1,7 @@
 """Four-letter words: what a server tells of itself to whoever asks, without a session and without a write.
 
-A server answers those in `4lw.commands.whitelist` alone: `srvr` unless somebody changed that. Over TLS they are asked
-inside of it, by the same certificate as a session.
+A server answers those in `4lw.commands.whitelist` alone, and `srvr` in any case, which its own scripts need. Over TLS
+they are asked inside of it, by the same certificate as a session.
 """
 
 from __future__ import annotations
