@@ -44,7 +44,7 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
     made = tmp_path / "plan.html"
 
     def open_page(plan: Plan, before: Snapshot | None = None, *, with_data: bool = True) -> Path:
-        there = Before.of(before, plan) if before is not None else None
+        there = Before.of(before, before.scope, plan) if before is not None else None
         tree = change_tree(plan)
         page.write_page(str(made), plan, "0123456789abcdef" * 4, tree, Masks.of(plan.masks), with_data, there, True)
         browser.open(made)
@@ -326,7 +326,7 @@ def test_the_page_is_plain_data_for_other_readers(tmp_path: Path) -> None:
     """The JSON in it is the plan, and says so without a browser."""
     plan, before = hostile_plan()
     made = tmp_path / "plan.html"
-    page.write_page(str(made), plan, "0" * 64, change_tree(plan), Masks(), True, Before.of(before, plan))
+    page.write_page(str(made), plan, "0" * 64, change_tree(plan), Masks(), True, Before.of(before, before.scope, plan))
     inside = made.read_text().partition('id="plan">')[2].partition("</script>")[0]
     document = json.loads(inside)
     names = {row[1] for row in document["rows"]}

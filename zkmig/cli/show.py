@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from zkmig.api import migrate, trees
+from zkmig.api import migrate
+from zkmig.api.showing import read_before
 from zkmig.apply.engine import SealedPlan
 from zkmig.cli.output import check_output
 from zkmig.cli.plan import summary_document
@@ -14,7 +15,6 @@ from zkmig.cli.run import BAD_INPUT, STOPPED, Run, command_options, control_opti
 from zkmig.errors import BadInput
 from zkmig.model import path as paths
 from zkmig.model.patterns import parse_path
-from zkmig.plan.plan import Plan
 from zkmig.show.before import Before
 from zkmig.show.changes import ChangeTree, change_tree
 from zkmig.show.document import batch_documents, change_document, rules_document
@@ -97,8 +97,8 @@ def show(
     if not paths.overlap(below, plan.target.root):
         raise BadInput("the plan changes nothing there", below, f"name a path at or below {plan.target.root}")
     hidden = Masks.of((*plan.masks, *masks))
-    there = _before(run, plan, before, control) if before is not None else None
     tree = change_tree(plan, below)
+    there = _before(run, tree, before, control) if before is not None else None
     if html is not None:
         _page(run, sealed, tree, hidden, data is not False, there, html, force)
         return
@@ -108,12 +108,9 @@ def show(
     _text(run, sealed, tree, Sight(hidden, bool(data), None), there, show_all, bool(data))
 
 
-def _before(run: Run, plan: Plan, location: str, control: str) -> Before:
+def _before(run: Run, tree: ChangeTree, location: str, control: str) -> Before:
     with run.progress() as progress:
-        tree = trees.read(
-            location, excludes=plan.soundness.excludes, control=control, progress=progress.read, **run.session
-        )
-    return Before.of(tree, plan)
+        return read_before(location, tree, control=control, progress=progress.read, **run.session)
 
 
 def _text(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from zkmig.errors import BadInput
 from zkmig.model import path as paths
-from zkmig.model.snapshot import Snapshot
+from zkmig.model.scope import Scope
 from zkmig.model.znode import Znode
 from zkmig.plan.plan import Plan
 from zkmig.show.changes import Change
@@ -14,25 +15,30 @@ from zkmig.show.changes import Change
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """tree: of the plan's target. fault: why a node may not be shown as what the plan was made for, "" if it may."""
+    """nodes: by absolute path; those that are not there are none of them. scope: what of the target was read."""
 
-    tree: Snapshot
+    nodes: Mapping[str, Znode]
+    scope: Scope
 
     @classmethod
-    def of(cls, tree: Snapshot, plan: Plan) -> Before:
-        """BadInput for a tree of somewhere else."""
-        if not paths.overlap(tree.root, plan.target.root):
+    def of(cls, nodes: Mapping[str, Znode], scope: Scope, plan: Plan) -> Before:
+        """BadInput for nodes of somewhere else."""
+        if not paths.overlap(scope.root, plan.target.root):
             what = f"this tree lies elsewhere than the plan's target, {plan.target.root}"
-            raise BadInput(what, tree.root, "--before wants the tree that the plan changes")
-        return cls(tree)
+            raise BadInput(what, scope.root, "--before wants the tree that the plan changes")
+        return cls(nodes, scope)
+
+    def is_read(self, path: str) -> bool:
+        """Whether a node that is missing here is missing there."""
+        includes = self.scope.includes
+        return self.scope.covers(path) and (not includes or any(paths.contains(top, path) for top in includes))
 
     def node(self, change: Change) -> tuple[Znode | None, str]:
         """The node before, and why it is not the one that the plan was made for. Both: it is another by now."""
         path = change.path
-        scope = self.tree.scope
-        if not scope.covers(path) or (scope.includes and not any(paths.contains(top, path) for top in scope.includes)):
+        if not self.is_read(path):
             return None, "it was not read"
-        node = self.tree.get(path)
+        node = self.nodes.get(path)
         if change.create:
             return node, "it is there already, and the plan creates it" if node else ""
         if node is None:
