@@ -36,7 +36,7 @@ LAYERS = (
     {"api"},
     {"api", "guard"},
     {"demo"},
-    {"cli"},
+    {"cli", "pytest_plugin"},
 )
 
 # Rooms that keep to less than what lies below them; each may also import itself.
@@ -56,6 +56,7 @@ UPWARD_ON_DEMAND = {
 UNLOADED = {
     "zkmig.reader": {"networkx", "rich", "click", "zkmig.plan", "zkmig.apply", "zkmig.policy", "zkmig.cli"},
     "zkmig.cli.main": {"networkx", "rich", "kazoo", "zkmig.plan", "zkmig.apply"},
+    "zkmig.pytest_plugin": {"networkx", "rich", "click", "kazoo", "zkmig.api", "zkmig.dev", "zkmig.model"},
     "zkmig.dev": {"networkx", "rich", "click", "kazoo", "zkmig.model", "zkmig.wire"},
 }
 

@@ -1,28 +1,35 @@
-"""rehearse: a plan tried on a throw-away server before its window, or in CI."""
+"""rehearse: a plan, or a script, tried on a throw-away server before its window, or in CI."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from zkmig.api.access import Access, SessionOptions, covering_scope
 from zkmig.api.migrate import AnyPlan, Report, Say, load_plan
+from zkmig.api.scopes import committed
+from zkmig.api.scripts import AnyScript, plan_script
 from zkmig.api.trees import ReadProgress, Tree, read_options, scan_target, split_excludes, take_or_none
 from zkmig.apply.engine import SealedPlan
 from zkmig.apply.options import Options
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.transitions import MIGRATING, State
-from zkmig.errors import BadInput, OtherIncarnation, Refused, StalePlan
+from zkmig.errors import BadInput, OtherIncarnation, Refused, StalePlan, WrongEpoch
 from zkmig.model import path as paths
 from zkmig.model.path import CONTROL_ROOT
 from zkmig.model.snapshot import Snapshot
 from zkmig.plan import planfile
 from zkmig.plan.plan import Plan
+from zkmig.policy.policy import AnyPolicy
 from zkmig.rehearse.result import Rehearsal
 from zkmig.rehearse.run import rehearse as run
+from zkmig.script.load import Script
 from zkmig.source.location import EnsembleLocation, parse
 from zkmig.wire.client import Client
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 EMPTY = "the way back: the scope is EMPTY, and its first epoch cannot be reverted; here a scope above it was, which can"
 
@@ -32,9 +39,12 @@ def _quiet(_: object) -> None:
 
 
 def rehearse(
-    plan: AnyPlan,
+    plan: AnyPlan | AnyScript,
     target: Tree | None = None,
     *,
+    policy: AnyPolicy = None,
+    scope: str | None = None,
+    control: str = CONTROL_ROOT,
     excludes: Sequence[str] = (),
     keep: str | os.PathLike[str] | None = None,
     progress: ReadProgress | None = None,
@@ -46,9 +56,11 @@ def rehearse(
     """Carry a plan out, and take it back, on a throw-away server that holds a copy of its target. The target is only
     read.
 
-    plan: a plan, or the name of its file. target: the tree that it is for: a location, a snapshot or its file; None:
-    read from the servers that the plan names. excludes: absolute paths of the target not to read, which the plan must
-    leave alone. keep: a folder, not there yet, to leave the server's files in, ACLs and data of the target with them.
+    plan: a plan, or the name of its file; or a migration script, or the name of its file NNNN_slug.py, which is planned
+    for the target first, under `policy`. target: the tree that it is for: a location, a snapshot or its file; None:
+    read from the servers that the plan names. scope, control: of a script's target, where its location does not say it
+    all: without a path, the root of the scope is meant. excludes: absolute paths of the target not to read, which the
+    plan must leave alone. keep: a folder, not there yet, to leave the server's files in, with all data of the target.
     auth (see `SessionOptions`): of whoever will apply the plan; without it, trees whose ACLs keep others out are
     rehearsed as a super user, and the result says so.
 
@@ -56,13 +68,23 @@ def rehearse(
     applied with what the plan foretells, as reverted with the target again; then once more in a single shot where one
     fits. The rules of the plan's policy are judged as by `apply`.
 
+    Of a script only the trees are rehearsed: its place in the history, and that its epoch is the next, `apply` looks
+    at; where the target is live, WrongEpoch tells of the latter here too.
+
     Raises StalePlan and Refused where the target is not, or not any more, what the plan was made for; NotProven, naming
     the stage and the first path that differs; what reading the target raises; BadInput where no ZooKeeper is installed
     here. Whatever happens, the server is ended and its folder removed.
     """
     access = Access.of(**session)
-    sealed = _sealed(plan)
     kept = _free_folder(keep)
+    if is_script(plan):
+        target = _target_of_script(target, scope, control, session)
+        plan = plan_script(
+            plan, target, policy=policy, scope=scope, control=control, excludes=excludes, progress=progress, **session
+        )
+    elif policy is not None or scope is not None:
+        raise BadInput("policy and scope are for scripts, and here is a plan", "", "leave them out: a plan has its own")
+    sealed = _sealed(plan)
     notes: list[str] = []
     tree = _target_of(access, sealed.plan, target, excludes, progress, notes)
     return run(
@@ -75,6 +97,28 @@ def rehearse(
         notes=notes,
         begun=stage,
     )
+
+
+def is_script(given: AnyPlan | AnyScript) -> TypeIs[AnyScript]:
+    """Whether it is a script, or is named as one. A plan file is known by its magic."""
+    if isinstance(given, Script):
+        return True
+    if isinstance(given, Plan | SealedPlan):
+        return False
+    name = os.fspath(given)
+    return name.endswith(".py") and not (os.path.isfile(name) and planfile.is_planfile(name))
+
+
+def _target_of_script(target: Tree | None, scope: str | None, control: str, session: SessionOptions) -> Tree:
+    if target is None:
+        raise BadInput(
+            "a script names no servers", "", "say where its target is: --at zk://HOST/PATH, or --target FILE"
+        )
+    place = parse(target) if isinstance(target, str) else None
+    if not isinstance(place, EnsembleLocation) or place.path != "/":
+        return target
+    found = committed(str(place), scope, control=control, **session)
+    return str(EnsembleLocation(place.hosts, found.record.root, place.tls))
 
 
 def _sealed(plan: AnyPlan) -> SealedPlan:
@@ -150,6 +194,10 @@ def _check_scope(client: Client, plan: Plan, control: str, notes: list[str]) -> 
     if record.state in MIGRATING:
         what = f"epoch {record.target_epoch} is {record.state.value}: the target is neither old nor new"
         raise Refused(what, names.record, "rehearse once that has ended")
+    script = plan.script
+    if script is not None and script.epoch != record.epoch + 1:
+        what = f"{script.file} is for epoch {script.epoch}, and the next one is {record.epoch + 1}"
+        raise WrongEpoch(what, names.record, "apply what comes before it, or give it another number")
     if record.held is not None:
         notes.append(f"the hold: the scope is {record.held.told()}, and nothing begins before it is released")
     if record.state is State.EMPTY and paths.contains(root, record.root):

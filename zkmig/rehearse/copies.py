@@ -14,9 +14,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from zkmig.model import path as paths
 from zkmig.model.acl import OPEN_ACL, Acl, AclList, Identity, digest_id
 from zkmig.model.columns import KIND_EPHEMERAL
+from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Snapshot
+from zkmig.model.staging import SnapshotBuilder
 from zkmig.model.znode import Kind
 from zkmig.rehearse.places import places
 
@@ -138,3 +141,14 @@ def _ephemerals_below(tree: Snapshot) -> dict[int, int]:
 def _with(tree: Snapshot, **columns: Any) -> Snapshot:
     replaced = dataclasses.replace(tree.columns, **columns)
     return Snapshot(replaced, tree.scope, tree.provenance, tree.consistency)
+
+
+def relocated(tree: Snapshot, root: str) -> Snapshot:
+    """The same tree below another root."""
+    if tree.root == root:
+        return tree
+    builder = SnapshotBuilder()
+    for path, node in tree.items():
+        place = paths.join(root, paths.relative_to(path, tree.root))
+        builder.add(place, node.data, node.acl, node.stat, node.kind, node.ttl_ms)
+    return builder.build(Scope(root), tree.provenance, tree.consistency)

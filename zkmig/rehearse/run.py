@@ -304,6 +304,8 @@ class _Rehearsing:
     def _with_stand_ins(self) -> Plan:
         """The plan with the ids that this server takes. Rules then have to hold against the copy, too."""
         plan, ids = self.plan, self.stand_ins
+        # A script's epoch is not that of this scope; the history of what was applied is not what is rehearsed.
+        plan = dataclasses.replace(plan, script=None)
         if not ids:
             return plan
         creates = plan.ordered.creates

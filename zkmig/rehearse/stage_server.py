@@ -40,16 +40,12 @@ def heap_mb(plan: Plan, target: Snapshot | None) -> int:
     return HEAP_MB + (count * HEAP_BYTES_PER_NODE + data * HEAP_PART_OF_DATA + 3 * plan.journal_bytes) // (1 << 20)
 
 
-@contextmanager
-def running(plan: Plan, target: Snapshot | None, keep: str) -> Iterator[tuple[Server, Credential]]:
-    """The server, started, and the credential of its super user. keep: folder to copy its files to, "" for none.
-
-    However it ends, its process ends, and its own folder goes.
-    """
+def make_server(*, heap_mb: int = HEAP_MB, frame_bytes_max: int = SERVER_FRAME_BYTES_MAX) -> tuple[Server, Credential]:
+    """A server, not started yet, that takes odd nodes and long sessions; and the credential of its super user."""
     password = secrets.token_urlsafe(24)
     server = Server(
-        heap_mb=heap_mb(plan, target),
-        jute_maxbuffer=frame_bytes_max(plan, target),
+        heap_mb=heap_mb,
+        jute_maxbuffer=frame_bytes_max,
         extended_types=True,
         config={"maxSessionTimeout": SESSION_TIMEOUT_MS, **_PROVIDERS},
         java_options=(
@@ -57,9 +53,20 @@ def running(plan: Plan, target: Snapshot | None, keep: str) -> Iterator[tuple[Se
             "-Dznode.container.checkIntervalMs=86400000",  # nothing that is loaded may go by itself
         ),
     )
+    return server, Credential("digest", f"{SUPER_USER}:{password}".encode())
+
+
+@contextmanager
+def running(plan: Plan, target: Snapshot | None, keep: str) -> Iterator[tuple[Server, Credential]]:
+    """A server for a rehearsal, started, and the credential of its super user. keep: folder to copy its files to, ""
+    for none.
+
+    However it ends, its process ends, and its own folder goes.
+    """
+    server, credential = make_server(heap_mb=heap_mb(plan, target), frame_bytes_max=frame_bytes_max(plan, target))
     with server:
         try:
-            yield server, Credential("digest", f"{SUPER_USER}:{password}".encode())
+            yield server, credential
         finally:
             if keep:
                 server.stop()
