@@ -300,6 +300,18 @@ def test_quotas_on_the_path_and_above(zk: Server, kazoo_client: KazooClientFacto
     assert not found.of("quota-none")
 
 
+def test_a_quota_that_makes_no_sense(zk: Server, kazoo_client: KazooClientFactory, tree_root: str) -> None:
+    """A limit of thousands of digits, which no number of Python takes: unknown, and the rest is examined."""
+    kazoo = kazoo_client(zk)
+    kazoo.create(tree_root)
+    place = f"/zookeeper/quota{tree_root}/zookeeper_limits"
+    kazoo.create(place, b"count=" + b"9" * 5_000, makepath=True)
+    found = zkmig.diagnose(location(zk.hosts, tree_root))
+    kazoo.delete(place)
+    assert severities(found, "quota-unknown") == [Severity.UNKNOWN]
+    assert found.of("access-read")
+
+
 # -- TLS, and what is no member ---------------------------------------------------------------------------------------
 
 

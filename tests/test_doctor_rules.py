@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import zkmig.doctor
-from zkmig.doctor.finding import Finding, Severity
+from zkmig.doctor.finding import Finding, Severity, ordered
 from zkmig.doctor.judge_members import judge_members
 from zkmig.doctor.judge_tree import judge_tree
 from zkmig.doctor.members import Member, servers_in
@@ -85,6 +85,7 @@ def test_other_products_are_told_from_silence() -> None:
     assert not foreign_name("")
     assert not foreign_name("\x1b[2J")
     assert not foreign_name("Zookeeper version: 3.8.0-x")
+    assert not foreign_name("Zookeeper version: of a vendor's own")
 
 
 @pytest.mark.parametrize(
@@ -240,6 +241,37 @@ def test_health_as_mntr_tells_it() -> None:
     seen = ensemble()
     seen.members[0].told.answers["mntr"] += "zk_digest_mismatches_count\tmany\nzk_learners\t2\nzk_synced_followers\t2"
     assert not {"digest-differs", "followers-joining"} & set(judged(seen))
+
+
+def test_numbers_that_make_no_sense() -> None:
+    """Goal: whatever a server tells, nothing fails. Method: thousands of digits, and digits that are none."""
+    for number in ("9" * 5_000, "\u00b2", "-1", "0x", "\x1b[2J", ""):
+        seen = ensemble()
+        words = seen.members[0].told.answers
+        words["srvr"] = f"Zookeeper version: {number}.{number}.{number}\nZxid: 0x{number}\nMode: {number}\n"
+        words["mntr"] = f"zk_digest_mismatches_count\t{number}\nzk_open_file_descriptor_count\t{number}\n"
+        words["envi"] = f"os.memory.max={number}MB\n"
+        found = judged(seen)
+        assert found["heap-unknown"]
+        assert found["version-unknown"]
+        assert not {"digest-differs", "files"} & set(found)
+
+
+def test_what_is_the_same_of_several_members_is_said_once() -> None:
+    """Equal but for the place: merged, with all places; another text stays apart."""
+    one = Finding("heap", Severity.NOTE, "zk1:2181", "heap 1 MB")
+    found = ordered([one, replace(one, where="zk2:2181"), replace(one, what="heap 2 MB"), replace(one)])
+    assert [(finding.where, finding.what) for finding in found] == [
+        ("zk1:2181, zk2:2181", "heap 1 MB"),
+        ("zk1:2181", "heap 2 MB"),
+    ]
+    assert [severity.counted(2) for severity in Severity] == [
+        "2 problems",
+        "2 warnings",
+        "2 unknown",
+        "2 notes",
+        "2 ok",
+    ]
 
 
 @pytest.mark.parametrize(

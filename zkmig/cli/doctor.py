@@ -47,7 +47,8 @@ def doctor(run: Run, location: str, show_all: bool, reads_only: bool, control: s
         if show_all or finding.severity in _SHOWN:
             _show(run, finding)
     run.line("")
-    run.line(", ".join(f"{count} {name}" for name, count in counts.items()) + ("" if show_all else " (--all shows it)"))
+    told = ", ".join(severity.counted(count) for severity, count in found.counts.items())
+    run.line(told + ("" if show_all else " (--all shows them)"))
 
 
 def _show(run: Run, finding: Finding) -> None:

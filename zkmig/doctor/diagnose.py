@@ -19,6 +19,7 @@ from zkmig.epoch.control import ControlPaths, Registration, read_record, read_re
 from zkmig.epoch.owner import read_owner
 from zkmig.errors import BadInput, Stopped, Unreachable, ZkmigError
 from zkmig.model import path as paths
+from zkmig.model.quota import fields
 from zkmig.model.scope import Scope
 from zkmig.source.location import EnsembleLocation
 from zkmig.source.quotas import read_quotas_around, read_usage
@@ -83,13 +84,7 @@ def _look_at_tree(seen: Seen, client: Client, reads_only: bool, progress: Callab
                     name = one.id.partition(":")[0] if one.scheme == "digest" else one.id
                     roles.append(RoleAccess(f"{what} {one.scheme}:{name} of scope {each.registration.scope}", (one,)))
     seen.access = looking.look(client, scope, roles, progress)
-    try:
-        seen.quotas = read_quotas_around(client, seen.place.path)
-        seen.usage = read_usage(client, seen.quotas)
-    except Stopped:
-        raise
-    except ZkmigError as error:
-        seen.quotas_fault = str(error)
+    _look_at_quotas(seen, client)
     if not reads_only:
         try:
             seen.asked = ask_leader(client, seen.place.path, seen.identities)
@@ -97,6 +92,21 @@ def _look_at_tree(seen: Seen, client: Client, reads_only: bool, progress: Callab
             raise
         except ZkmigError as error:
             seen.asked_fault = str(error)
+
+
+def _look_at_quotas(seen: Seen, client: Client) -> None:
+    try:
+        quotas = read_quotas_around(client, seen.place.path)
+        usage = read_usage(client, quotas)
+        _ = [fields(quota.text) for quota in quotas]
+    except Stopped:
+        raise
+    except ZkmigError as error:
+        seen.quotas_fault = str(error)
+    except ValueError:  # a number of thousands of digits, which anybody may put there
+        seen.quotas_fault = "a number below /zookeeper/quota makes no sense"
+    else:
+        seen.quotas, seen.usage = quotas, usage
 
 
 def _look_at_scopes(seen: Seen, client: Client) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 
@@ -16,6 +16,11 @@ class Severity(Enum):
     UNKNOWN = "unknown"
     NOTE = "note"
     OK = "ok"
+
+    def counted(self, count: int) -> str:
+        """As in "1 problem" or "3 notes"."""
+        has_plural = count != 1 and self not in (Severity.UNKNOWN, Severity.OK)
+        return f"{count} {self.value}{'s' if has_plural else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +69,13 @@ class Diagnosis:
 
 
 def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The gravest first; those of one severity as they were found."""
+    """The gravest first; those of one severity as they were found. What is the same of several members is one."""
     ranks = {severity: rank for rank, severity in enumerate(Severity)}
-    return tuple(sorted(findings, key=lambda finding: ranks[finding.severity]))
+    places: dict[Finding, list[str]] = {}
+    for finding in findings:
+        places.setdefault(replace(finding, where=""), []).append(finding.where)
+    merged = [replace(finding, where=some(dict.fromkeys(wheres))) for finding, wheres in places.items()]
+    return tuple(sorted(merged, key=lambda finding: ranks[finding.severity]))
 
 
 def some(names: Iterable[str], shown: int = 5) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
@@ -26,6 +27,8 @@ COMMIT_LOG_COUNT: Final = 500
 HEAP_PER_FRAME: Final = 3
 """Bytes of heap that each byte of such a frame takes, about [zookeeper-facts 37]."""
 
+_MEGABYTES: Final = re.compile(r"([0-9]{1,9})MB")
+_COUNT: Final = re.compile(r"[0-9]{1,18}")
 DESCRIPTORS_SHARE: Final = 0.9
 CERTIFICATE_DAYS: Final = 14
 _ALLOW = "allow it on each server: 4lw.commands.whitelist=srvr,mntr,envi"
@@ -277,14 +280,14 @@ def _frames(seen: Seen) -> Iterator[Finding]:
 
 def _heap(member: Member) -> Iterator[Finding]:
     """Held against the transactions that a server keeps in memory [zookeeper-facts 37]."""
-    told = member.told.envi().get("os.memory.max", "")
-    if not told.removesuffix("MB").isdigit():
+    told = _MEGABYTES.fullmatch(member.told.envi().get("os.memory.max", ""))
+    if told is None:
         if not member.fault:
             todo = _ALLOW if "envi" in member.told.refused else "look for -Xmx in its settings"
             means = f"a server keeps its last {COMMIT_LOG_COUNT} transactions in memory; large ones kill a small heap"
             yield Finding("heap-unknown", UNKNOWN, member.name, "how large its heap is, is not told", means, todo)
         return
-    heap = int(told.removesuffix("MB")) << 20
+    heap = int(told[1]) << 20
     usual = _kept(BATCH_FRAME_BYTES_MAX)
     full = _kept(member.frame_bytes or FRAME_BYTES_MAX_DEFAULT)
     what = f"heap {heap >> 20} MB; {COMMIT_LOG_COUNT} usual batches take {usual >> 20} MB of it"
@@ -313,7 +316,7 @@ def _health(member: Member) -> Iterator[Finding]:
     mntr = member.told.mntr()
 
     def number(name: str) -> int | None:
-        return int(mntr[name]) if mntr.get(name, "").isdigit() else None
+        return int(mntr[name]) if _COUNT.fullmatch(mntr.get(name, "")) else None
 
     mismatches = number("zk_digest_mismatches_count")
     if mismatches:

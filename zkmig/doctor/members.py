@@ -8,6 +8,7 @@ ensemble can.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -31,6 +32,8 @@ FRAME_BYTES_ASKED: Final = 4 << 20
 
 _TIMEOUT_MS_MAX: Final = (1 << 31) - 1
 SHORT_SESSION_MS: Final = 5_000  # one that no server of its own can be told to end goes soon
+MODE_CHARS: Final = 20
+_ZXID: Final = re.compile(r"0x([0-9a-f]{1,16})")
 _LOOPBACK: Final = ("127.", "::1")
 
 
@@ -67,15 +70,13 @@ class Member:
     @property
     def mode(self) -> str:
         """standalone, leader, follower, observer or read-only, as srvr says; "" where it is not known."""
-        return self.told.srvr().get("Mode", "")
+        return self.told.srvr().get("Mode", "")[:MODE_CHARS]
 
     @property
     def zxid(self) -> int | None:
         """The newest that it has applied, as srvr says."""
-        try:
-            return int(self.told.srvr()["Zxid"], 16)
-        except (KeyError, ValueError):
-            return None
+        found = _ZXID.fullmatch(self.told.srvr().get("Zxid", ""))
+        return None if found is None else int(found[1], 16)
 
 
 @dataclass(frozen=True, slots=True)

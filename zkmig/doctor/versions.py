@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from zkmig.doctor.finding import Severity
 
-_APACHE = re.compile(r"Zookeeper version:\s*(\d{1,4})\.(\d{1,4})\.(\d{1,4})(.*)")
+_APACHE = re.compile(r"Zookeeper version:\s*([0-9]{1,4})\.([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
 _ANY = re.compile(r".{0,40}[Vv]ersion:\s*(\S{1,60})")
 
 
@@ -45,8 +45,8 @@ def version_in(text: str) -> Version | None:
 
 def foreign_name(text: str) -> str:
     """What a server that is no Apache ZooKeeper calls itself in that answer; "" where it says nothing."""
-    first = text.strip().splitlines()[:1]
-    return first[0][:80] if first and version_in(text) is None and _ANY.match(first[0]) else ""
+    first = text.strip().partition("\n")[0]
+    return first[:80] if _ANY.match(first) and not first.startswith("Zookeeper version:") else ""
 
 
 SOUND: Final = {(3, 8): Version(3, 8, 5), (3, 9): Version(3, 9, 4)}
