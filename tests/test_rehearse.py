@@ -480,6 +480,37 @@ def test_bad_usage_of_the_program(prepared: Program) -> None:
     assert without.code in (0, 2), without  # found elsewhere, or named
 
 
+SCRIPT = """
+import zkmig
+
+
+@zkmig.migration(epoch=1)
+def change(tree):
+    tree.set(f"{tree.root}/a", b"by a script")
+    tree.delete(f"{tree.root}/a/b")
+"""
+
+
+def test_a_script(prepared: Program, site: Site) -> None:
+    """Planned for its target first; not applied to it. The next epoch alone can be rehearsed there."""
+    (prepared.folder / "0001_change.py").write_text(SCRIPT)
+    (prepared.folder / "0002_change.py").write_text(SCRIPT.replace("epoch=1", "epoch=2"))
+    (prepared.folder / "0001_fails.py").write_text(SCRIPT.replace("/a/b", "/x"))
+    env, at = environment(prepared), location(site.server.hosts)
+    before = site.look()
+    for more in (("--at", at, "--scope", site.names.scope), ("--at", at + site.root), ("--target", "t.zks")):
+        ran = prepared("rehearse", "0001_change.py", *more, "--json", env=env).succeeded()
+        assert ran.document["outcome"] == "proven"
+        assert ran.document["writes"] == 2
+    assert site.look() == before
+    ran = prepared("rehearse", "0002_change.py", "--at", at + site.root, env=env)
+    ran.failed(3, "0002_change.py", "is for epoch 2, and the next one is 1")
+    prepared("rehearse", "0001_fails.py", "--at", at + site.root, env=env).failed(2, "0001_fails.py:8")
+    prepared("rehearse", "0001_change.py", env=env).failed(2, "--at")
+    prepared("rehearse", "p.zkplan", "--scope", "prod", env=env).failed(2, "--scope")
+    prepared("rehearse", "p.zkplan", env={**env, "ZKMIG_SCOPE": "prod", "ZKMIG_AT": "zk://nowhere:1"}).succeeded()
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_server_too(prepared: Program, number: signal.Signals, code: int) -> None:
     """Once its process is there: afterwards neither that nor its folder is."""

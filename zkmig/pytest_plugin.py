@@ -5,7 +5,6 @@ pytest loads this in every environment that has zkmig installed: so nothing of z
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,9 +21,10 @@ if TYPE_CHECKING:
     from zkmig.model.snapshot import Snapshot
     from zkmig.plan.plan import Plan
     from zkmig.rehearse.result import Rehearsal
+    from zkmig.wire.client import Client
     from zkmig.wire.credential import Credential
 
-_numbers = itertools.count(1)
+ROOT, SCOPE = "/app", "test"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,35 +57,42 @@ def zkmig_server(zkmig_throw_away: ThrowAway) -> Server:
 
 @pytest.fixture
 def zkmig_tree(zkmig_throw_away: ThrowAway) -> Iterator[TestTree]:
-    """A tree and a scope of this test's own, on `zkmig_server`; not there until `load`. No other test sees it."""
+    """A tree and its scope on `zkmig_server`, not there until `load`. Whatever is on the server goes with the test."""
     with ExitStack() as stack:
-        number = next(_numbers)
-        yield TestTree(zkmig_throw_away, f"/test-{number}", f"test-{number}", stack)
+        yield TestTree(zkmig_throw_away, stack)
 
 
 @dataclass
 class TestTree:
-    """A tree on a real server, below `root`, in scope `scope`."""
+    """A tree on a real server, below `root`, in scope `scope`: as `load` was told."""
 
     __test__ = False  # its name is not that of a test
 
     throw_away: ThrowAway
-    root: str
-    scope: str
     stack: ExitStack = field(repr=False)
+    root: str = ROOT
+    scope: str = SCOPE
     is_loaded: bool = False
 
     @property
     def location(self) -> str:
-        """As every command and function of zkmig takes it: zk://127.0.0.1:PORT/test-1."""
+        """As every command and function of zkmig takes it: zk://127.0.0.1:PORT/app."""
         return f"zk://{self.throw_away.server.hosts}{self.root}"
 
-    def load(self, tree: Mapping[str, Any] | Snapshot | str | os.PathLike[str], *, epoch: int = 0) -> Snapshot:
+    def load(
+        self,
+        tree: Mapping[str, Any] | Snapshot | str | os.PathLike[str],
+        *,
+        root: str | None = None,
+        scope: str = SCOPE,
+        epoch: int = 0,
+    ) -> Snapshot:
         """Put a tree there, once, and make the scope over it, STABLE at `epoch`; the tree as it is then.
 
         tree: a dict from relative paths to data (bytes, text, None, or anything that JSON holds); or a snapshot, or its
-        file, whatever its root is. Its ephemerals live until the test ends. epoch: the committed one, as the scripts
-        before the one that is tested would have left it.
+        file. root: where, since scripts name absolute paths; None: where a snapshot has it, and /app for a dict. Its
+        ephemerals live until the test ends. epoch: the committed one, as the scripts before the one that is tested
+        would have left it.
         """
         import zkmig
         from zkmig.apply.options import Options
@@ -99,18 +106,20 @@ class TestTree:
         from zkmig.wire.client import Client
 
         if self.is_loaded:
-            raise BadInput("a tree was loaded already", self.root, "one test, one tree; or ask for another fixture")
-        self.is_loaded = True
+            raise BadInput("a tree was loaded already", self.root, "one test, one tree")
         if isinstance(tree, Mapping) and not isinstance(tree, zkmig.Snapshot):
-            found = handmade.snapshot_of(tree, self.root)
+            found = handmade.snapshot_of(tree, root or ROOT)
         else:
-            found = relocated(tree if isinstance(tree, zkmig.Snapshot) else zkmig.read(os.fspath(tree)), self.root)
+            found = tree if isinstance(tree, zkmig.Snapshot) else zkmig.read(os.fspath(tree))
+            found = relocated(found, root or found.root)
+        self.root, self.scope, self.is_loaded = found.root, scope, True
         client = Client(
             parse_hosts(self.throw_away.server.hosts),
             auth=(self.throw_away.super_user,),
             session_timeout_ms=SESSION_TIMEOUT_MS,
         )
         self.stack.enter_context(client)
+        self.stack.callback(_wipe, client)
         stand_ins = stand_ins_for(client, identities_in(found))
         load(client, copy_of(found, stand_ins, ()), Options(), StopRequest())
         _make_scope(client, self.scope, self.root, epoch)
@@ -124,7 +133,9 @@ class TestTree:
 
     def data(self) -> dict[str, bytes | None]:
         """Data by relative path, "" for the root, in tree order: what `load` takes, and what asserts like to see."""
-        return {path.removeprefix(self.root): node.data for path, node in self.read().items()}
+        from zkmig.model import path as paths
+
+        return {paths.relative_to(path, self.root): node.data for path, node in self.read().items()}
 
     def plan(self, script: AnyScript, **options: Any) -> Plan:
         """The plan of a migration script for this tree. options: as `zkmig.plan_script` takes them."""
@@ -152,7 +163,7 @@ class TestTree:
         return zkmig.apply(plan, self.location, epoch=epoch, scope=self.scope, **options)
 
 
-def _make_scope(client: Any, scope: str, root: str, epoch: int) -> None:
+def _make_scope(client: Client, scope: str, root: str, epoch: int) -> None:
     """The scope, as if `epoch` epochs had been committed, and their history pruned."""
     import dataclasses
 
@@ -165,3 +176,18 @@ def _make_scope(client: Any, scope: str, root: str, epoch: int) -> None:
     made = init_scope(client, names, root, EVERYBODY, allow_empty=True).record
     if epoch:
         client.call(SetData(names.record, records.encode(dataclasses.replace(made, epoch=epoch)), 0))
+
+
+def _wipe(client: Client) -> None:
+    """Delete all that tests have left on the server, quotas and control planes with it."""
+    from zkmig.apply.prune import below
+    from zkmig.model.path import SYSTEM_ROOT
+    from zkmig.model.quota import QUOTA_ROOT
+    from zkmig.wire.requests import Delete, GetChildren
+
+    tops = [f"/{name}" for name in client.call(GetChildren("/")).children if f"/{name}" != SYSTEM_ROOT]
+    left = [path for top in tops for path in (*below(client, top), top)]
+    left += below(client, QUOTA_ROOT)
+    for path, reply in zip(left, client.pipeline((Delete(path, -1) for path in left), 100), strict=True):
+        if reply.error:  # -1: whatever version it has, all of it is a test's own
+            raise RuntimeError(f"{path} of the test before could not be deleted: error {reply.error}")
