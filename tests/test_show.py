@@ -316,7 +316,7 @@ def test_the_watches_that_fire_are_those_that_are_told(site: Site) -> None:
     """kazoo sets every watch that there can be, on what is there and on what will be; then the plan is applied."""
     site.init(BEFORE)
     sealed = site.plan(AFTER)
-    told = watches_of(sealed.plan.operations)
+    told = watches_of(sealed.plan.ordered)
     fired: list[tuple[str, WatchedEvent]] = []
     existing = {site.path(relative) for relative in BEFORE}
     for path in existing | {site.path(relative) for relative in AFTER}:

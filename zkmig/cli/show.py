@@ -148,7 +148,7 @@ def _document(
         "masks": [pattern.text for pattern in masks.patterns],
         "single_shot_bytes": plan.single_shot_bytes,
         "batch_list": list(batch_documents(plan)),
-        "watches": watches_of(plan.operations).document(),
+        "watches": watches_of(plan.ordered).document(),
         "outside": [outside.document() for outside in outside_of(plan)],
         "rules": rules_document(plan, masks),
         # What a node names is its data.

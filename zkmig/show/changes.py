@@ -222,7 +222,12 @@ class _Builder:
             self._ends[self._open.pop()] = len(self._keys)
 
     def _count(self, number: int) -> None:
-        operations = self._plan.operations
+        operations = self._plan.ordered
+        creates = operations.creates
+        if number < len(creates):  # the most, for which no object is made
+            self._counts[CREATE][-1] += 1
+            self._sizes[-1] += creates.data_offsets[number + 1] - creates.data_offsets[number]
+            return
         if number >= len(operations):
             self._counts[ACL][-1] += 1
             return

@@ -48,7 +48,7 @@ def facts_of(plan: Plan, plan_hash: str, masks: Masks) -> Iterator[Fact]:
         yield Fact("script", f"{made_by}; for epoch {script.epoch} of {scope}")
     yield from _trees(plan)
     yield from _writes(plan)
-    yield Fact("watches", f"would fire if set: {watches_of(plan.operations).text}")
+    yield Fact("watches", f"would fire if set: {watches_of(plan.ordered).text}")
     for outside in outside_of(plan):
         yield Fact("outside", str(outside))
     for sentence in plan.left_out.sentences():

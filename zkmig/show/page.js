@@ -3,6 +3,7 @@
 "use strict";
 (() => {
   const PAGE = 200; // children, results and rows that are drawn at once; more on demand
+  const DEPTH = 12; // to which a chain of folders is opened in the beginning
   const LINES = 400; // of data
   const LINKS_MAX = 60; // that are drawn at once
   const CELLS_MAX = 4_000_000; // of the table by which two values are compared line by line
@@ -544,9 +545,9 @@
   drawBatches();
   tree.append(drawItem(0, 1, 0, 1));
   items.get(0).tabIndex = 0;
-  for (let node = 0; ; node = children(node)[0]) { // down to where there is something to choose from
+  for (let node = 0, depth = 0; depth < DEPTH; node = children(node)[0], depth++) {
     open(node);
-    if (children(node).length !== 1) break;
+    if (children(node).length !== 1) break; // here there is something to choose from
   }
   items.get(0).tabIndex = 0;
   drawLinks();

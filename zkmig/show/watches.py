@@ -9,12 +9,12 @@ ACL fires none [zookeeper-facts 3]. A sequence counter is raised by children tha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, assert_never
 
 from zkmig.model import path as paths
-from zkmig.plan.operations import CreateNode, DeleteNode, Operation, RaiseCounter, WriteData
+from zkmig.plan.creates import Operations
+from zkmig.plan.operations import CreateNode, DeleteNode, RaiseCounter, WriteData
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,14 @@ class Watches:
         }
 
 
-def watches_of(operations: Iterable[Operation]) -> Watches:
+def watches_of(operations: Operations) -> Watches:
     """What would fire while all of these are carried out."""
-    created = written = deleted = recursive = 0
+    created = recursive = len(operations.creates)
+    written = deleted = 0
     children: Counter[str] = Counter()
-    for operation in operations:
+    for path in operations.creates.paths():
+        _tell_parent(children, path)
+    for operation in operations.rest:
         match operation:
             case CreateNode(path=path):
                 created += 1
