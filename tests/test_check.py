@@ -173,7 +173,8 @@ def test_the_outage_is_refused_at_planning(place: Place) -> None:
         return lambda: [place.eyes.delete(root + path) for path in paths]
 
     policy = ("--policy", "policy.toml")
-    place.plan(remove("/hosts/h1"), *policy).succeeded()
+    made = place.plan(remove("/hosts/h1"), *policy).succeeded()
+    assert "rules     sound: 4 rules judged\n" in made.stdout
     (place.program.folder / "p.zkplan").unlink()
     ran = place.plan(remove("/hosts/h1", "/hosts/h2"), *policy)
     assert ran.code == 3
@@ -292,3 +293,27 @@ def test_checks_take_values_too(place: Place) -> None:
     assert zkmig.check(plan, target=zkmig.read(place.location)).is_sound
     with pytest.raises(zkmig.StalePlan):
         zkmig.check(plan, target=tree)
+
+
+def test_a_slip_of_the_pen_is_said_by_every_command(place: Place) -> None:
+    """A rule that meets no node: when a plan is made, and when a tree or a plan is judged. What was wrong before and is
+    taken is told, too."""
+    text = POLICY.replace("ROOT/hosts/*", "ROOT/host/*").replace("ROOT/services/{svc}", "ROOT/service/{svc}")
+    place.policy('existing = "report"' + text.replace("1 KiB", "4 B"))
+    ran = place.plan(lambda: place.eyes.delete(f"{place.root}/hosts/h1"), "--policy", "policy.toml").succeeded()
+    assert f"rules     not judged: hosts: no node matches {place.root}/host/*\n" in ran.stdout
+    assert "rules     sound: 2 violations of 1 rule, all so before; 2 rules judged, 2 not judged\n" in ran.stdout
+    assert f"rules     small: {place.root}/pools/blue (6 bytes" in ran.stdout
+    ran = place.check("p.zkplan", policy=None).succeeded()
+    assert f"not judged: hosts: no node matches {place.root}/host/*\n" in ran.stderr
+    assert "; it was so before\n" in ran.stdout
+    place.check("p.zkplan").succeeded()
+    ran = place.check(place.location)
+    assert ran.code == 1
+    assert f"not judged: a service's active pool: no node matches {place.root}/service/{{svc}}/active\n" in ran.stderr
+    verdict = (
+        place.plan(lambda: place.put("/new", b"abc"), "--policy", "policy.toml", "--json")
+        .succeeded()
+        .document["verdict"]
+    )
+    assert (verdict["sound"], verdict["counts"]["violations"], verdict["violations"][0]["is_old"]) == (True, 2, True)

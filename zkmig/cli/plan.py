@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,7 @@ import click
 from zkmig.api import migrate, scripts
 from zkmig.apply.engine import SealedPlan
 from zkmig.cli.applying import batches_text
+from zkmig.cli.check import closing_line, verdict_document, violation_line
 from zkmig.cli.output import check_output
 from zkmig.cli.policy import policy_options
 from zkmig.cli.run import (
@@ -130,7 +132,13 @@ def plan(
     findings = migrate.preflight(made, **run.session) if isinstance(parse(target), EnsembleLocation) else ()
     sealed = migrate.save_plan(made, output, force)
     run.document(
-        {"plan": output, "plan_hash": sealed.hash, **summary_document(made), "preflight": list(map(asdict, findings))}
+        {
+            "plan": output,
+            "plan_hash": sealed.hash,
+            **summary_document(made),
+            "verdict": verdict_document(made.soundness.verdict) if made.soundness.rules else None,
+            "preflight": list(map(asdict, findings)),
+        }
     )
     show_summary(run, sealed)
     for finding in findings:
@@ -206,7 +214,22 @@ def show_summary(run: Run, sealed: SealedPlan) -> None:
         run.line(f"note      {note}")
     if len(made.notes) > NOTES_SHOWN:
         run.line(f"note      and {len(made.notes) - NOTES_SHOWN} more, which --json names")
+    for sentence in _rules_text(made):
+        run.line(f"rules     {sentence}")
     run.line(f"plan      {sealed.hash[:16]}")
+
+
+def _rules_text(made: Plan) -> Iterator[str]:
+    """A rule that was not judged, because it met no node, is one that its author may have misspelt."""
+    if not made.soundness.rules:
+        return
+    verdict = made.soundness.verdict
+    yield closing_line(verdict)
+    lines = [violation_line(violation) for violation in verdict.violations]
+    lines += [f"not judged: {rule}: {why}" for rule, why in verdict.not_judged]
+    yield from lines[:NOTES_SHOWN]
+    if len(lines) > NOTES_SHOWN:
+        yield f"and {len(lines) - NOTES_SHOWN} more, which --json names"
 
 
 _NAMES = {

@@ -50,10 +50,12 @@ def soundness_of(header: Any, items: Iterable[dict[str, Any]]) -> Soundness:
         name = item["rule"]
         piece, so_far = Before.of_plain(item["before"]), found.get(name, Before())
         found[name] = Before(so_far.paths + piece.paths, so_far.marks + piece.marks, piece.count)
+    held = unpacked(rules)
     verdict = Verdict(
         tuple(Violation(*violation) for violation in violations),
         dict(more),
         tuple(judged),
         tuple((name, why) for name, why in not_judged),
+        held.report_existing,
     )
-    return Soundness(unpacked(rules), Baseline(found, frozenset(known)), verdict, tuple(excludes))
+    return Soundness(held, Baseline(found, frozenset(known)), verdict, tuple(excludes))
