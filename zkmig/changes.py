@@ -159,9 +159,13 @@ class Log(Sequence[_T], Generic[_T]):
             return self._sources
         return array("i", [source for each, source in zip(self.codes, self._sources, strict=True) if each == code])
 
-    def without(self, code: Code) -> Iterator[_T]:
-        """The values of the entries of every other code."""
-        return (self[position] for position, each in enumerate(self.codes) if each != code)
+    def targets_of(self, code: Code) -> array[int]:
+        """Target indices of the entries of one code, in order."""
+        return array("i", [target for each, target in zip(self.codes, self._targets, strict=True) if each == code])
+
+    def without(self, *codes: Code) -> Iterator[_T]:
+        """The values of the entries of all other codes."""
+        return (self[position] for position, each in enumerate(self.codes) if each not in codes)
 
     def extend(self, entries: tuple[bytearray, array[int], array[int]]) -> None:
         """Append entries that come as three columns."""

@@ -12,7 +12,7 @@ what is to be written together, is one strongly connected component, and goes in
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -86,8 +86,8 @@ class _Orderer:
         self._count = len(creates)
         self._number = dict(self._numbered())
         self._unit_of: dict[int, int] = {}  # number of an operation in the graph -> component
-        self._units: list[_Unit] = []
-        self._topological: list[int] = []  # place of each component
+        self._units: dict[int, _Unit] = {}
+        self._topological: dict[int, int] = {}  # place of each component
         self._components: nx.DiGraph[int] = nx.DiGraph()
         self._done = bytearray(self._count + len(rest))
         self._blocks: list[Block] = []
@@ -179,17 +179,22 @@ class _Orderer:
     # -- units --------------------------------------------------------------------------------------------------------
 
     def _contract(self, graph: nx.DiGraph[int]) -> None:
-        self._components = nx.condensation(graph)
-        self._topological = [0] * len(self._components)
-        for place, component in enumerate(nx.topological_sort(self._components)):
-            self._topological[component] = place
-        for component in range(len(self._components)):
-            members = [number for number in self._components.nodes[component]["members"] if number >= 0]
+        try:
+            self._components = graph  # without a circle each is a component by itself
+            self._topological = {number: place for place, number in enumerate(nx.topological_sort(graph))}
+            all_members: Iterable[tuple[int, Iterable[int]]] = ((number, (number,)) for number in graph)
+        except nx.NetworkXUnfeasible:
+            self._components = nx.condensation(graph)
+            order = nx.topological_sort(self._components)
+            self._topological = {component: place for place, component in enumerate(order)}
+            all_members = self._components.nodes(data="members")
+        for component, tied in all_members:
+            members = [number for number in tied if number >= 0]
             if len(members) > 1:
                 members = sorted({*members, *self._between(members)})
             for number in members:
                 self._unit_of[number] = component
-            self._units.append(_Unit(members))
+            self._units[component] = _Unit(members)
 
     def _between(self, members: list[int]) -> Iterator[int]:
         """What lies between two members on a way up the tree: it can go neither before the one nor after the other."""
@@ -208,7 +213,7 @@ class _Orderer:
         else than creates, and all that needs it. Nothing at all if there are none."""
         mixed = [
             component
-            for component, unit in enumerate(self._units)
+            for component, unit in self._units.items()
             if unit.members and unit.members[0] < self._count <= unit.members[-1]
         ]
         if not mixed:
@@ -234,8 +239,9 @@ class _Orderer:
         if component is None:
             self._put(number)
             return
-        for needed in sorted(self._needed(component), key=self._topological.__getitem__):
-            self._emit_unit(self._units[needed])
+        needed = self._needed(component)
+        for each in sorted(needed, key=self._topological.__getitem__) if len(needed) > 1 else needed:
+            self._emit_unit(self._units[each])
 
     def _needed(self, component: int) -> set[int]:
         """The component and those before it that are not out yet."""
@@ -249,9 +255,11 @@ class _Orderer:
         return found
 
     def _emit_unit(self, unit: _Unit) -> None:
+        members = set(unit.members)
         for number in unit.members:
-            for needed in self._needed_of_tree(number, unit):
-                self._put(needed)
+            for needed in self._needed_of_tree(number):
+                if needed not in members:
+                    self._put(needed)
         start = len(self._out)
         for number in unit.members:
             self._put(number)
@@ -259,14 +267,12 @@ class _Orderer:
         if len(self._out) - start > 1:
             self._blocks.append(Block(start, len(self._out), self._why(unit)))
 
-    def _needed_of_tree(self, number: int, unit: _Unit) -> list[int]:
-        """Untouched operations that have to go first: creates above a create, deletes below a delete."""
+    def _needed_of_tree(self, number: int) -> list[int]:
+        """What has to go first and is not out yet: creates above a create, deletes below a delete."""
         if number < self._count:
-            above = [each for each in self._above(number) if not self._done[each]]
-            return [each for each in reversed(above) if each not in unit.members]
+            return [each for each in self._above(number) if not self._done[each]][::-1]
         if self._is_delete(number):
-            below = [each for each in self._deletes_below(number) if not self._done[each]]
-            return [each for each in below if each not in unit.members]
+            return [each for each in self._deletes_below(number) if not self._done[each]]
         return []
 
     def _put(self, number: int) -> None:

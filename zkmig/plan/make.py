@@ -19,7 +19,6 @@ from zkmig.diff import (
     ChangeData,
     ChangeKind,
     CounterHigher,
-    Delete,
     Diff,
     EphemeralInTheWay,
     ExcludedInTheWay,
@@ -33,13 +32,14 @@ from zkmig.model import path as paths
 from zkmig.model.acl import ADMIN, CREATE, DELETE, WRITE, Identity, grants
 from zkmig.model.quota import Quota
 from zkmig.model.snapshot import Snapshot
-from zkmig.model.znode import Znode
+from zkmig.model.stat import Stat
+from zkmig.model.znode import Kind, Znode
 from zkmig.plan.acls import AclPlanner
 from zkmig.plan.added import Added, added_nodes, parents_of, with_migrators_acls
 from zkmig.plan.batches import FrameTooLarge, NodeTooLarge, cut_behind, too_large
 from zkmig.plan.creates import Operations
 from zkmig.plan.dependency import order
-from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, Pin, RaiseCounter, WriteData
+from zkmig.plan.operations import AclStep, DeleteNode, Operation, Pin, RaiseCounter, WriteData
 from zkmig.plan.plan import Limits, Plan, SourcePin, TargetPin
 from zkmig.plan.preflight import (
     IN_THE_WAY,
@@ -57,7 +57,6 @@ from zkmig.policy.leftout import left_out
 from zkmig.policy.policy import AnyPolicy, policy_of
 from zkmig.policy.quotas import carried_quotas
 from zkmig.policy.rules import Rules
-from zkmig.wire.requests import operation_size
 
 LEFT_OUT_BELOW = "left out, but below a node that would have to be deleted"
 NAMED_MAX = 5  # paths named in one message
@@ -156,6 +155,7 @@ class _Maker:
     notes: list[str] = field(default_factory=list)
     journal_bytes: int = 0
     existing_parents: set[str] = field(default_factory=set)
+    looked_at: set[str] = field(default_factory=set)  # of those, whose ACLs were asked what children need
     denied: list[str] = field(default_factory=list)
     too_large: list[FrameTooLarge] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)  # fatal ones
@@ -171,8 +171,9 @@ class _Maker:
         self.notes += self.ready.notes
         self.findings += _in_the_way(self.changes, self.root)
         self._gather_adds(source)
-        for change in self.changes.changes.without(Code.ADD):
+        for change in self.changes.changes.without(Code.ADD, Code.DELETE):
             self._gather(change)
+        self._gather_deletes()
         self._find_excluded_below()
         acls = AclPlanner(self.identities)
         created_below = Counter(parents_of(self.added.tops()))
@@ -230,6 +231,24 @@ class _Maker:
         if sizes and sizes[largest] > self.limits.frame_bytes_max - CHUNK_OVERHEAD:
             self._find_too_large(sizes[largest] + CHUNK_OVERHEAD, self.added.creates.path_at(largest))
 
+    def _gather_deletes(self) -> None:
+        """From columns, as what undo creates again: there may be as many as there are creates."""
+        nodes = self.changes.changes.targets_of(Code.DELETE)
+        if not nodes:
+            return
+        assert self.target is not None
+        again = added_nodes(self.target, nodes, self.root)
+        creates, stats = again.creates, self.target.columns.stats
+        self.creates_to_take_back += sum(again.counters)
+        kinds = tuple(Kind)  # by value
+        for index, (node, size) in enumerate(zip(nodes, creates.sizes(), strict=True)):
+            path, kind, ttl_ms = creates.path_at(index), kinds[creates.kinds[index]], creates.ttls.get(index, 0)
+            stat = Stat(*[column[node] for column in stats])
+            acl = creates.acl_table[creates.acl_ids[index]]
+            self.deletes.append(DeleteNode(path, Pin.of(stat), size, kind, ttl_ms))
+            self._need_on_parent(path, CREATE | DELETE)  # CREATE: to bring it back
+            self._journal(Action.DELETED, path, Znode(path, creates.data_at(index), acl, stat, kind, ttl_ms))
+
     def _gather(self, change: object) -> None:
         match change:
             case ChangeData(path=relative, before=before, after=after):
@@ -244,14 +263,6 @@ class _Maker:
                 self._journal(Action.ACL, path, before)
             case ChangeCounter(path=relative, before=was, after=wanted):
                 self.raises.append((paths.join(self.root, relative), was, wanted))
-            case Delete(path=relative, before=before):
-                path = paths.join(self.root, relative)
-                self.creates_to_take_back += before.counter
-                again = CreateNode(path, before.data, before.acl, before.kind, before.ttl_ms)
-                size = operation_size(again.write())
-                self.deletes.append(DeleteNode(path, Pin.of(before.stat), size, before.kind, before.ttl_ms))
-                self._need_on_parent(path, CREATE | DELETE)  # CREATE: to bring it back
-                self._journal(Action.DELETED, path, before)
             case ChangeKind(path=relative):
                 what = "its kind (persistent, container, TTL) differs, and no write can change that"
                 hint = "delete the node on the target first, or leave it out with --exclude"
@@ -286,6 +297,9 @@ class _Maker:
         if path == self.root:
             return
         parent = paths.parent(path)
+        if parent in self.looked_at:
+            return
+        self.looked_at.add(parent)
         if self.target is not None and parent in self.target:
             self.existing_parents.add(parent)
             self._need(self.target[parent], parent, perms)

@@ -60,9 +60,11 @@ def _others(target: Snapshot, left: Iterable[str]) -> Iterator[tuple[int, int]]:
     """Ranges of all nodes but these."""
     start = 0
     for node in sorted(target.index(path) for path in left if path in target):
-        yield start, node
+        if start < node:
+            yield start, node
         start = node + 1
-    yield start, len(target)
+    if start < len(target):
+        yield start, len(target)
 
 
 def _extend(builder: SnapshotBuilder, creates: Creates) -> None:
