@@ -20,7 +20,7 @@ from zkmig.changes import ComparePolicy
 from zkmig.errors import BadInput, Refused, RuleViolated
 from zkmig.model.acl import READ, Acl
 from zkmig.plan import planfile
-from zkmig.plan.plan import ScriptPin
+from zkmig.plan.scriptpin import ScriptPin
 from zkmig.policy.captures import CapturePattern
 from zkmig.policy.policy import Policy
 from zkmig.policy.relocation import PathRule

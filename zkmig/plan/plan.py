@@ -11,6 +11,7 @@ from zkmig.model.acl import AclList, Identity
 from zkmig.model.quota import Quota
 from zkmig.plan.creates import Operations
 from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, RaiseCounter, WriteData, forward_size
+from zkmig.plan.scriptpin import ScriptPin
 from zkmig.plan.soundness import Soundness
 from zkmig.policy.leftout import LeftOut
 from zkmig.wire.requests import MULTI_OVERHEAD
@@ -67,18 +68,6 @@ class TargetPin:
     incarnation: str | None = None
     epoch: int | None = None
     tls: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ScriptPin:
-    """The migration script that a plan was made by. name: of its function. file: its name, without a directory. sha256:
-    of the file, hex. epoch: the only one it may make; scope: the only one it may be applied to, None: any."""
-
-    name: str
-    file: str
-    sha256: str
-    epoch: int
-    scope: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ from zkmig.model.quota import Quota
 from zkmig.model.znode import Kind
 from zkmig.plan.creates import Creates, Operations
 from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, Pin, RaiseCounter, WriteData
-from zkmig.plan.plan import Limits, Plan, ScriptPin, SourcePin, TargetPin
+from zkmig.plan.plan import Limits, Plan, SourcePin, TargetPin
+from zkmig.plan.scriptpin import ScriptPin
 from zkmig.plan.soundfile import header_of, items_of, soundness_of
 from zkmig.policy.captures import CapturePattern
 from zkmig.policy.leftout import LeftOut

@@ -20,7 +20,7 @@ from types import ModuleType
 from zkmig.errors import BadInput, ZkmigError
 from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Snapshot
-from zkmig.plan.plan import ScriptPin
+from zkmig.plan.scriptpin import ScriptPin
 from zkmig.script.draft import Draft
 from zkmig.script.migration import Migration, made_since, made_so_far
 from zkmig.script.numbering import number_of
