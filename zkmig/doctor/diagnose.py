@@ -51,7 +51,9 @@ def diagnose(
     try:
         client.connect()
     except Unreachable as error:
-        if told := member_faults(members_of(place.hosts, asking)):  # as it is now: what was heard before may be over
+        # As it is now, since what was heard before may be over; who said nothing then is not waited for again.
+        heard = any(not member.told.fault for member in members)
+        if heard and (told := member_faults(members_of(place.hosts, asking))):
             error.what += f"; {told}"
         raise
     seen = Seen(place, backend.name(), members, session_ms=session_ms, control=control)

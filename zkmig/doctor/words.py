@@ -83,8 +83,8 @@ def ask(
         check_stop()
         try:
             answer = _answer(host, word, context, server_name, told)
-        except OSError as error:
-            told.fault = told.fault or error.strerror or str(error) or type(error).__name__
+        except (OSError, ValueError) as error:  # ValueError: a name that no certificate can hold
+            told.fault = told.fault or getattr(error, "strerror", "") or str(error) or type(error).__name__
             break  # it would be so with each word, and each would cost the time again
         if _REFUSED in answer:
             told.refused.append(word)
