@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from tests.trees import EPHEMERAL, Node, Tree, snapshot_of, without
+from zkmig.errors import BadInput
 from zkmig.model.acl import READ, Acl
+from zkmig.model.scope import Scope
 from zkmig.model.znode import Kind
 from zkmig.policy.captures import CapturePattern
 from zkmig.policy.packed import packed, unpacked
@@ -20,11 +22,13 @@ from zkmig.policy.rules import (
     NeverEmpty,
     Rules,
     SameCount,
+    Together,
     Unchanged,
 )
 from zkmig.rules.guardrails import deletions_allowed
-from zkmig.rules.judge import NEEDS_A_PLAN, baseline_of, judge
+from zkmig.rules.judge import NEEDS_A_PLAN, NEEDS_TRANSACTIONS, baseline_of, judge
 from zkmig.rules.violation import VIOLATIONS_NAMED_MAX, Verdict
+from zkmig.source.read import narrow
 
 HOSTS: Tree = {"": Node(), "/hosts": Node(), **{f"/hosts/h{number}": Node(b"secret") for number in range(10)}}
 READ_ONLY = (Acl(READ, "world", "anyone"),)
@@ -243,3 +247,46 @@ def test_new_violations_are_named_however_many_old_ones_there_are() -> None:
     assert verdict.violations[0].path == "/app/9999"
     assert len(verdict.violations) == VIOLATIONS_NAMED_MAX
     assert (verdict.count, verdict.is_sound) == (301, False)
+
+
+def test_a_group_with_a_slip_of_the_pen_is_named() -> None:
+    """A pattern of several that meets nothing makes the rule say less than its author thinks."""
+    patterns = {name: CapturePattern.parse(f"/app/{name}/{{x}}") for name in ("hosts", "host", "pools")}
+    for names, judged in ((("hosts", "host"), ("t",)), (("host", "pools"), ())):
+        rules = Rules(together=(Together("t", tuple(patterns[name] for name in names)),))
+        verdict = judge(rules, snapshot_of(HOSTS), baseline_of(rules, None))
+        assert verdict.judged == judged
+        assert "no node matches /app/host/{x}" in verdict.not_judged[0][1]
+        assert judge(rules, snapshot_of(HOSTS)).not_judged == (("t", NEEDS_TRANSACTIONS),)
+
+
+def test_rules_over_what_is_partly_left_out_say_so() -> None:
+    """Goal: children that nobody has read are not taken for absent in silence."""
+    tree = narrow(snapshot_of(HOSTS), (*Scope("/app").excludes, "/app/hosts/h1"))
+    about = "what lies at and below /app/hosts/h1, which is left out"
+    for guardrail, is_partial in [
+        (rule(MinChildren, "/app/hosts", count=1), True),
+        (rule(MaxSize, "/app/hosts/*", size=9), True),
+        (rule(MaxSize, "/app/**", size=9), True),
+        (rule(MaxSize, "/app/hosts/h1/deep", size=9), None),
+        (rule(MaxSize, "/app/hosts", size=9), False),
+        (rule(MaxSize, "/app/hosts/h2", size=9), False),
+    ]:
+        if is_partial is None:
+            with pytest.raises(BadInput, match="is left out"):
+                judge(Rules((), (guardrail,)), tree)
+            continue
+        verdict = judge(Rules((), (guardrail,)), tree)
+        assert verdict.judged == ("g",)
+        assert verdict.not_judged == ((("g", about),) if is_partial else ())
+
+
+def test_rules_at_the_very_root() -> None:
+    """A tree of "/": the server's own subtrees are no part of it, and no news."""
+    tree = snapshot_of({"": Node(b"secret"), "/a": Node(b"{}"), "/a/b": Node(b"{}")}, "/")
+    guards = (rule(MaxSize, "/**", size=2), rule(MinChildren, "/", count=2), rule(JsonData, "/{x}/b"))
+    found = [judge(Rules((), (guardrail,)), tree) for guardrail in guards]
+    assert [[violation.path for violation in verdict.violations] for verdict in found] == [["/"], ["/"], []]
+    assert all(verdict.judged and not verdict.not_judged for verdict in found)
+    with pytest.raises(BadInput, match="is left out"):
+        judge(Rules((), (rule(MaxSize, "/zookeeper/quota/**", size=2),)), tree)

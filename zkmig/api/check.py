@@ -210,12 +210,11 @@ def _check_plan(plan: Plan, rules: Rules, now: Snapshot | None, is_own: bool) ->
 
 def _refuse_stale(plan: Plan, now: Snapshot | None) -> None:
     """What the plan writes or deletes has to be what it was. What it creates `predict` finds there twice."""
-    for operation in plan.ordered.rest:
-        if isinstance(operation, WriteData | DeleteNode):
-            if now is None or operation.path not in now:
-                raise _stale(operation.path)
-            if Pin.of(now[operation.path].stat) != operation.pin:
-                raise _stale(operation.path)
+    pins = [(each.path, each.pin) for each in plan.ordered.rest if isinstance(each, WriteData | DeleteNode)]
+    pins += [(step.path, step.pin) for step in plan.acl_steps if step.pin is not None]
+    for path, pin in pins:
+        if now is None or path not in now or Pin.of(now.stat_at(now.index(path))) != pin:
+            raise _stale(path)
 
 
 def _stale(path: str) -> StalePlan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from zkmig.errors import BadInput
 from zkmig.model import path as paths
@@ -25,13 +25,20 @@ def baseline_of(rules: Rules, before: Snapshot | None) -> Baseline:
     """What the rules need to know of the tree before. None: it was not there."""
     if before is None:
         return Baseline(baseline_rules(rules, None))
-    known = frozenset(violation.key for violation in _found(rules, before, None))
+    known = frozenset(violation.key for violation in _found(rules, before, None, _nothing))
     return Baseline(baseline_rules(rules, before), known)
 
 
-def judge(rules: Rules, after: Snapshot, before: Baseline | None = None) -> Verdict:
+def _nothing() -> None:
+    """Nobody waits for a sign."""
+
+
+def judge(
+    rules: Rules, after: Snapshot, before: Baseline | None = None, between: Callable[[], object] = _nothing
+) -> Verdict:
     """What is against the tree. before None: rules that speak of before and after are not judged, which is said.
 
+    between: called between two rules, for who has to show meanwhile that the work gets on, or may be told to stop.
     That paths change together is held by the order of a plan, and taken for granted where there is a `before`.
     BadInput for a rule that speaks of paths which lie outside of the tree, and for a check in Python that cannot be
     called; Refused for one that is no longer what it was when the policy was read.
@@ -39,7 +46,7 @@ def judge(rules: Rules, after: Snapshot, before: Baseline | None = None) -> Verd
     for rule in rules:
         _refuse_outside(rule, after)
     known = before.known if before is not None else frozenset[Key]()
-    violations, more = gathered(_marked(_found(rules, after, before), known))
+    violations, more = gathered(_marked(_found(rules, after, before, between), known))
     judged: list[str] = []
     left: list[tuple[str, str]] = []
     for rule in rules:
@@ -49,18 +56,25 @@ def judge(rules: Rules, after: Snapshot, before: Baseline | None = None) -> Verd
             continue
         judged.append(rule.name)
         left += [(rule.name, f"what lies at and below {path}, which is left out") for path in _unseen(rule, after)]
+        if isinstance(rule, Together):
+            left += [(rule.name, missed) for pattern in rule.patterns if (missed := _met(pattern, after))]
     return Verdict(violations, more, tuple(judged), tuple(left), rules.report_existing)
 
 
-def _found(rules: Rules, after: Snapshot, before: Baseline | None) -> Iterator[Violation]:
+def _found(
+    rules: Rules, after: Snapshot, before: Baseline | None, between: Callable[[], object]
+) -> Iterator[Violation]:
     for reference in rules.references:
+        between()
         yield from references.judged(reference, after)
     for rule in rules.guardrails:
+        between()
         if not guardrails.speaks_of_before(rule):
             yield from guardrails.judged(rule, after, Before())
         elif before is not None:
             yield from guardrails.judged(rule, after, before[rule.name])
     for check in rules.checks:
+        between()
         yield from pychecks.judged(check, after)
 
 
@@ -74,12 +88,13 @@ def _why_not(rule: Rule, after: Snapshot, before: Baseline | None) -> str:
     match rule:
         case PythonCheck():
             return ""
-        case Together():
-            return NEEDS_TRANSACTIONS if before is None else ""
-        case Reference(required=False):
-            return ONLY_ORDERS
-        case Reference(source=pattern):
-            return _met(pattern, after)
+        case Together() if before is None:
+            return NEEDS_TRANSACTIONS
+        case Together(patterns=patterns):
+            missed = [_met(pattern, after) for pattern in patterns]
+            return "; ".join(missed) if all(missed) else ""
+        case Reference(source=pattern, required=required):
+            return _met(pattern, after) or ("" if required else ONLY_ORDERS)
         case _ if not guardrails.speaks_of_before(rule):
             return _met(rule.pattern, after)
         case _ if before is None:
