@@ -22,13 +22,15 @@ from zkmig.apply.engine import SealedPlan
 from zkmig.apply.forward import Options
 from zkmig.apply.judging import Rulings
 from zkmig.epoch.attempts import read_attempts
+from zkmig.epoch.owner import Migrator
 from zkmig.epoch.transitions import State
-from zkmig.errors import EXIT_CONFLICT, EXIT_REFUSED, BadInput, Conflict, RuleViolated
+from zkmig.errors import EXIT_CONFLICT, EXIT_REFUSED, BadInput, Conflict, RuleViolated, Stopped
 from zkmig.plan.plan import Limits
 from zkmig.policy.captures import CapturePattern, Template
 from zkmig.policy.policy import Policy
 from zkmig.policy.rules import MaxDeletions, NeverEmpty, Reference, Rules
 from zkmig.rules.violation import Violation
+from zkmig.stop import StopRequest
 from zkmig.wire.requests import Check
 
 HOSTS = 20
@@ -366,3 +368,34 @@ def test_one_batch_or_many_make_no_difference(site: Site) -> None:
     plan = site.plan(tree(), limits=BATCHES, policy=policy(site))
     site.apply(plan)
     assert site.record().epoch == 1
+
+
+def test_a_long_judgement_shows_that_the_work_gets_on(
+    site: Site, sealed: SealedPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rules over a large tree take longer than others wait for a sign of life. Method: the migrator is heard to beat
+    between any two rules, and a stop that is asked for there ends it before the commit."""
+    beats, stop = list[str](), StopRequest()
+    beat = Migrator.beat
+
+    def beating(self: Migrator) -> None:
+        beats.append("beat")
+        beat(self)
+
+    def asked_to_stop(self: Rulings) -> object:
+        beats.clear()
+        stop.request("SIGTERM", 143)
+        return written(self)
+
+    written = Rulings.written
+    with monkeypatch.context() as patched:
+        patched.setattr(Migrator, "beat", beating)
+        patched.setattr(Rulings, "written", asked_to_stop)
+        with pytest.raises(Stopped):
+            site.apply(sealed, stop=stop)
+    assert site.record().state is State.OPEN
+    with monkeypatch.context() as patched:
+        patched.setattr(Migrator, "beat", beating)
+        beats.clear()
+        site.resume(sealed)
+    assert len(beats) >= len(list(sealed.plan.soundness.rules))

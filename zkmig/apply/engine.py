@@ -137,7 +137,7 @@ def _apply(
         refuse(findings)
         for finding in findings:
             options.say(f"warning: {finding}")
-        Rulings(client, plan, names.control, options.say).predicted()
+        Rulings(client, plan, names.control, options.say, stop.check).predicted()
         return Applied(record.epoch, None, plan.writes, len(plan.batch_ends), plan.why_not_single_shot() is None)
 
     def admit(record: Record) -> None:

@@ -63,7 +63,13 @@ class Forward:
     rulings: Rulings = field(init=False)
 
     def __post_init__(self) -> None:
-        self.rulings = Rulings(self.migrator.client, self.plan, self.migrator.names.control, self.options.say)
+        migrator = self.migrator
+
+        def between() -> None:
+            migrator.stop.check()
+            migrator.beat()
+
+        self.rulings = Rulings(migrator.client, self.plan, migrator.names.control, self.options.say, between)
 
     # -- the whole way ------------------------------------------------------------------------------------------------
 

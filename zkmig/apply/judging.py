@@ -36,11 +36,13 @@ class Judged:
     verdict: Verdict
 
 
-def judge_predicted(client: Client, plan: Plan, control: str, known: Snapshot | None = None) -> Judged:
+def judge_predicted(
+    client: Client, plan: Plan, control: str, between: Callable[[], object], known: Snapshot | None = None
+) -> Judged:
     """The tree that the plan leads to from the target as it is now. RuleViolated names what is against it.
 
-    known: as it was read before, which spares reading ACLs and children again. To be called when the plan was seen to
-    be no stale one.
+    between: as for `judge`. known: as it was read before, which spares reading ACLs and children again. To be called
+    when the plan was seen to be no stale one.
     """
     rules = plan.soundness.rules
     now = _read(client, plan, control, known)
@@ -49,44 +51,50 @@ def judge_predicted(client: Client, plan: Plan, control: str, known: Snapshot | 
     except (BadInput, KeyError) as error:
         what = "the target has changed while it was judged: the plan fits it no longer"
         raise StalePlan(what, plan.target.root, "plan again") from error
-    verdict = judge(rules, tree, plan.soundness.baseline).caused(_cause_of(plan))
+    verdict = judge(rules, tree, plan.soundness.baseline, between).caused(_cause_of(plan))
     refuse(verdict, rules, "the tree that this plan leads to by now is not sound", "plan again, or mend the target")
     return Judged(tree, now, verdict)
 
 
-def judge_written(client: Client, plan: Plan, control: str, known: Snapshot | None = None) -> Judged:
+def judge_written(
+    client: Client, plan: Plan, control: str, between: Callable[[], object], known: Snapshot | None = None
+) -> Judged:
     """The tree as it is once all is written, with the ACLs that follow the commit. Nothing is raised for what is
     against it."""
     now = _read(client, plan, control, known)
     if now is None:
         raise BadInput("the root of the plan is gone", plan.target.root, "run zkmig status")
     tree = with_acls(now, {step.path: step.final for step in plan.acl_steps})
-    verdict = judge(plan.soundness.rules, tree, plan.soundness.baseline)
+    verdict = judge(plan.soundness.rules, tree, plan.soundness.baseline, between)
     return Judged(tree, now, verdict.caused(_cause_of(plan)))
 
 
 @dataclass
 class Rulings:
-    """What a plan's rules say on its way to the commit. Without rules nothing is read, and nothing is against it."""
+    """What a plan's rules say on its way to the commit. Without rules nothing is read, and nothing is against it.
+
+    between: as for `judge`: a judgement may take longer than others wait for a sign of life.
+    """
 
     client: Client
     plan: Plan
     control: str
     say: Callable[[str], None]
+    between: Callable[[], object]
     last: Judged | None = None
 
     def predicted(self) -> None:
         """RuleViolated where the tree that the plan leads to, as the target is now, is not sound."""
         if self.plan.soundness.rules:
             self.say("judging what it leads to")
-            self.last = judge_predicted(self.client, self.plan, self.control, self._known)
+            self.last = judge_predicted(self.client, self.plan, self.control, self.between, self._known)
 
     def written(self) -> list[Violation]:
         """What counts against the tree as written."""
         if not self.plan.soundness.rules:
             return []
         self.say("judging what was written")
-        self.last = judge_written(self.client, self.plan, self.control, self._known)
+        self.last = judge_written(self.client, self.plan, self.control, self.between, self._known)
         return against(self.last.verdict, self.plan.soundness.rules)
 
     def checks(self) -> Iterator[Check]:
