@@ -77,7 +77,9 @@ def batch_documents(plan: Plan) -> Iterator[dict[str, Any]]:
 def rules_document(plan: Plan, masks: Masks) -> dict[str, Any]:
     """The rules that the plan was made under, and what came of each."""
     verdict = plan.soundness.verdict
-    left = dict(verdict.not_judged)
+    left: dict[str, list[str]] = {}
+    for name, why in verdict.not_judged:
+        left.setdefault(name, []).append(why)
     checks = {rule.name for rule in plan.soundness.rules.checks}
     return {
         "rules": [
@@ -86,7 +88,8 @@ def rules_document(plan: Plan, masks: Masks) -> dict[str, Any]:
                 "sort": _sort(rule),
                 "about": about(rule),
                 "reason": rule.reason,
-                "not_judged": left.get(rule.name, ""),
+                "judged": rule.name in verdict.judged,
+                "not_judged": "; ".join(left.get(rule.name, ())),
                 "violations": sum(each.rule == rule.name for each in verdict.violations)
                 + verdict.more.get(rule.name, 0),
             }

@@ -99,7 +99,7 @@ def _rules(plan: Plan, masks: Masks) -> Iterator[Fact]:
         yield Fact("rules", "none: the plan was made without a policy that has any")
         return
     verdict = soundness.verdict
-    found = "nothing is against it" if verdict.is_sound else f"{verdict.count} violations"
+    found = f"violations: {verdict.count}" if verdict.count else "nothing is against it"
     yield Fact("rules", f"{len(verdict.judged)} judged: {found}")
     checks = {rule.name for rule in soundness.rules.checks}
     for violation in verdict.violations[:VIOLATIONS_NAMED_MAX]:

@@ -525,7 +525,7 @@
     const place = byId("rules-shown"), rules = plan.rules.rules;
     if (!rules.length) { place.append(make("p", {}, "The plan was made without rules.")); return; }
     place.append(tableOf(["rule", "sort", "about", "result", "reason"], rules, (rule) => {
-      const result = rule.violations ? make("span", { class: "bad" }, `${rule.violations} violations`) : rule.not_judged ? `not judged: ${rule.not_judged}` : "holds";
+      const result = rule.violations ? make("span", { class: "bad" }, `violations: ${rule.violations}`) : [rule.judged ? "holds" : "", rule.not_judged && `not judged: ${rule.not_judged}`].filter(Boolean).join("; ");
       return cells(rule.name, rule.sort, rule.about, result, rule.reason);
     }, "rules"));
     if (!plan.rules.violations.length) return;
