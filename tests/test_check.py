@@ -209,6 +209,8 @@ def test_a_plan_is_held_against_what_was_there_when_it_was_made(place: Place) ->
     place.eyes.set(f"{place.root}/services/web/active", b"violet")
     ran = place.check("p.zkplan", policy=None)
     assert "others have changed the tree since the plan was made" in ran.stdout
+    # What the environment says is for commands that have nothing of their own.
+    assert place.program("check", "p.zkplan", env={"ZKMIG_POLICY": half}).stdout == ran.stdout
     ran = place.check("p.zkplan", policy=half)
     assert ran.code == 1
     assert "is not there; it was so before" in ran.stdout

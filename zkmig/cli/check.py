@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from zkmig.api import check as api
+from zkmig.api.migrate import load_plan
+from zkmig.apply.engine import SealedPlan
 from zkmig.cli.policy import policy_option
 from zkmig.cli.run import (
     FUZZY,
@@ -20,8 +23,9 @@ from zkmig.cli.run import (
     exit_codes,
 )
 from zkmig.errors import EXIT_DIFFERENT, EXIT_DONE
+from zkmig.plan.planfile import is_planfile
 from zkmig.rules.violation import Verdict, Violation
-from zkmig.source.location import parse
+from zkmig.source.location import FileLocation, parse
 
 AND_OLD = "it was so before"
 
@@ -66,15 +70,15 @@ def check(
     change, the same count, together) takes a plan, and is named as not judged.
 
     Of a PLAN the target is read again. Without --policy its own rules are judged, as apply would; with it those of the
-    file, on the tree that the plan leads to from there.
+    file, on the tree that the plan leads to from there. A plan's own rules go before ZKMIG_POLICY.
 
     A line for each violation: rule, path, length and digest of the value, what is wrong, the change that causes it.
     """
-    parse(location)
+    judged, policy_file = _chosen(location, policy_file)
     remarks: list[str] = []
     with run.progress() as progress:
         verdict = api.check(
-            location,
+            judged,
             policy=policy_file or None,
             target=target,
             excludes=excludes,
@@ -95,6 +99,17 @@ def check(
         run.say(f"not judged: {rule}: {why}")
     run.line(closing_line(verdict))
     return EXIT_DONE if verdict.is_sound else EXIT_DIFFERENT
+
+
+def _chosen(location: str, policy_file: str | None) -> tuple[str | SealedPlan, str | None]:
+    """What is judged, and by which file; None: by what a plan carries."""
+    place = parse(location)
+    if not isinstance(place, FileLocation) or not is_planfile(str(place.path)):
+        return location, policy_file
+    plan = load_plan(str(place.path))
+    source = click.get_current_context().get_parameter_source("policy_file")
+    is_for_others = source is ParameterSource.ENVIRONMENT and bool(plan.plan.soundness.rules)
+    return plan, None if is_for_others else policy_file
 
 
 def violation_line(violation: Violation) -> str:
