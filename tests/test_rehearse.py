@@ -7,6 +7,7 @@ the throw-away tree behind each stage, which has to be named with its first path
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 import subprocess
 import time
@@ -381,6 +382,30 @@ def test_tampering_in_the_midst_of_a_stage_is_a_conflict() -> None:
     assert "rollback" not in str(caught.value)  # there is nothing to take back anywhere
 
 
+def test_a_server_that_dies_is_told_with_its_stage() -> None:
+    """Not as if the target had been unreachable without a word of where."""
+    plan, target = plan_between(SMALL, SMALL_AFTER)
+
+    def kill(stage: str, hosts: str) -> None:
+        if stage == APPLY:
+            port = int(hosts.rpartition(":")[2])
+            (pid,) = [int(each.name) for each in Path("/proc").glob("[0-9]*") if serves(each, port)]
+            os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(NotProven, match=rf"failed at '{APPLY}'") as caught:
+        run(sealed(plan), target, after=kill)
+    assert caught.value.exit_code == 6
+
+
+def serves(process: Path, port: int) -> bool:
+    """Whether it is the server that was started on this port, by the settings that its command line names."""
+    try:
+        words = (process / "cmdline").read_bytes().split(b"\0")
+        return words[-2].endswith(b"zoo.cfg") and f"clientPort={port}\n" in Path(words[-2].decode()).read_text()
+    except (OSError, IndexError):
+        return False
+
+
 def test_a_plan_that_its_target_has_left_behind(site: Site) -> None:
     """Stale paths, a committed epoch, another incarnation: refused before any server is started, with code 3."""
     site.init(SMALL)
@@ -498,7 +523,7 @@ def test_a_script(prepared: Program, site: Site) -> None:
     (prepared.folder / "0001_fails.py").write_text(SCRIPT.replace("/a/b", "/x"))
     env, at = environment(prepared), location(site.server.hosts)
     before = site.look()
-    for more in (("--at", at, "--scope", site.names.scope), ("--at", at + site.root), ("--target", "t.zks")):
+    for more in (("--at", at, "--scope", site.names.scope), ("--target", "t.zks")):
         ran = prepared("rehearse", "0001_change.py", *more, "--json", env=env).succeeded()
         assert ran.document["outcome"] == "proven"
         assert ran.document["writes"] == 2

@@ -6,6 +6,7 @@ scope of its own, at epoch 0. Ephemerals come last, from the session of whoever 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 
 from zkmig.apply import engine
@@ -30,7 +31,6 @@ from zkmig.wire.codes import Code, code_name
 from zkmig.wire.replies import MultiResult
 from zkmig.wire.requests import Check, Create, Multi
 
-SCRATCH = ControlPaths("loading", "/zkmig-loading")
 EVERYBODY = Roles((WORLD,), (WORLD,))  # of control planes that are gone within the hour
 
 LOAD_OPS_MAX = 1_000  # in one transaction: nobody else waits behind it
@@ -71,8 +71,9 @@ def load(client: Client, copy: Copy, options: Options, stop: StopRequest) -> Non
     BadInput for a tree that cannot be on a server like this.
     """
     root = copy.tree.root
-    record = init_scope(client, SCRATCH, root, EVERYBODY).record
-    there = scan_or_none(client, Scope(root, ("/zookeeper", SCRATCH.control))) if root == "/" else None
+    scratch = ControlPaths("loading", f"/zkmig-loading-{secrets.token_hex(4)}")  # a name that no tree has
+    record = init_scope(client, scratch, root, EVERYBODY).record
+    there = scan_or_none(client, Scope(root, ("/zookeeper", scratch.control))) if root == "/" else None
     plan = make_plan(
         copy.durable,
         there,
@@ -84,13 +85,13 @@ def load(client: Client, copy: Copy, options: Options, stop: StopRequest) -> Non
         ),
         target_root=root,
         hosts=(client.server,),
-        scope=TargetScope(SCRATCH.scope, SCRATCH.control, record.incarnation, record.epoch),
+        scope=TargetScope(scratch.scope, scratch.control, record.incarnation, record.epoch),
         identities=client.identities,
     )
     if not plan.is_empty:
         sealed = SealedPlan(plan, planfile.plan_hash(plan))
-        engine.apply_plan(client, SCRATCH, sealed, record.epoch + 1, options=options, take_over=TakeOver(), stop=stop)
-    remove_scope(client, SCRATCH, options=options, take_over=TakeOver(), stop=stop)
+        engine.apply_plan(client, scratch, sealed, record.epoch + 1, options=options, take_over=TakeOver(), stop=stop)
+    remove_scope(client, scratch, options=options, take_over=TakeOver(), stop=stop)
     _load_ephemerals(client, copy.tree)
 
 

@@ -101,6 +101,7 @@ class _Rehearsing:
     copy: Copy | None = None
     stand_ins: dict[Identity, Identity] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    seen: Snapshot | None = None  # the tree as it was looked at last
     why_super: str = ""
     version: str = ""
 
@@ -146,15 +147,8 @@ class _Rehearsing:
         one = _Open(name)
         self._name = name
         self.begun(name)
-        try:
+        with _blamed_on(name):
             yield one
-        except Stopped as stopped:
-            stopped.outcome = Outcome.NOTHING_WRITTEN  # to the target
-            raise
-        except NotProven:
-            raise
-        except ZkmigError as error:
-            raise _failed(name, error) from error
         self.stages.append(one.done())
 
     def _load(self) -> None:
@@ -181,16 +175,14 @@ class _Rehearsing:
         root = plan.target.root
         self.names = ControlPaths(plan.target.scope or SCOPE_OF_NONE, plan.target.control or CONTROL_ROOT)
         over = paths.parent(root) if self.target is None and root != "/" else root
-        try:
-            init_scope(self._looker, self.names, over, EVERYBODY, allow_empty=True)
-        except ZkmigError as error:
-            raise _failed(LOAD, error) from error
         digests = [one.identity for one in self.auth if one.identity is not None]
         self.why_super = why_super(plan, self.target, digests)
-        self._actor = self._client((*self.auth, self._super) if self.why_super else self.auth)
+        with _blamed_on(LOAD):
+            init_scope(self._looker, self.names, over, EVERYBODY, allow_empty=True)
+            self._actor = self._client((*self.auth, self._super) if self.why_super else self.auth)
 
     def _there_and_back(self, how: SingleShot) -> None:
-        base = self._look()
+        base = self.seen
         self._apply(base, how)
         if self._is_undoable:
             self._revert(base, how)
@@ -266,7 +258,7 @@ class _Rehearsing:
     ) -> Snapshot | None:
         self.after(stage.name, self._server.address)
         stage.worked = time.monotonic()
-        found = self._look()
+        found = self.seen = self._look()
         differs = difference(wanted, found, counters_may_be_higher=counters_may_be_higher)
         if differs is not None:
             raise _not_proven(stage.name, f"the tree is not what it has to be: {differs}")
@@ -371,6 +363,20 @@ class _Open:
         worked = self.worked or ended
         hashes = self.tree_hash, self.counter_hash
         return Stage(self.name, worked - self.began, ended - worked, self.proven, self.nodes, *hashes)
+
+
+@contextmanager
+def _blamed_on(stage: str) -> Iterator[None]:
+    """Inside, whatever fails becomes NotProven of that stage; Stopped stays what it is."""
+    try:
+        yield
+    except Stopped as stopped:
+        stopped.outcome = Outcome.NOTHING_WRITTEN  # to the target
+        raise
+    except NotProven:
+        raise
+    except ZkmigError as error:
+        raise _failed(stage, error) from error
 
 
 def _step_with_ids(step: AclStep, ids: dict[Identity, Identity]) -> AclStep:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from zkmig.dev import Server
+from zkmig.errors import BadInput
 from zkmig.model.acl import digest_id
 from zkmig.model.snapshot import Snapshot
 from zkmig.plan.plan import SERVER_FRAME_BYTES_MAX, Plan
@@ -70,4 +71,14 @@ def running(plan: Plan, target: Snapshot | None, keep: str) -> Iterator[tuple[Se
         finally:
             if keep:
                 server.stop()
-                shutil.copytree(server.log_path.parent, Path(keep), ignore=shutil.ignore_patterns("pid"))
+                _keep(server.log_path.parent, keep)
+
+
+def _keep(folder: Path, keep: str) -> None:
+    """A copy of a server's files, complete or not at all."""
+    try:
+        shutil.copytree(folder, keep, ignore=shutil.ignore_patterns("pid"))
+    except OSError as error:  # shutil.Error is one, without a reason of its own
+        shutil.rmtree(keep, ignore_errors=True)
+        reason = error.strerror or "not all of them"
+        raise BadInput(f"the server's files could not be kept there: {reason}", keep, "name another folder") from error
