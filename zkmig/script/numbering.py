@@ -85,7 +85,7 @@ def new_script(directory: str, title: str, scope: str | None = None) -> tuple[st
 
 
 _TEMPLATE = '''\
-"""{title}
+"""{title}.
 
 `zkmig plan THIS_FILE --to zk://HOSTS/PATH -o FILE.zkplan` shows what it would do; nothing is written by that.
 """
@@ -97,6 +97,7 @@ import zkmig
 
 @zkmig.migration(epoch={number}{scope})
 def {function}(tree: zkmig.Draft) -> None:
+    """{title}"""
     # The tree as it is, to be changed into what it is to be. It has to come out the same each time: no clock, no
     # random numbers, no going through sets of text. Paths are absolute.
     #
