@@ -319,3 +319,10 @@ def test_a_slip_of_the_pen_is_said_by_every_command(place: Place) -> None:
         .document["verdict"]
     )
     assert (verdict["sound"], verdict["counts"]["violations"], verdict["violations"][0]["is_old"]) == (True, 2, True)
+
+
+def test_a_check_without_end_is_ended_by_the_timeout(place: Place) -> None:
+    """What an operator's own code does is no reason to hang, nor to call the tree sound."""
+    (place.program.folder / "checks.py").write_text("def check(tree):\n    while True: pass\n")
+    policy = place.policy('format = 1\n[[checks]]\ncall = "checks.py:check"\n')
+    place.check(place.location, "--timeout", "3", policy=policy).failed(143, "--timeout")

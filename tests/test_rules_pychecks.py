@@ -167,3 +167,13 @@ def test_two_policies_may_have_a_file_of_one_name(tmp_path: Path, snapshot: Snap
     assert lines(one, snapshot)[0].endswith("one")
     assert lines(two, snapshot)[0].endswith("two")
     assert "checks" not in sys.modules
+
+
+def test_what_a_check_prints_is_not_in_the_way(
+    tmp_path: Path, snapshot: Snapshot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stdout is for the one document that a script parses."""
+    text = "print('one')\ndef check(tree):\n    print('two')\n    yield 'bad'\n    print('three')\n"
+    assert len(lines(in_file(tmp_path, text), snapshot)) == 1
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "one\none\ntwo\nthree\n")

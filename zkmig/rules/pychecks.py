@@ -18,6 +18,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +35,9 @@ SENTENCE_CHARS_MAX = 1000
 
 # Whatever foreign code raises; sys.exit() too, which would otherwise end the program as if all were well.
 _FOREIGN = (Exception, SystemExit)
+
+
+_END = object()
 
 
 class _Loaded(NamedTuple):
@@ -60,14 +64,26 @@ def judged(check: PythonCheck, tree: Snapshot) -> Iterator[Violation]:
         what = f"the check {check.name!r} has changed since the policy was read"
         raise Refused(what, check.file or check.call, "plan again")
     try:
-        found = loaded.function(ReadOnlyTree(tree))
-        if isinstance(found, str):
-            raise TypeError("a sentence is yielded, not returned")
-        for each in () if found is None else found:
+        for each in _said(loaded.function, ReadOnlyTree(tree)):
             yield _violation(check, tree, each)
     except _FOREIGN as error:  # whatever a check raises, the tree is not known to be sound
         # Its message may hold data.
         yield Violation(check.name, tree.root, f"the check failed: {type(error).__name__}{_place(error)}")
+
+
+def _said(function: Callable[[ReadOnlyTree], Any], tree: ReadOnlyTree) -> Iterator[Any]:
+    """What it yields. What it prints goes to stderr: stdout is for the verdict."""
+    with redirect_stdout(sys.stderr):
+        found = function(tree)
+    if isinstance(found, str):
+        raise TypeError("a sentence is yielded, not returned")
+    items = iter(() if found is None else found)
+    while True:
+        with redirect_stdout(sys.stderr):
+            item = next(items, _END)
+        if item is _END:
+            return
+        yield item
 
 
 def _place(error: BaseException) -> str:
@@ -90,6 +106,11 @@ def _violation(check: PythonCheck, tree: Snapshot, said: Any) -> Violation:
 
 
 def _load(check: PythonCheck) -> _Loaded:
+    with redirect_stdout(sys.stderr):  # as above: a module may print, too
+        return _found(check)
+
+
+def _found(check: PythonCheck) -> _Loaded:
     head, colon, name = check.call.rpartition(":")
     if not colon:
         return _entry_point(check)
