@@ -348,7 +348,11 @@ def test_a_live_target_is_asked_for_the_nodes_concerned_alone(site: Site, progra
     site.kazoo.create(site.path("/keep/shut"), b"", acl=[make_digest_acl("nobody", "knows", all=True)])
     asked = ("show", "p", "--before", location(site.server.hosts, site.root), "--data", "--json")
     program(*asked).failed(6, site.path("/gone/mine"))
-    changes = program(*asked, env={"ZKMIG_AUTH": "digest:me:hunter2"}).succeeded().document["changes"]
+    profiles = program.folder / "profiles.toml"
+    profiles.touch(0o600)
+    profiles.write_text(f'[lab]\nat = "{location(site.server.hosts, site.root)}"\nauth = ["digest:me:hunter2"]\n')
+    by_profile = ("show", "p", "--before", "@lab", "--profiles", "profiles.toml", "--data", "--json")
+    changes = program(*by_profile).succeeded().document["changes"]
     found = {change["path"]: change["before"] for change in changes}
     assert not any(each and "fault" in each for each in found.values())
     assert found[site.path("/gone")]["data"]["text"] == "queue"

@@ -22,7 +22,6 @@ def read_before(
     location: str,
     tree: ChangeTree,
     *,
-    control: str = CONTROL_ROOT,
     progress: ReadProgress | None = None,
     **session: Unpack[SessionOptions],
 ) -> Before:
@@ -34,7 +33,7 @@ def read_before(
     access = Access.of(**session)
     place = parse(location)
     if not isinstance(place, EnsembleLocation):
-        snapshot = take(location, read_options(access, (), control, progress))
+        snapshot = take(location, read_options(access, (), CONTROL_ROOT, progress))
         return Before.of(snapshot, snapshot.scope, tree.plan)
     nodes: dict[str, Znode] = {}
     before = Before.of(nodes, Scope(place.path), tree.plan)

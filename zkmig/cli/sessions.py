@@ -17,7 +17,7 @@ from zkmig.source.profiles import Profile
 from zkmig.wire.tls import Tls
 
 ENV_SESSION_TIMEOUT = "ZKMIG_SESSION_TIMEOUT"
-LOCATIONS = ("location", "a", "b", "source", "target", "at")
+LOCATIONS = ("location", "a", "b", "source", "target", "at", "before")
 """Names of parameters that hold locations."""
 
 _GIVEN = "zkmig.profile"  # in click's context: what --profiles and --profile were given as

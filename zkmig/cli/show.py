@@ -11,7 +11,7 @@ from zkmig.api.showing import read_before
 from zkmig.apply.engine import SealedPlan
 from zkmig.cli.output import check_output
 from zkmig.cli.plan import summary_document
-from zkmig.cli.run import BAD_INPUT, STOPPED, Run, command_options, control_option, exit_codes
+from zkmig.cli.run import BAD_INPUT, STOPPED, Run, command_options, exit_codes
 from zkmig.errors import BadInput
 from zkmig.model import path as paths
 from zkmig.model.patterns import parse_path
@@ -58,7 +58,6 @@ _LABEL_CHARS = 10
 )
 @click.option("--html", metavar="FILE", help="Write one page for a browser: complete in itself, loads nothing.")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
-@control_option
 @command_options
 def show(
     run: Run,
@@ -70,7 +69,6 @@ def show(
     before: str | None,
     html: str | None,
     force: bool,
-    control: str,
 ) -> None:
     """Show what a plan would do: the tree of changes with counts, sizes, batches, watches and rules.
 
@@ -98,7 +96,7 @@ def show(
         raise BadInput("the plan changes nothing there", below, f"name a path at or below {plan.target.root}")
     hidden = Masks.of((*plan.masks, *masks))
     tree = change_tree(plan, below)
-    there = _before(run, tree, before, control) if before is not None else None
+    there = _before(run, tree, before) if before is not None else None
     if html is not None:
         _page(run, sealed, tree, hidden, data is not False, there, html, force)
         return
@@ -108,9 +106,9 @@ def show(
     _text(run, sealed, tree, Sight(hidden, bool(data), None), there, show_all, bool(data))
 
 
-def _before(run: Run, tree: ChangeTree, location: str, control: str) -> Before:
+def _before(run: Run, tree: ChangeTree, location: str) -> Before:
     with run.progress() as progress:
-        return read_before(location, tree, control=control, progress=progress.read, **run.session)
+        return read_before(location, tree, progress=progress.read, **run.session)
 
 
 def _text(
