@@ -23,14 +23,17 @@ from tests.trees import Node, snapshot_of
 from zkmig.epoch.control import head_size_max
 from zkmig.model import path as paths
 from zkmig.model.acl import ALL, OPEN_ACL, READ, Acl, digest_id
+from zkmig.model.quota import Quota
 from zkmig.model.znode import Kind
 from zkmig.plan import planfile
 from zkmig.plan.batches import cut
 from zkmig.plan.make import make_plan
 from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, Pin, RaiseCounter, WriteData
 from zkmig.plan.plan import Limits, Plan
+from zkmig.plan.scriptpin import ScriptPin
 from zkmig.policy.policy import Policy
 from zkmig.show.changes import SORTS, change_tree
+from zkmig.show.facts import facts_of
 from zkmig.show.text import LINES_MAX, tree_lines
 from zkmig.show.values import Masks, Sight
 from zkmig.show.watches import watches_of
@@ -110,6 +113,37 @@ def test_a_small_plan_is_shown_whole() -> None:
         "~     null  data 3 -> null",
         "~     web  data 3 -> 5 bytes",
     ]
+
+
+def test_what_a_plan_is_as_a_whole_is_told() -> None:
+    """Where it comes from and goes to, by what script, why not at once, and what is outside of the atomic commit."""
+    limits = Limits(single_shot_ops_max=2)
+    operations, ends = cut([CreateNode(f"/app/{name}", b"", OPEN_ACL) for name in "abc"], HEAD, limits)
+    plan = dataclasses.replace(
+        plan_of(operations, ends, limits, HEAD),
+        acl_steps=(AclStep("/app/n", OPEN_ACL[:1], OPEN_ACL, PIN), AclStep("/app/m", (), OPEN_ACL, PIN)),
+        quotas=(Quota("/app/a", "count=3,bytes=-1"),),
+        script=ScriptPin("split_pools", "0005_split_pools.py", "d" * 64, 5),
+    )
+    told = {(fact.about, fact.text) for fact in facts_of(plan, "e" * 64, Masks.of(["/app/*"]))}
+    assert told >= {
+        ("plan", "e" * 64),
+        ("script", f"0005_split_pools.py, split_pools, sha256 {'d' * 16}; for epoch 5 of any scope"),
+        ("from", "zk://a:2181/app (fuzzy, a mix of states)"),
+        ("scope", f"prod at epoch 4, incarnation {'0' * 16}"),
+        ("changes", "3 to create, 2 ACLs to set"),
+        ("at once", "no: 3 writes are more than 2 in one transaction"),
+        ("batches", "3 writes in 1 batch"),
+        ("undo", "77 bytes of journal on the servers, until it is pruned"),
+        ("watches", "would fire if set: exists watches of 3 created, child watches of 1 parents (3 events)"),
+        ("outside", "before the commit: 2 ACLs that take something away are set, before any data: /app/n, /app/m"),
+        ("outside", "before the commit: 1 batch lands for who reads without zkmig"),
+        ("outside", "after the commit: 1 ACLs that give something are set: /app/m"),
+        ("outside", "after the commit: 1 quotas are set: /app/a"),
+        ("outside", "not at all: 2 ephemerals of the target stay"),
+        ("masked", "/app/*"),
+        ("note", "a note"),
+    }
 
 
 def test_a_large_plan_is_folded_up_and_nothing_of_it_is_lost(program: Program) -> None:

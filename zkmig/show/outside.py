@@ -41,8 +41,9 @@ def outside_of(plan: Plan) -> Iterator[Outside]:
     if tightened:
         yield _told(BEFORE, "ACLs that take something away are set, before any data", tightened)
     if plan.why_not_single_shot() is not None and plan.batch_ends:
-        batches = len(plan.batch_ends)
-        yield Outside(BEFORE, f"{batches} batches land, one after the other, for who reads without zkmig", batches)
+        count = len(plan.batch_ends)
+        land = "1 batch lands" if count == 1 else f"{count} batches land, one after the other,"
+        yield Outside(BEFORE, f"{land} for who reads without zkmig", count)
     pending = [step.path for step in plan.acl_steps if step.is_pending_after_commit]
     if pending:
         yield _told(AFTER, "ACLs that give something are set", pending)
