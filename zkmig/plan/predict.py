@@ -9,6 +9,7 @@ import dataclasses
 from array import array
 from collections.abc import Iterable, Iterator
 
+from zkmig.errors import BadInput
 from zkmig.model import twins
 from zkmig.model.acl import AclList
 from zkmig.model.columns import STAT_TYPECODES
@@ -39,6 +40,8 @@ def predict(target: Snapshot | None, root: str, operations: Operations, acl_step
                 late.append(operation)
             case _:
                 pass
+    if target is None and (gone or written):
+        raise BadInput(_NO_FIT, next(iter((*gone, *written))), "plan again")
     if target is not None:
         builder.extend(target.columns, _others(target, (*gone, *written)))
         for path, data in written.items():
@@ -53,18 +56,26 @@ def predict(target: Snapshot | None, root: str, operations: Operations, acl_step
 
 
 _UNBORN = Stat(*[0] * len(STAT_TYPECODES))
+_NO_FIT = "the operations are for another tree: this node is not there"
 _PREDICTED = Consistency(False, 0, 0, "it is predicted")
 
 
 def _others(target: Snapshot, left: Iterable[str]) -> Iterator[tuple[int, int]]:
-    """Ranges of all nodes but these."""
+    """Ranges of all nodes but these, which have to be there."""
     start = 0
-    for node in sorted(target.index(path) for path in left if path in target):
+    for node in sorted(_index(target, path) for path in left):
         if start < node:
             yield start, node
         start = node + 1
     if start < len(target):
         yield start, len(target)
+
+
+def _index(target: Snapshot, path: str) -> int:
+    try:
+        return target.index(path)
+    except KeyError:
+        raise BadInput(_NO_FIT, path, "plan again") from None
 
 
 def _extend(builder: SnapshotBuilder, creates: Creates) -> None:
