@@ -321,7 +321,7 @@ def test_an_interrupted_row_goes_on_behind_what_is_committed(place: Place) -> No
     plan = f"migrations/.plans/{place.scope}-0002_step.zkplan"
     assert f"go on with:    zkmig resume {plan}" in said
     assert place.epoch == 1
-    place.apply(3).failed(3, "epoch 2 is OPEN", "resume")
+    place.apply(3).failed(3, "epoch 2 is OPEN", f"run zkmig resume {place.program.folder}/{plan}")
     place.run("resume", plan, "--yes").succeeded()
     place.apply(3).succeeded()
     assert (place.epoch, place.data()["/pools/web"]) == (3, b"3")
@@ -332,7 +332,8 @@ def test_a_row_that_is_refused_midway_leaves_no_plan_behind(place: Place) -> Non
     """Somebody holds the scope: exit 3, nothing written, no file; without the hold it is applied."""
     place.three()
     place.run("hold", "--at", place.at, "--scope", place.scope, "--reason", "lunch").succeeded()
-    place.apply(3).failed(3, "lunch")
+    ran = place.apply(3)
+    assert (ran.code, "lunch" in ran.stderr, place.data()) == (3, True, BEFORE), ran
     assert [path.name for path in (place.folder / ".plans").iterdir()] == [".gitignore"]
     place.run("release", "--at", place.at, "--scope", place.scope).succeeded()
     place.apply(3).succeeded()

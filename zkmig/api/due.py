@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Unpack
 
 from zkmig.api.access import Access, SessionOptions, open_scope
-from zkmig.epoch.attempts import AttemptNote, Fate, read_attempts
+from zkmig.epoch.attempts import AttemptNote, Fate, read_attempts, read_note
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.owner import read_owner
 from zkmig.epoch.record import Record
@@ -103,9 +104,10 @@ def _at_rest(client: Client, names: ControlPaths, access: Access, wait: bool, sa
             break
         if not wait or not read_owner(client, names).alive:
             what = f"epoch {record.target_epoch} is {record.state.value}"
-            raise Refused(
-                what, names.record, "zkmig status names its plan: run zkmig resume or rollback, then this again"
-            )
+            plan = read_note(client, names, record)[0].plan_path
+            on = f" {shlex.quote(plan)}" if plan else ""
+            hint = f"run zkmig resume{on}, or zkmig rollback, and then this again"
+            raise Refused(what, names.record, hint)
         if not has_said:
             say(f"epoch {record.target_epoch} is {record.state.value}: waiting for its migrator")
             has_said = True

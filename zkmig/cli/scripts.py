@@ -81,6 +81,8 @@ def _show_foreseen(run: Run, due: Due, plans: tuple[Plan, ...], how: How) -> Non
 
 
 def _apply_one(run: Run, due: Due, script: Script, how: How) -> dict[str, Any]:
+    if len(due.scripts) > 1:
+        run.say(f"epoch {script.epoch}: {script.path}")
     with run.progress() as progress:
         plan = plan_script(
             script,
