@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import networkx as nx
@@ -390,3 +394,17 @@ def test_names_below_a_late_create_are_as_private_as_it(site: Site) -> None:
             continue
     assert b"/services/web/conf/hers" in seen
     assert b"/services/web/conf/hers/secret" not in seen
+
+
+@pytest.mark.parametrize("backend", ["python", "cython"])
+def test_both_backends_give_the_same_plan(backend: str) -> None:
+    """Permuted creates among it, by the hash that names the plan."""
+    if backend == "cython" and find_spec("zkmig._fast.order") is None:
+        pytest.skip("compiled modules were not built")
+    code = (
+        "from tests.test_dependency import planfile, planned, policy; from zkmig import backend\n"
+        "print(backend.name(), planfile.plan_hash(planned(policy('/app'))))"
+    )
+    environ = {**os.environ, "ZKMIG_BACKEND": backend}
+    run = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == [backend, planfile.plan_hash(planned(policy("/app")))]
