@@ -8,13 +8,13 @@ of them. The peak of memory is that of a process of its own.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.memory_probe import status_bytes
 from benchmarks.pairs import Baseline, Contest, Row, timed
 from benchmarks.size import SIZE
 from zkmig.model.acl import OPEN_ACL
@@ -115,7 +115,7 @@ def main(operations: str, policy: str) -> None:
     source, target = trees(int(operations))
     plan = make_plan(source, target, policy=POLICY if policy == "rules" else None)
     assert len(plan.operations) == int(operations)
-    sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}\n")
+    sys.stdout.write(f"{status_bytes('VmHWM')}\n")
 
 
 if __name__ == "__main__":

@@ -20,13 +20,14 @@ from zkmig.wire.client import Client
 def main(hosts: str, root: str) -> None:
     with Client(parse_hosts(hosts), auth=[OWNER]) as client:
         client.exists(root)
-        idle = _status("VmHWM")
+        idle = status_bytes("VmHWM")
         snapshot = scan(client, Scope(root))
-        seen = {"idle": idle, "peak": _status("VmHWM"), "znodes": len(snapshot)}
+        seen = {"idle": idle, "peak": status_bytes("VmHWM"), "znodes": len(snapshot)}
     sys.stdout.write(json.dumps(seen))
 
 
-def _status(field: str) -> int:
+def status_bytes(field: str) -> int:
+    """What the kernel says of this process under a name such as VmHWM."""
     found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     if found is None:
         raise RuntimeError(f"this system does not tell {field}")
