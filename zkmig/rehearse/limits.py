@@ -21,6 +21,9 @@ def what_is_left(
     yield "how fast the target is: this was one server on this machine, without elections, followers or other load"
     yield "who else is there: readers and guards that would be waited for, holds, and others who write meanwhile"
     yield "the target's own servers: their versions, frame limits, quotas in force, and ids of sessions by address"
+    reason = plan.why_not_single_shot()
+    if reason is not None:
+        yield f"one transaction for all of it, which is not possible: {reason}"
     if why_super:
         yield f"permissions: {why_super}; all was written by a super user, whom no ACL keeps out"
     if stand_ins:
