@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import pty
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.program import Program, Ran, location
+from tests.program import PROGRAM, Program, Ran, location
 from tests.scopes import Site
 from zkmig.api.scripts import apply_scripts
 from zkmig.epoch.attempts import AttemptNote, ScriptNote
@@ -291,6 +295,42 @@ def test_a_policy_holds_for_each_of_them(place: Place) -> None:
     ran = place.apply(2, "--policy", policy)
     assert (ran.code, place.epoch, place.data()) == (3, 0, BEFORE), ran
     assert "pools" in ran.stderr
+
+
+def answered(place: Place, epoch: int, answers: str) -> tuple[int, str]:
+    """Apply with a terminal for stdin and stderr, and give one answer for each question: exit code, what was shown."""
+    ours, its = pty.openpty()
+    with os.fdopen(ours, "r+b", buffering=0) as terminal:
+        process = subprocess.Popen(
+            [PROGRAM, "apply", "--epoch", str(epoch), "migrations", "--at", place.at, "--scope", place.scope],
+            cwd=place.program.folder,
+            env=place.program.environment({"TERM": "xterm", **AUTH}),
+            stdin=its,
+            stderr=its,
+            stdout=subprocess.DEVNULL,
+        )
+        os.close(its)
+        shown, asked = b"", 0
+        with suppress(OSError):  # that is how a terminal tells that nobody is left at its other end
+            while piece := terminal.read(1024):
+                shown += piece
+                if shown.count(b"Apply it?") > asked:
+                    terminal.write(f"{answers[asked]}\n".encode())
+                    asked += 1
+        return process.wait(timeout=60), shown.decode()
+
+
+def test_each_epoch_is_asked_about(place: Place) -> None:
+    """Yes and no: the first is committed, and stays so; nothing of the second is done, nor kept. Then yes and yes."""
+    place.three()
+    code, shown = answered(place, 3, "yn")
+    assert (code, place.epoch) == (2, 1)
+    assert "0002_step.py" in shown
+    assert "epoch 1 stays committed" in shown
+    assert place.data() == {**BEFORE, "/pools/new": b""}
+    assert not list((place.folder / ".plans").glob("*0002*"))
+    code, _ = answered(place, 3, "yy")
+    assert (code, place.data()) == (0, AFTER)
 
 
 # -- interrupted ------------------------------------------------------------------------------------------------------

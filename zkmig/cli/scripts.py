@@ -97,7 +97,10 @@ def _apply_one(run: Run, due: Due, script: Script, how: How) -> dict[str, Any]:
     if not how.yes:
         foreseen = _carry_out(run, due, script, SealedPlan(plan, planfile.plan_hash(plan)), how, dry_run=True)
         _say_intent(run, due, script, plan, foreseen)
-        click.confirm("Apply it?", abort=True, err=True)
+        if not click.confirm("Apply it?", err=True):
+            if script.epoch > due.epoch + 1:
+                run.say(f"epoch {script.epoch - 1} stays committed")
+            raise click.Abort
     with run.gracefully():
         with kept_plan(plan, script, due, how.plans, control=how.control, **run.session) as sealed:
             shown = os.path.relpath(sealed.path)
