@@ -301,9 +301,12 @@ def test_a_slip_of_the_pen_is_said_by_every_command(place: Place) -> None:
     """A rule that meets no node: when a plan is made, and when a tree or a plan is judged. What was wrong before and is
     taken is told, too."""
     text = POLICY.replace("ROOT/hosts/*", "ROOT/host/*").replace("ROOT/services/{svc}", "ROOT/service/{svc}")
-    place.policy('existing = "report"' + text.replace("1 KiB", "4 B"))
+    masks = 'mask = ["ROOT/pools/*", "ROOT/pool/*"]'
+    place.policy(f'existing = "report"\n{masks}' + text.replace("1 KiB", "4 B"))
     ran = place.plan(lambda: place.eyes.delete(f"{place.root}/hosts/h1"), "--policy", "policy.toml").succeeded()
     assert f"rules     not judged: hosts: no node matches {place.root}/host/*\n" in ran.stdout
+    assert ran.stdout.count("matches the mask") == 1
+    assert f"note      no node matches the mask {place.root}/pool/*\n" in ran.stdout
     assert "rules     sound: 2 violations of 1 rule, all so before; 2 rules judged, 2 not judged\n" in ran.stdout
     assert f"rules     small: {place.root}/pools/blue (6 bytes" in ran.stdout
     ran = place.check("p.zkplan", policy=None).succeeded()

@@ -11,6 +11,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from zkmig.changes import Code
 from zkmig.diff import (
@@ -39,7 +40,7 @@ from zkmig.plan.added import Added, added_nodes, parents_of, with_migrators_acls
 from zkmig.plan.batches import FrameTooLarge, NodeTooLarge, cut_behind, too_large
 from zkmig.plan.creates import Operations
 from zkmig.plan.dependency import order
-from zkmig.plan.operations import AclStep, DeleteNode, Operation, Pin, RaiseCounter, WriteData
+from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, Pin, RaiseCounter, WriteData
 from zkmig.plan.plan import Limits, Plan, SourcePin, TargetPin
 from zkmig.plan.preflight import (
     IN_THE_WAY,
@@ -52,6 +53,7 @@ from zkmig.plan.preflight import (
     refuse,
 )
 from zkmig.plan.soundness import examine
+from zkmig.policy.captures import CapturePattern
 from zkmig.policy.carry import Prepared, prepare
 from zkmig.policy.leftout import left_out
 from zkmig.policy.policy import AnyPolicy, policy_of
@@ -101,13 +103,25 @@ def make_plan(
     ready = prepare(source, target, declared, root)
     changes = diff(ready.source, ready.target, declared.compare, hash_first=True)  # the pins need the hashes anyway
     maker = _Maker(ready, changes, root, limits or Limits(), scope, tuple(identities or ()), identities is not None)
-    made = dataclasses.replace(maker.plan(hosts, declared.rules, target), masks=tuple(map(str, declared.masks)))
+    made = maker.plan(hosts, declared.rules, target)
+    notes = (*made.notes, *_masks_of_nothing(declared.masks, target, made.ordered))
+    made = dataclasses.replace(made, masks=tuple(map(str, declared.masks)), notes=notes)
     if quotas is not None:
         carried, left = carried_quotas(quotas, ready, source.root, root, declared.quotas)
         made = dataclasses.replace(made, quotas=carried, left_out=dataclasses.replace(made.left_out, quotas=left))
     elif declared.quotas:
         raise BadInput("its quotas are not known", source.provenance.location, "quotas are read from a live source")
     return made
+
+
+def _masks_of_nothing(masks: Iterable[CapturePattern], target: Snapshot | None, made: Operations) -> Iterator[str]:
+    """One with a slip of the pen would hide nothing, and nobody would know."""
+    for mask in masks:
+        if target is not None and next(mask.find(target), None) is not None:
+            continue
+        late = (operation.path for operation in made.rest if isinstance(operation, CreateNode))
+        if not any(mask.match(path) is not None for path in chain(made.creates.paths(), late)):
+            yield f"no node matches the mask {mask}"
 
 
 def _in_the_way(changes: Diff, root: str) -> Iterator[Finding]:
