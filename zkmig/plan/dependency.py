@@ -20,7 +20,7 @@ import networkx as nx
 
 from zkmig.model import path as paths
 from zkmig.plan.creates import Creates
-from zkmig.plan.operations import CreateNode, DeleteNode, Operation, WriteData
+from zkmig.plan.operations import DeleteNode, Operation, RaiseCounter
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class _Orderer:
         named |= {path for _, group in ties.groups for path in group}
         below: set[bytes] = set()
         for number, operation in enumerate(self._rest, self._count):
-            if isinstance(operation, CreateNode | WriteData | DeleteNode) and operation.path in named:
+            if operation.path in named and not isinstance(operation, RaiseCounter):
                 yield operation.path, number
                 if isinstance(operation, DeleteNode) and operation.path != "/":
                     parent = paths.parent(operation.path)
