@@ -301,14 +301,18 @@ def test_quotas_on_the_path_and_above(zk: Server, kazoo_client: KazooClientFacto
 
 
 def test_a_quota_that_makes_no_sense(zk: Server, kazoo_client: KazooClientFactory, tree_root: str) -> None:
-    """A limit of thousands of digits, which no number of Python takes: unknown, and the rest is examined."""
+    """A limit of thousands of digits, which no server reads: a warning. What nobody counts is not told as nothing."""
     kazoo = kazoo_client(zk)
-    kazoo.create(tree_root)
-    place = f"/zookeeper/quota{tree_root}/zookeeper_limits"
-    kazoo.create(place, b"count=" + b"9" * 5_000, makepath=True)
+    kazoo.create(f"{tree_root}/uncounted", makepath=True)
+    place = f"/zookeeper/quota{tree_root}"
+    kazoo.create(f"{place}/zookeeper_limits", b"count=" + b"9" * 5_000, makepath=True)
+    kazoo.create(f"{place}/uncounted/zookeeper_limits", b"count=5,bytes=-1", makepath=True)
     found = zkmig.diagnose(location(zk.hosts, tree_root))
-    kazoo.delete(place)
-    assert severities(found, "quota-unknown") == [Severity.UNKNOWN]
+    kazoo.delete(f"{place}/zookeeper_limits")
+    absurd, uncounted = found.of("quota")
+    assert (absurd.severity, absurd.where) == (Severity.WARNING, tree_root)
+    assert uncounted.severity is Severity.NOTE
+    assert "? of 5 nodes" in uncounted.what
     assert found.of("access-read")
 
 

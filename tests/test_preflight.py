@@ -40,6 +40,7 @@ from zkmig.policy.kinds import KindRule
 from zkmig.policy.policy import Policy
 from zkmig.source.ensemble import scan_or_none
 from zkmig.source.quotas import read_quotas, read_quotas_around, read_usage
+from zkmig.wire.codes import ServerError
 
 SMALL = Limits(batch_bytes_max=2_000)
 
@@ -378,6 +379,58 @@ def test_a_quota_that_nothing_can_be_told_of_is_taken_seriously_unless_ignored(s
     with pytest.raises(PlanImpossible, match="hard quota"):
         site.apply(sealed)
     assert site.apply(sealed, options=Options(single_shot="never", ignore_quotas=True)).epoch == 1
+
+
+@pytest.mark.parametrize("text", ["count=" + "9" * 5_000, "count=5,bytes=many"])
+def test_a_quota_that_no_server_can_read(strict_site: Site, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where quotas are enforced it refuses all writes below it: named before, unless nothing is written there. Control:
+    without the preflight the plan fails halfway."""
+    strict_site.init({"": Node(counter=1), "/q": Node()})
+    set_quota(strict_site, "/q", text)
+    sealed = strict_site.plan(TEN, limits=SMALL)
+    with pytest.raises(PlanImpossible, match="not made of numbers") as caught:
+        strict_site.apply(sealed)
+    assert caught.value.where == strict_site.path("/q")
+    aside = strict_site.plan({"": Node(b"new", counter=1), "/q": Node()})
+    assert examine(strict_site.client(), aside.plan) == ()
+    without_preflight(monkeypatch)
+    with pytest.raises(ServerError, match="MarshallingError"):
+        strict_site.apply(sealed)
+    strict_site.rollback()
+
+
+def test_a_quota_that_no_server_can_read_where_none_is_enforced(site: Site) -> None:
+    """There it stands in nobody's way, which one question shows."""
+    site.init({"": Node(counter=1), "/q": Node()})
+    set_quota(site, "/q", "count=" + "9" * 5_000)
+    sealed = site.plan(TEN, limits=SMALL)
+    assert codes(examine(site.client(), sealed.plan)) == [("quota", site.path("/q"), False)]
+    assert site.apply(sealed).epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("count=5,bytes=-1=;byteHardLimit=-1;countHardLimit=3", (5, -1, 3, -1)),  # zkCli of 3.7 and later
+        ("count=5,bytes=-1", (5, -1, -1, -1)),
+        ("count=0005;;count=+6,", (6, -1, -1, -1)),
+        ("bytes=-7", (-1, -1, -1, -1)),
+        ("", (-1, -1, -1, -1)),
+        ("count=9223372036854775807", ((1 << 63) - 1, -1, -1, -1)),
+        ("count=9223372036854775808", None),
+        ("count=5,bytes= 6", None),
+        ("count=5,bytes", None),
+        (",count=5", None),
+        ("count=5,bytes=1e3", None),
+        ("count=" + "9" * 5_000, None),
+    ],
+)
+def test_limits_are_read_as_servers_read_them(text: str, numbers: tuple[int, int, int, int] | None) -> None:
+    """All of a text or nothing, and never an error (StatsTrack)."""
+    quota = Quota("/q", text)
+    assert quota.is_readable is (numbers is not None)
+    read = (quota.count_soft, quota.bytes_soft, quota.count_hard, quota.bytes_hard)
+    assert read == (numbers or (-1, -1, -1, -1))
 
 
 def test_a_soft_quota_is_a_warning(strict_site: Site) -> None:

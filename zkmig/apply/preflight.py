@@ -31,7 +31,7 @@ from zkmig.plan.preflight import (
 )
 from zkmig.source.quotas import read_quotas_around, read_usage
 from zkmig.wire.client import Client
-from zkmig.wire.codes import Code, code_name
+from zkmig.wire.codes import Code, code_name, error_for
 from zkmig.wire.replies import MultiResult, Reply
 from zkmig.wire.requests import Check, Create, CreateContainer, CreateTtl, Delete, Multi, SetData, WriteOp
 
@@ -71,16 +71,20 @@ class _Questions:
         self._never = Check(f"{paths.SYSTEM_ROOT}/zkmig-never-{token}", 0)
 
     def ask(self, asked: Iterable[Sequence[WriteOp]]) -> Iterator[tuple[int, int]]:
-        """For each group of operations: which of them the server refuses first, and its code; (-1, 0) for none."""
+        """For each group of operations: which of them the server refuses first, and its code; (-1, 0) for none.
+
+        A server that fails at a quota that it cannot read says MarshallingError of the whole; raises any other such.
+        """
         multis = [Multi((*operations, self._never)) for operations in asked]
         for multi, reply in zip(multis, self._replies(multis), strict=True):
             result = reply.result
-            index = result.failed_index if isinstance(result, MultiResult) else None
-            if index is None or index == len(multi.operations) - 1:
-                yield -1, 0
+            if isinstance(result, MultiResult):
+                index = result.failed_index
+                yield (-1, 0) if index is None or index == len(multi.operations) - 1 else (index, result.code)
+            elif reply.error == Code.MARSHALLING_ERROR:
+                yield 0, reply.error
             else:
-                assert isinstance(result, MultiResult)
-                yield index, result.code
+                raise error_for(reply.error, "", multi.operation)
 
     def _replies(self, multis: Sequence[Multi]) -> Iterator[Reply]:
         try:
@@ -266,17 +270,21 @@ def _enforces_quotas(questions: _Questions, quotas: Sequence[Quota], usage: dict
     enforceQuota is a setting of the server, off unless somebody switched it on.
     """
     for quota in quotas:
-        nodes, size = usage[quota.path]
+        nodes, size = usage.get(quota.path, (UNLIMITED, UNLIMITED))
         excess: int | None = None
-        if quota.count_hard != UNLIMITED and nodes + 1 > quota.count_hard:
+        if not quota.is_readable:
+            excess = 1
+        elif nodes == UNLIMITED:
+            continue  # where nothing is counted, nothing is refused
+        elif quota.count_hard != UNLIMITED and nodes + 1 > quota.count_hard:
             excess = 0
         elif quota.bytes_hard != UNLIMITED and quota.bytes_hard - size < QUOTA_PROBE_BYTES_MAX:
             excess = max(quota.bytes_hard - size + 1, 1)
         if excess is None or quota.path == "/":
             continue
         code = questions.refused(Create(questions.child(quota.path), bytes(excess), OPEN_ACL))
-        if code in (0, Code.QUOTA_EXCEEDED):
-            return code == Code.QUOTA_EXCEEDED
+        if code in (0, Code.QUOTA_EXCEEDED, Code.MARSHALLING_ERROR):
+            return code != 0
     return None
 
 

@@ -19,7 +19,6 @@ from zkmig.epoch.control import ControlPaths, Registration, read_record, read_re
 from zkmig.epoch.owner import read_owner
 from zkmig.errors import BadInput, Stopped, Unreachable, ZkmigError
 from zkmig.model import path as paths
-from zkmig.model.quota import fields
 from zkmig.model.scope import Scope
 from zkmig.source.location import EnsembleLocation
 from zkmig.source.quotas import read_quotas_around, read_usage
@@ -100,13 +99,10 @@ def _look_at_quotas(seen: Seen, client: Client) -> None:
     try:
         quotas = read_quotas_around(client, seen.place.path)
         usage = read_usage(client, quotas)
-        _ = [fields(quota.text) for quota in quotas]
     except Stopped:
         raise
     except ZkmigError as error:
         seen.quotas_fault = str(error)
-    except ValueError:  # a number of thousands of digits, which anybody may put there
-        seen.quotas_fault = "a number below /zookeeper/quota makes no sense"
     else:
         seen.quotas, seen.usage = quotas, usage
 

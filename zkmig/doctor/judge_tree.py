@@ -261,11 +261,15 @@ def _quotas(seen: Seen) -> Iterator[Finding]:
     if not seen.quotas:
         yield Finding("quota-none", OK, seen.place.path, "no quota on it, above it or below it")
     for quota in seen.quotas:
-        nodes, size = seen.usage.get(quota.path, (0, 0))
-        yield _quota(quota, nodes, size, seen.place.path)
+        yield _quota(quota, seen.usage.get(quota.path), seen.place.path)
 
 
-def _quota(quota: Quota, nodes: int, size: int, root: str) -> Finding:
+def _quota(quota: Quota, usage: tuple[int, int] | None, root: str) -> Finding:
+    if not quota.is_readable:
+        what = "quota: it is not made of numbers"
+        means = "servers that enforce quotas (enforceQuota) refuse each create and write below it"
+        return Finding("quota", WARNING, quota.path, what, means, "set it anew (zkCli: setquota), or delete it")
+    nodes, size = usage or (0, 0)
     parts, worst = [], OK
     for kind, limit, used, unit in (
         ("hard", quota.count_hard, nodes, "nodes"),
@@ -275,10 +279,12 @@ def _quota(quota: Quota, nodes: int, size: int, root: str) -> Finding:
     ):
         if limit == UNLIMITED:
             continue
-        parts.append(f"{used} of {limit} {unit} ({kind})")
+        parts.append(f"{used if usage else '?'} of {limit} {unit} ({kind})")
         if used > limit or (kind == "hard" and used > QUOTA_SHARE * limit):
             worst = PROBLEM if kind == "hard" and used >= limit else WARNING if worst is OK else worst
-    what = f"quota: {', '.join(parts) or 'of no known kind'}"
+    what = f"quota: {', '.join(parts) or 'of no known kind'}" + (
+        "" if usage else "; how much is used, no server counts"
+    )
     if quota.path != root and paths.contains(quota.path, root):
         what += "; it lies above, and others use it up as well"
     means = "hard limits refuse creates and writes where the servers enforce them (enforceQuota); soft ones are logged"

@@ -15,7 +15,8 @@ QUOTA_ROOT = SYSTEM_ROOT + "/quota"
 LIMITS = "zookeeper_limits"
 STATS = "zookeeper_stats"
 
-_PAIR = re.compile(r"(\w+)=(-?\d+)")
+_NUMBER = re.compile(r"([+-]?)0*(\d{1,19})")
+_LONG_MAX = (1 << 63) - 1
 UNLIMITED = -1
 
 
@@ -39,24 +40,52 @@ class Quota:
     @property
     def count_soft(self) -> int:
         """Most nodes, the top included; -1: no limit. Passing it is only logged by the server."""
-        return fields(self.text).get("count", UNLIMITED)
+        return self._limit("count")
 
     @property
     def bytes_soft(self) -> int:
         """Most bytes of data; -1: no limit."""
-        return fields(self.text).get("bytes", UNLIMITED)
+        return self._limit("bytes")
 
     @property
     def count_hard(self) -> int:
         """Most nodes that the server admits; -1: no limit."""
-        return fields(self.text).get("countHardLimit", UNLIMITED)
+        return self._limit("countHardLimit")
 
     @property
     def bytes_hard(self) -> int:
         """Most bytes of data that the server admits; -1: no limit."""
-        return fields(self.text).get("byteHardLimit", UNLIMITED)
+        return self._limit("byteHardLimit")
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether a server can make sense of it. Where not, it has no limits; one that enforces quotas refuses each
+        create and write below, with MarshallingError (3.8 [seen])."""
+        return _parsed(self.text) is not None
+
+    def _limit(self, name: str) -> int:
+        return max(fields(self.text).get(name, UNLIMITED), UNLIMITED)  # all below zero is no limit
 
 
 def fields(text: str) -> dict[str, int]:
-    """The numbers of a StatsTrack: count and bytes, and from 3.7 on the hard limits."""
-    return {name: int(value) for name, value in _PAIR.findall(text)}
+    """The numbers of a StatsTrack: count and bytes, and from 3.7 on the hard limits. None of a text that no server can
+    read, which anybody who may write there can put there."""
+    return _parsed(text) or {}
+
+
+def _parsed(text: str) -> dict[str, int] | None:
+    """As servers do from 3.7 on (StatsTrack): all pairs or nothing, the last of a name counts, blanks are no digits."""
+    found: dict[str, int] = {}
+    pairs = re.split("[,;]+", text)
+    while pairs and not pairs[-1]:
+        pairs.pop()
+    for pair in pairs:
+        name, *values = pair.split("=")
+        number = _NUMBER.fullmatch(values[0]) if values else None
+        if number is None:
+            return None
+        value = int(number[1] + number[2])
+        if not -_LONG_MAX - 1 <= value <= _LONG_MAX:
+            return None
+        found[name] = value
+    return found

@@ -205,6 +205,10 @@ def quota_findings(plan: Plan, quotas: Sequence[Quota], usage: dict[str, tuple[i
                 pass
     for quota in quotas:
         load = loads[quota.path]
+        if not quota.is_readable and (load.nodes_max or load.bytes_max):
+            what = "its quota is not made of numbers: servers that enforce quotas refuse what the plan does there"
+            hint = "set it anew (zkCli: setquota); or --ignore-quotas, where none are enforced (enforceQuota)"
+            yield Finding(QUOTA, quota.path, what, hint, is_fatal=True)
         for is_hard, limit, needed, unit in (
             (True, quota.count_hard, load.nodes_max, "nodes"),
             (True, quota.bytes_hard, load.bytes_max, "bytes"),

@@ -46,10 +46,11 @@ def _with_limits(client: Client, tops: Iterable[str]) -> tuple[Quota, ...]:
 
 
 def read_usage(client: Client, quotas: Iterable[Quota]) -> dict[str, tuple[int, int]]:
-    """Nodes and bytes that the server counts under each quota; (0, 0) where it counts none."""
+    """Nodes and bytes that the server counts under each quota; nothing of those under which it counts none."""
     tops = [quota.path for quota in quotas]
     usage: dict[str, tuple[int, int]] = {}
     for path, node in zip(tops, read_nodes(client, map(stats_path, tops)), strict=True):
         counted = fields((node.data or b"").decode(errors="replace")) if isinstance(node, NodeRead) else {}
-        usage[path] = (counted.get("count", 0), counted.get("bytes", 0))
+        if "count" in counted and "bytes" in counted:
+            usage[path] = (counted["count"], counted["bytes"])
     return usage
