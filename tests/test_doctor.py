@@ -25,6 +25,7 @@ from tests.scopes import ALICES_IDENTITY, ME, MINE, MINE_BUT_READABLE, MY_IDENTI
 from tests.torture import txnlog
 from tests.trees import Node
 from zkmig.dev import Server
+from zkmig.dev.certificates import make_certificates
 from zkmig.doctor.finding import Diagnosis, Severity
 from zkmig.doctor.words import ANSWER_BYTES_MAX, ask
 from zkmig.epoch.control import Roles
@@ -344,6 +345,19 @@ def test_two_servers_that_are_not_of_one_ensemble(zk_pair: ServerPair) -> None:
     assert only(found, "not-one-ensemble").startswith(f"problem {zk_pair.target.hosts}")
     twice = zkmig.diagnose(location(f"{zk_pair.source.hosts},localhost:{zk_pair.source.port}"))
     assert not twice.of("not-one-ensemble")  # one server by two names
+
+
+def test_two_ensembles_under_tls(tmp_path: Path) -> None:
+    """As members are named under TLS, each by a name of its own: what is not one ensemble is found there, too."""
+    made = make_certificates(tmp_path)
+    with Server(tls=made) as one, Server(tls=made) as other:
+        ports = [server.tls_hosts.rpartition(":")[2] for server in (one, other)]
+        tls = Tls(str(made.ca), str(made.client))
+        found = zkmig.diagnose(f"zks://localhost:{ports[0]},127.0.0.1:{ports[1]}/", tls=tls)
+        twice = zkmig.diagnose(f"zks://localhost:{ports[0]},127.0.0.1:{ports[0]}/", tls=tls)
+    assert only(found, "not-one-ensemble").startswith(f"problem 127.0.0.1:{ports[1]}")
+    assert not found.of("in-sync")
+    assert not {"not-one-ensemble", "ensemble-unknown"} & {finding.code for finding in twice.findings}
 
 
 def test_what_is_no_server_is_a_member_that_is_down(plain: Server) -> None:

@@ -17,9 +17,11 @@ from zkmig.doctor.finding import Finding, Severity, ordered
 from zkmig.doctor.judge_members import judge_members
 from zkmig.doctor.judge_tree import judge_tree
 from zkmig.doctor.members import Member, servers_in
+from zkmig.doctor.questions import Asked
 from zkmig.doctor.seen import Seen
 from zkmig.doctor.versions import FLOOR, KNOWN_BUGS, SOUND, Version, foreign_name, known_bugs, version_in
 from zkmig.doctor.words import TlsSeen, Told
+from zkmig.model.acl import Identity
 from zkmig.source.location import EnsembleLocation
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -108,6 +110,25 @@ def test_releases_that_lose_transactions(version: tuple[int, int, int], grave: s
     """As the release tags of the project have it: the fix for one loss in 3.9.3 brought another."""
     found = {bug.id for bug in known_bugs(Version(*version)) if bug.severity is Severity.WARNING}
     assert found == grave
+
+
+def test_a_bug_that_came_with_a_fix() -> None:
+    """ZOOKEEPER-4846 came in 3.8.4 and 3.9.2; of what is older it is said only for packages that have that fix."""
+    told = {}
+    for version in ((3, 7, 2), (3, 8, 3), (3, 8, 4), (3, 8, 5), (3, 9, 1), (3, 9, 2), (3, 9, 3), (3, 9, 4)):
+        what = [bug.what for bug in known_bugs(Version(*version)) if bug.id == "ZOOKEEPER-4846"]
+        assert len(what) <= 1
+        told[version] = what[0].startswith("only where a distribution") if what else None
+    assert told == {
+        (3, 7, 2): True,
+        (3, 8, 3): True,
+        (3, 8, 4): False,
+        (3, 8, 5): None,
+        (3, 9, 1): True,
+        (3, 9, 2): False,
+        (3, 9, 3): False,
+        (3, 9, 4): None,
+    }
 
 
 def test_no_bug_leads_to_a_release_that_loses_transactions() -> None:
@@ -211,6 +232,65 @@ def test_members_of_other_ensembles_and_local_sessions() -> None:
     found = judged(seen)
     assert found["not-one-ensemble"][0].severity is Severity.PROBLEM
     assert "sessions-local" not in found
+    seen = ensemble()  # sessions are tried at the first that serves, whatever the location names first
+    seen.members[0] = replace(member(1), fault="connection refused", config=None)
+    seen.members[2].shares_session = False
+    found = judged(seen)
+    assert "not-one-ensemble" not in found
+    assert found["sessions-local"][0].where == "zk3:2181"
+    seen.members[2].config = None
+    assert "a session of zk2:2181" in judged(seen)["not-one-ensemble"][0].what
+
+
+def test_what_was_not_tried_is_not_in_order() -> None:
+    """A session that could be tried at neither: unknown, and its zxid is held against none; one configuration tells."""
+    seen = ensemble()
+    seen.members[2].shares_session = None
+    assert "ensemble-unknown" not in judged(seen)
+    seen.members[2].config = ""
+    found = judged(seen)
+    assert found["ensemble-unknown"][0].where == "zk3:2181"
+    assert found["in-sync"][0].where == "zk1:2181, zk2:2181"
+
+
+def test_a_configuration_that_nobody_tells() -> None:
+    """Then neither the quorum nor members that are not named are known, and that is said; one that tells is enough."""
+    seen = ensemble()
+    assert "config-unknown" not in judged(seen)
+    for each in seen.members:
+        each.config = None
+    assert judged(seen)["config-unknown"][0].severity is Severity.UNKNOWN
+    seen.members[1].config = CONFIG
+    assert "config-unknown" not in judged(seen)
+
+
+def test_words_that_are_answered_in_part() -> None:
+    """Only what was not told is unknown; who says that it serves nobody has answered."""
+    seen = ensemble()
+    told = seen.members[0].told
+    told.answers["mntr"] = ""
+    (silent,) = judged(seen)["words-silent"]
+    assert silent.what.startswith("no answer to mntr")
+    assert "heap" not in silent.means
+    seen.members[0].told = Told(fault="no answer within 3 s")
+    assert judged(seen)["words-silent"][0].what.startswith("it answers no four-letter words: no answer")
+    seen.members[0].told = Told({"srvr": told.answers["srvr"]}, not_serving=True)
+    assert "words-silent" not in judged(seen)
+    seen.members[0].told = Told({"srvr": told.answers["srvr"]}, refused=["mntr", "envi"])
+    assert "words-silent" not in judged(seen)
+
+
+def test_a_server_that_does_not_tell_who_a_session_is() -> None:
+    """Before 3.7 a digest may be super's: what it may do against ACLs is then no proof of skipACL."""
+    bob = Identity("digest", "bob:hash")
+    for identities, schemes, severity in (
+        ((bob,), ("digest",), Severity.UNKNOWN),
+        ((bob, Identity("ip", "10.0.0.9")), ("digest",), Severity.PROBLEM),
+        ((), (), Severity.PROBLEM),
+    ):
+        seen = ensemble(identities=identities, schemes=schemes, asked=Asked(writes_unchecked=True))
+        found = [one for one in judge_tree(seen) if one.code in ("acl-skipped", "acl-unknown")]
+        assert [one.severity for one in found] == [severity]
 
 
 def test_configurations() -> None:

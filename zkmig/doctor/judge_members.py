@@ -86,11 +86,17 @@ def _reached(seen: Seen) -> Iterator[Finding]:
             what = f"four-letter words are not allowed: {', '.join(words)}"
             means = f"not known: {'; '.join(_TELLS[word] for word in words)}"
             yield Finding("words-refused", UNKNOWN, _names(members), what, means, _ALLOW)
-    silent = [member for member in up if member.told.fault]
-    for member in silent:
-        what = f"it answers no four-letter words: {member.told.fault}"
-        means = f"not known: {'; '.join(_TELLS.values())}"
-        yield Finding("words-silent", UNKNOWN, member.name, what, means, "is a proxy or a firewall in between?")
+    for member in up:
+        told = member.told
+        untold = [] if told.not_serving else [word for word in _TELLS if not told.answers.get(word)]
+        untold = [word for word in untold if word not in told.refused]
+        if untold:
+            what = (
+                "it answers no four-letter words" if len(untold) == len(_TELLS) else f"no answer to {', '.join(untold)}"
+            )
+            what += f": {told.fault or 'it hung up without one'}"
+            means = f"not known: {'; '.join(_TELLS[word] for word in untold)}"
+            yield Finding("words-silent", UNKNOWN, member.name, what, means, "is a proxy or a firewall in between?")
 
 
 _TELLS = {
@@ -184,7 +190,7 @@ def _modes(seen: Seen) -> Iterator[Finding]:
 def _ensemble(seen: Seen) -> Iterator[Finding]:
     configs = {member.name: member.config for member in seen.members if member.config}
     strangers = [member for member in seen.members if member.shares_session is False]
-    first = seen.members[0] if seen.members else None
+    first = next(iter(_serving(seen)), None)  # the one whose sessions were tried at the others
     for member in strangers:
         if first is not None and member.config and member.config == first.config:
             what = "its sessions are known to itself alone (localSessionsEnabled)"
@@ -194,8 +200,19 @@ def _ensemble(seen: Seen) -> Iterator[Finding]:
             what = f"it knows nothing of a session of {first.name}: they are not of one ensemble"
             means = "what is read depends on which of them answers; a migration would write now here, now there"
             yield Finding("not-one-ensemble", PROBLEM, member.name, what, means, "check the addresses of the location")
+    if first is not None:
+        for member in _untried(seen):
+            what = f"whether it is of one ensemble with {first.name} could not be tried"
+            means = "if it is not, what is read depends on which of them answers"
+            yield Finding("ensemble-unknown", UNKNOWN, member.name, what, means, "check the addresses of the location")
     texts = {text.strip() for text in configs.values()}
     if not texts:
+        untold = [member for member in _serving(seen) if member.config is None]
+        if untold and not seen.is_standalone:
+            what = "which members the ensemble has is not known: /zookeeper/config is not there, or may not be read"
+            means = "not known: whether the location names all of them, and how many more a quorum can lose"
+            todo = "count them yourself, and name all members in the location"
+            yield Finding("config-unknown", UNKNOWN, _names(untold), what, means, todo)
         return
     largest = max(texts, key=len)
     servers = dict(servers_in(largest))
@@ -220,8 +237,19 @@ def _ensemble(seen: Seen) -> Iterator[Finding]:
         yield Finding("quorum-thin", PROBLEM, seen.place.hosts_text, what, means, "bring the others back first")
 
 
+def _untried(seen: Seen) -> list[Member]:
+    """Members of which nothing tells whether they are of one ensemble with the first that serves."""
+    up = _serving(seen)
+    return [
+        member
+        for member in up[1:]
+        if member.shares_session is None and not (member.config and member.config == up[0].config)
+    ]
+
+
 def _in_sync(seen: Seen) -> Iterator[Finding]:
-    up = [member for member in _serving(seen) if member.shares_session is not False]
+    untried = _untried(seen)
+    up = [member for member in _serving(seen) if member.shares_session is not False and member not in untried]
     if len(up) < 2:
         return
     behind = [member for member in up if member.lags or (member.zxid or seen.zxid_wanted) < seen.zxid_wanted]

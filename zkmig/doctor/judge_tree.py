@@ -81,6 +81,13 @@ def _acl_checks(seen: Seen) -> Iterator[Finding]:
     means = "ACLs are kept and not obeyed: anybody may {}, and what zkmig says of access does not hold"
     todo = "start the servers without zookeeper.skipACL=yes; ACLs carried over bind again from then on"
     lenient = [member for member in seen.members if member.lets_read]
+    if seen.may_be_super and not seen.is_super and (lenient or (seen.asked and seen.asked.writes_unchecked)):
+        what = "the session may do what ACLs keep from it: skipACL is set, or it is super"
+        means_either = "a server before 3.7 does not tell who a session is"
+        yield Finding(
+            "acl-unknown", UNKNOWN, seen.place.hosts_text, what, means_either, "ask as somebody of fewer rights"
+        )
+        return
     if lenient and not seen.is_super:
         what = f"it lets the session read what its ACL keeps from it, {lenient[0].lets_read[0]} first (skipACL)"
         yield Finding("acl-skipped", PROBLEM, some(m.name for m in lenient), what, means.format("read there"), todo)

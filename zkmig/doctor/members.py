@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -80,6 +80,16 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class _TlsOfMembers(Tls):
+    """names: by address, what a member's certificate must hold."""
+
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def name_of(self, host: str) -> str:
+        return self.names[host]
+
+
+@dataclass(frozen=True, slots=True)
 class Asking:
     """How members are asked: as the session of a location is opened."""
 
@@ -87,16 +97,17 @@ class Asking:
     tls: Tls | None
     check_stop: Callable[[], None]
 
-    def client(self, hosts: Sequence[Host], server_name: str, session_ms: int, zxid_floor: int = 0) -> Client:
+    def client(self, members: Sequence[Member], session_ms: int, zxid_floor: int = 0) -> Client:
         """A session with some members, not opened yet."""
+        names = {member.host[0]: member.server_name for member in members}
         return Client(
-            hosts,
+            [member.host for member in members],
             auth=self.auth,
             session_timeout_ms=session_ms,
             connect_timeout_s=CONNECT_TIMEOUT_S,
             zxid_floor=zxid_floor,
             check_stop=self.check_stop,
-            tls=self.tls_for(server_name),
+            tls=None if self.tls is None else _TlsOfMembers(**dataclasses.asdict(self.tls), names=names),
         )
 
     def tls_for(self, server_name: str) -> Tls | None:
@@ -168,12 +179,12 @@ def examine(member: Member, asking: Asking, zxid_floor: int, closed: Sequence[st
 
 
 def _open_sessions(member: Member, asking: Asking, zxid_floor: int, closed: Sequence[str]) -> None:
-    with asking.client([member.host], member.server_name, _TIMEOUT_MS_MAX, zxid_floor) as client:
+    with asking.client([member], _TIMEOUT_MS_MAX, zxid_floor) as client:
         longest = client.session_timeout_ms
         member.config = _config(client)
         member.lets_read = tuple(path for path in closed if client.call_reply(GetData(path)).error == Code.OK)
         member.has_multi_read = client.has_multi_read  # last: a server that does not know it hangs up
-    with asking.client([member.host], member.server_name, 1) as client:
+    with asking.client([member], 1) as client:
         member.session_ms = (client.session_timeout_ms, longest)
 
 
@@ -187,11 +198,9 @@ def share_session(first: Member, other: Member, asking: Asking) -> None:
 
     Tried both ways, since a server refuses whoever has seen more than it has.
     """
-    if asking.tls is not None and first.server_name != other.server_name:
-        return  # the connections of one session share one name
     for here, there in ((first, other), (other, first)):
         try:
-            with asking.client([here.host, there.host], here.server_name, SHORT_SESSION_MS) as client:
+            with asking.client([here, there], SHORT_SESSION_MS) as client:
                 if client.server == here.host:
                     client.reconnect()
                     other.shares_session = True if client.server == there.host else None

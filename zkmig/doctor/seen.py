@@ -57,6 +57,11 @@ class Seen:
         return any(each.scheme == "super" for each in self.identities)
 
     @property
+    def may_be_super(self) -> bool:
+        """Whether no ACL may bind the session: before 3.7 (whoAmI) no server tells who it is."""
+        return self.is_super or (bool(self.schemes) and not any(each.scheme == "ip" for each in self.identities))
+
+    @property
     def is_standalone(self) -> bool:
         """Whether there is but one server, as far as is known."""
         modes = {member.mode for member in self.members if member.mode}

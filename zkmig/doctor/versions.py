@@ -50,7 +50,10 @@ def foreign_name(text: str) -> str:
 
 
 SOUND: Final = {(3, 8): Version(3, 8, 5), (3, 9): Version(3, 9, 4)}
-"""Of each maintained line, the release from which on no bug of KNOWN_BUGS loses or mixes up what was committed."""
+"""Of each maintained line, the release from which on no bug of KNOWN_BUGS loses or mixes up what was committed.
+
+What no release mends is no reason to go to one, and is not in that table: ZOOKEEPER-4882 (docs/doctor.md).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +143,19 @@ KNOWN_BUGS: Final = (
     ),
     KnownBug(
         "ZOOKEEPER-4846",
-        _ranges("3.6.0..3.8.5", "3.9.0..3.9.4"),
+        _ranges("3.8.4..3.8.5", "3.9.2..3.9.4"),
         Severity.NOTE,
         "a server can fail to load its own data after a restart, for want of an ACL",
+        "a restart in the window may cost a member",
+        "take a snapshot of the tree first: zkmig snapshot",
+        quorum_only=False,
+    ),
+    KnownBug(
+        "ZOOKEEPER-4846",  # came with ZOOKEEPER-4799, the fix of CVE-2024-23944
+        _ranges("3.6.0..3.8.4", "3.9.0..3.9.2"),
+        Severity.NOTE,
+        "only where a distribution has put in the fix of CVE-2024-23944, as Debian 12 has, a server can fail to load "
+        "its own data after a restart, for want of an ACL",
         "a restart in the window may cost a member",
         "take a snapshot of the tree first: zkmig snapshot",
         quorum_only=False,
