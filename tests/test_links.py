@@ -11,6 +11,7 @@ from tests.trees import Node, Tree, snapshot_of
 from zkmig.policy.captures import CapturePattern, Template
 from zkmig.policy.rules import MinChildren, NeverEmpty, Reference, Rules, Together
 from zkmig.rules.links import Links, links_between
+from zkmig.rules.references import LinksOf
 
 
 def pattern(text: str) -> CapturePattern:
@@ -23,9 +24,9 @@ def reference(source: str, target: str, json_path: str | None = None, required: 
 
 def links(rules: Rules, before: Tree | None, after: Tree) -> Links:
     """Every node that both have, and whose data differs, counts as written."""
-    old = snapshot_of(before) if before is not None else None
+    old = LinksOf(snapshot_of(before)) if before is not None else None
     written = {"/app" + path for path in after if before is not None and path in before and after[path] != before[path]}
-    return links_between(rules, old, snapshot_of(after), written.__contains__)
+    return links_between(rules, old, LinksOf(snapshot_of(after)), written.__contains__)
 
 
 ROOT: Tree = {"": Node(), "/p": Node(), "/s": Node()}

@@ -26,6 +26,7 @@ from zkmig.policy.policy import Policy
 from zkmig.policy.rules import Rules
 from zkmig.rules.judge import baseline_of, judge
 from zkmig.rules.links import links_between
+from zkmig.rules.references import LinksOf
 from zkmig.rules.violation import VIOLATIONS_NAMED_MAX, Verdict, Violation
 from zkmig.source import read as sources
 from zkmig.source.location import EnsembleLocation, FileLocation, parse
@@ -228,7 +229,8 @@ def _split_groups(plan: Plan, rules: Rules, now: Snapshot | None, after: Snapsho
         return
     batches = _batches(plan)
     written = {operation.path for operation in plan.ordered.rest if isinstance(operation, WriteData)}
-    for name, group in links_between(rules, now, after, written.__contains__).groups:
+    links = LinksOf(now) if now is not None else None
+    for name, group in links_between(rules, links, LinksOf(after), written.__contains__).groups:
         held = sorted({batches[path] for path in group if path in batches})
         if name in names and len(held) > 1:
             numbers = ", ".join(str(batch + 1) for batch in held[:3]) + (", ..." if len(held) > 3 else "")

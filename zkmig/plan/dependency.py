@@ -102,12 +102,9 @@ class _Orderer:
             return Ordered(None, tuple(self._rest))  # the default order is right, as it mostly is
         self._contract(self._graph())
         late = self._late()
-        for create in range(self._count):
-            if not late or not late[create]:
-                self._emit(create)
+        self._emit_all(range(self._count), late)
         first = len(self._out)
-        for each in range(0 if late else self._count, len(self._done)):
-            self._emit(each)
+        self._emit_all(range(0 if late else self._count, len(self._done)), b"")
         rest = tuple(self._operation(number) for number in self._out[first:])
         in_front = array("i", self._out[:first])
         is_as_it_was = first == self._count and all(map(int.__eq__, in_front, range(first)))
@@ -231,17 +228,23 @@ class _Orderer:
 
     # -- the order ----------------------------------------------------------------------------------------------------
 
-    def _emit(self, number: int) -> None:
-        """An operation whose place has come, and before it all that it needs and that is not out yet."""
-        if self._done[number]:
-            return
-        component = self._unit_of.get(number)
-        if component is None:
-            self._put(number)
-            return
-        needed = self._needed(component)
-        for each in sorted(needed, key=self._topological.__getitem__) if len(needed) > 1 else needed:
-            self._emit_unit(self._units[each])
+    def _emit_all(self, numbers: range, passed_over: bytes | bytearray) -> None:
+        """Operations whose place has come, and before each all that it needs and that is not out yet.
+
+        passed_over: 1 for each that is to come later, by number; empty for none.
+        """
+        done, out, unit_of = self._done, self._out, self._unit_of
+        for number in numbers:
+            if done[number] or (passed_over and passed_over[number]):
+                continue
+            component = unit_of.get(number)
+            if component is None:
+                done[number] = 1
+                out.append(number)
+                continue
+            needed = self._needed(component)
+            for each in sorted(needed, key=self._topological.__getitem__) if len(needed) > 1 else needed:
+                self._emit_unit(self._units[each])
 
     def _needed(self, component: int) -> set[int]:
         """The component and those before it that are not out yet."""
@@ -255,6 +258,13 @@ class _Orderer:
         return found
 
     def _emit_unit(self, unit: _Unit) -> None:
+        if len(unit.members) == 1:
+            (only,) = unit.members
+            for needed in self._needed_of_tree(only):
+                self._put(needed)
+            self._put(only)
+            unit.is_done = True
+            return
         members = set(unit.members)
         for number in unit.members:
             for needed in self._needed_of_tree(number):

@@ -17,6 +17,7 @@ from zkmig.policy.rules import NO_RULES, Rules
 from zkmig.rules.baseline import Baseline
 from zkmig.rules.judge import baseline_of, judge
 from zkmig.rules.links import links_between
+from zkmig.rules.references import LinksOf
 from zkmig.rules.violation import Verdict, Violation
 
 NAMED_MAX = 20  # violations named in one error
@@ -42,11 +43,13 @@ def examine(
     if not rules:
         return Soundness(), Ties()
     after = predict(target, root, operations, acl_steps)
-    baseline = baseline_of(rules, target)
-    verdict = judge(rules, after, baseline).caused(causes(operations))
+    links_before = LinksOf(target) if target is not None else None
+    links_after = LinksOf(after)
+    baseline = baseline_of(rules, target, links_before)
+    verdict = judge(rules, after, baseline, links=links_after).caused(causes(operations))
     refuse(verdict, rules, "the plan is refused", "change what is to be, or the policy")
     written = {operation.path for operation in operations.rest if isinstance(operation, WriteData)}
-    links = links_between(rules, target, after, written.__contains__)
+    links = links_between(rules, links_before, links_after, written.__contains__)
     excludes = target.scope.excludes if target is not None else ()
     return Soundness(rules, baseline, verdict, excludes), Ties(links.before, links.groups, links.filled)
 

@@ -13,6 +13,7 @@ from zkmig.policy.captures import CapturePattern
 from zkmig.policy.rules import MinChildren, NeverEmpty, PythonCheck, Reference, Rule, Rules, Together
 from zkmig.rules import guardrails, pychecks, references
 from zkmig.rules.baseline import Baseline, Before, baseline_rules
+from zkmig.rules.references import LinksOf
 from zkmig.rules.violation import Verdict, Violation, gathered
 
 NEEDS_A_PLAN = "it speaks of before and after: it takes a plan"
@@ -21,11 +22,12 @@ ONLY_ORDERS = "it is not required: it only orders what a plan writes"
 Key = tuple[str, str, str, str]
 
 
-def baseline_of(rules: Rules, before: Snapshot | None) -> Baseline:
-    """What the rules need to know of the tree before. None: it was not there."""
+def baseline_of(rules: Rules, before: Snapshot | None, links: LinksOf | None = None) -> Baseline:
+    """What the rules need to know of the tree before. None: it was not there. links: its own, where others need them
+    too."""
     if before is None:
         return Baseline(baseline_rules(rules, None))
-    known = frozenset(violation.key for violation in _found(rules, before, None, _nothing))
+    known = frozenset(violation.key for violation in _found(rules, before, None, _nothing, links))
     return Baseline(baseline_rules(rules, before), known)
 
 
@@ -34,11 +36,16 @@ def _nothing() -> None:
 
 
 def judge(
-    rules: Rules, after: Snapshot, before: Baseline | None = None, between: Callable[[], object] = _nothing
+    rules: Rules,
+    after: Snapshot,
+    before: Baseline | None = None,
+    between: Callable[[], object] = _nothing,
+    links: LinksOf | None = None,
 ) -> Verdict:
     """What is against the tree. before None: rules that speak of before and after are not judged, which is said.
 
     between: called between two rules, for who has to show meanwhile that the work gets on, or may be told to stop.
+    links: those of `after`, where others need them too.
     That paths change together is held by the order of a plan, and taken for granted where there is a `before`.
     BadInput for a rule that speaks of paths which lie outside of the tree, and for a check in Python that cannot be
     called; Refused for one that is no longer what it was when the policy was read.
@@ -46,7 +53,7 @@ def judge(
     for rule in rules:
         _refuse_outside(rule, after)
     known = before.known if before is not None else frozenset[Key]()
-    violations, more = gathered(_marked(_found(rules, after, before, between), known))
+    violations, more = gathered(_marked(_found(rules, after, before, between, links), known))
     judged: list[str] = []
     left: list[tuple[str, str]] = []
     for rule in rules:
@@ -62,11 +69,12 @@ def judge(
 
 
 def _found(
-    rules: Rules, after: Snapshot, before: Baseline | None, between: Callable[[], object]
+    rules: Rules, after: Snapshot, before: Baseline | None, between: Callable[[], object], links: LinksOf | None
 ) -> Iterator[Violation]:
     for reference in rules.references:
         between()
-        yield from references.judged(reference, after)
+        # Kept only for who asks for them again: of a large tree they are many.
+        yield from references.judged(reference, links or LinksOf(after))
     for rule in rules.guardrails:
         between()
         if not guardrails.speaks_of_before(rule):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from zkmig.model.snapshot import Snapshot
 from zkmig.policy.rules import MinChildren, NeverEmpty, Rules, Together
-from zkmig.rules.references import find_links
+from zkmig.rules.references import LinksOf
 
 Written = Callable[[str], bool]
 
@@ -26,11 +26,12 @@ class Links:
     filled: frozenset[str] = frozenset()
 
 
-def links_between(rules: Rules, before: Snapshot | None, after: Snapshot, written: Written) -> Links:
-    """What is tied together on the way from `before` (None: nothing) to `after`. written: whether the data of a node
-    that both have changes."""
-    change = _Change(before, after, written)
-    pairs = (*_referents_first(rules, change), *_referrers_gone_first(rules, change))
+def links_between(rules: Rules, links_before: LinksOf | None, links_after: LinksOf, written: Written) -> Links:
+    """What is tied together on the way from one tree (None: nothing) to another, given by their links. written: whether
+    the data of a node that both have changes."""
+    before = links_before.tree if links_before is not None else None
+    change = _Change(before, links_after.tree, written)
+    pairs = (*_referents_first(rules, change, links_after), *_referrers_gone_first(rules, change, links_before))
     groups = (*_together(rules, change), *_never_short(rules, change))
     return Links(tuple(dict.fromkeys(pairs)), groups, frozenset(_filled(rules, before)))
 
@@ -54,18 +55,18 @@ class _Change:
         return (path in self.after) != self.was(path) or self.written(path)
 
 
-def _referents_first(rules: Rules, change: _Change) -> Iterator[tuple[str, str]]:
+def _referents_first(rules: Rules, change: _Change, links: LinksOf) -> Iterator[tuple[str, str]]:
     for rule in rules.references:
-        for _, link in find_links(rule, change.after):
+        for _, link in links[rule]:
             if link.target and change.is_created(link.target) and change.is_touched(link.source):
                 yield link.target, link.source
 
 
-def _referrers_gone_first(rules: Rules, change: _Change) -> Iterator[tuple[str, str]]:
-    if change.before is None:
+def _referrers_gone_first(rules: Rules, change: _Change, links: LinksOf | None) -> Iterator[tuple[str, str]]:
+    if links is None:
         return
     for rule in rules.references:
-        for _, link in find_links(rule, change.before):
+        for _, link in links[rule]:
             if link.target and change.is_deleted(link.target) and change.is_touched(link.source):
                 yield link.source, link.target
 

@@ -48,11 +48,25 @@ def find_links(rule: Reference, snapshot: Snapshot) -> Iterator[tuple[int, Link]
             yield node, link
 
 
-def judged(rule: Reference, after: Snapshot) -> Iterator[Violation]:
+class LinksOf:
+    """The links of a tree, found once for all who ask for them: to judge it, and to order what leads to it."""
+
+    def __init__(self, tree: Snapshot) -> None:
+        self.tree = tree
+        self._found: dict[Reference, list[tuple[int, Link]]] = {}
+
+    def __getitem__(self, rule: Reference) -> list[tuple[int, Link]]:
+        if rule not in self._found:
+            self._found[rule] = list(find_links(rule, self.tree))
+        return self._found[rule]
+
+
+def judged(rule: Reference, links: LinksOf) -> Iterator[Violation]:
     """What is against the tree: nothing, for a reference that is not required."""
     if not rule.required:
         return
-    for node, link in find_links(rule, after):
+    after = links.tree
+    for node, link in links[rule]:
         what = link.fault
         if not what and not (after.scope.covers(link.target) and _is_included(after, link.target)):
             what = f"it names a node of {rule.target} that was not read, so that nobody can tell whether it is there"
