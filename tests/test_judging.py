@@ -13,9 +13,11 @@ import json
 from collections.abc import Callable
 
 import pytest
+from kazoo.security import ACL as KazooACL
+from kazoo.security import Id
 
 from tests.interruptions import at, when_said
-from tests.scopes import Site, settled
+from tests.scopes import ALICES_IDENTITY, Site, settled
 from tests.trees import Node, Tree
 from zkmig.apply import forward
 from zkmig.apply.engine import SealedPlan
@@ -24,11 +26,12 @@ from zkmig.apply.judging import Rulings
 from zkmig.epoch.attempts import read_attempts
 from zkmig.epoch.owner import Migrator
 from zkmig.epoch.transitions import State
-from zkmig.errors import EXIT_CONFLICT, EXIT_REFUSED, BadInput, Conflict, RuleViolated, Stopped
+from zkmig.errors import EXIT_CONFLICT, EXIT_REFUSED, BadInput, Conflict, NotPermitted, RuleViolated, Stopped
+from zkmig.model.acl import ALL
 from zkmig.plan.plan import Limits
 from zkmig.policy.captures import CapturePattern, Template
 from zkmig.policy.policy import Policy
-from zkmig.policy.rules import MaxDeletions, NeverEmpty, Reference, Rules
+from zkmig.policy.rules import MaxDeletions, NeverEmpty, Reference, Rules, Unchanged
 from zkmig.rules.violation import Violation
 from zkmig.stop import StopRequest
 from zkmig.wire.requests import Check
@@ -324,6 +327,46 @@ def test_foreign_writes_of_a_plan_path_stay_conflicts(
     assert not caught.value.may_go_on
 
 
+def test_a_large_single_shot_checks_what_it_relied_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One transaction beyond a usual batch has room for checks too, where the servers take it. Method: somebody empties
+    a set after the last judgement."""
+    site.init(tree())
+    large = site.plan(tree(rack=b"r" * 4000), limits=Limits(), policy=policy(site))
+    assert large.plan.single_shot_bytes > large.plan.limits.batch_bytes_max
+    after_the_judgement("predicted", lambda: empty_spare(site), monkeypatch)
+    with pytest.raises(RuleViolated, match="spare"):
+        site.apply(large, options=Options(single_shot="require"))
+    assert site.record().epoch == 0
+
+
+def private(site: Site, relative: str) -> None:
+    """Somebody creates a node that the migrator may not read."""
+    site.kazoo.create(site.path(relative), b"", acl=[KazooACL(ALL, Id(*ALICES_IDENTITY))])
+
+
+@pytest.mark.parametrize("single_shot", ["never", "require"])
+def test_what_may_not_be_read_and_is_no_matter_is_left_out(site: Site, sealed: SealedPlan, single_shot: str) -> None:
+    """Somebody's lock that no rule speaks of keeps no epoch open, and is named; below what rules speak of it does."""
+    said: list[str] = []
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        if sentence == "draining":
+            private(site, "/other/lock")
+
+    site.apply(sealed, options=Options(single_shot=single_shot, say=say))
+    assert site.record().epoch == 1
+    lock = site.path("/other/lock")
+    assert f"{lock} may not be read; no rule speaks of it, and it is left out" in said
+
+
+@pytest.mark.parametrize("place", ["/sets/web/m9", "/hosts/h99", "/services/x"])
+def test_what_may_not_be_read_and_matters_is_judged_by_nobody(site: Site, sealed: SealedPlan, place: str) -> None:
+    with pytest.raises(NotPermitted, match="not permitted"):
+        site.apply(sealed, options=among_the_batches(lambda: private(site, place)))
+    assert site.record().state is State.OPEN
+
+
 # -- what everybody reads ---------------------------------------------------------------------------------------------
 
 
@@ -399,3 +442,16 @@ def test_a_long_judgement_shows_that_the_work_gets_on(
         beats.clear()
         site.resume(sealed)
     assert len(beats) >= len(list(sealed.plan.soundness.rules))
+
+
+def test_the_record_holds_the_begin_and_the_end_of_long_names(site: Site) -> None:
+    """A record of a megabyte would be everybody's. Nothing limits the name of a rule."""
+    site.init(tree())
+    unchanged = Unchanged("n" * 100_000, CapturePattern.parse(site.path("/other/**")))
+    plan = site.plan(tree(rack=b"r2"), limits=BATCHES, policy=Policy(rules=Rules(guardrails=(unchanged,))))
+    with pytest.raises(Conflict):
+        site.apply(plan, options=among_the_batches(lambda: site.kazoo.create(site.path("/other/new"), b"")))
+    conflict = site.record().conflict
+    assert conflict is not None
+    assert conflict.path == site.path("/other/new")
+    assert len(conflict.reason) <= 500

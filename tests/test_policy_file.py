@@ -230,6 +230,7 @@ FAULTS = [
     (R + 'to = "/y/{b}"', 5, "references[1].to: /y/{b}: {b} is not captured"),
     (R + 'to = "/y/{a}"', 5, "references[1].to: /y/{a}: it does not say where {value} stands"),
     (R + 'to = "/y/{value}"\njson = "hosts"', 6, "references[1].json: hosts: no JSONPath"),
+    (R + 'to = "/y/{value}"\njson = "$[?@.a==1e400]"', 6, "references[1].json: $[?@.a==1e400]: no JSONPath"),
     (R + 'to = "/y/{value}"\nrequired = "no"', 6, "references[1].required: it wants true or false"),
     (R.replace("{a}", "{value}") + 'to = "/y/{value}"', 4, "references[1].from: /x/{value}: {value} stands for"),
     (G, 2, "guardrails[1]: it limits nothing: give at least one of max_deletions"),

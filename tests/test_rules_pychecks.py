@@ -177,3 +177,8 @@ def test_what_a_check_prints_is_not_in_the_way(
     assert len(lines(in_file(tmp_path, text), snapshot)) == 1
     out, err = capsys.readouterr()
     assert (out, err) == ("", "one\none\ntwo\nthree\n")
+
+
+def test_what_a_check_calls_a_path_is_cut(tmp_path: Path, snapshot: Snapshot) -> None:
+    check = in_file(tmp_path, "def check(tree):\n    yield '/' + 'x' * 1_000_000, 'wrong'\n")
+    assert len(lines(check, snapshot)[0]) < 1100

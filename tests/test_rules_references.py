@@ -13,7 +13,7 @@ from zkmig.model.snapshot import Snapshot
 from zkmig.policy.captures import CapturePattern, Template
 from zkmig.policy.rules import Reference, Rules
 from zkmig.policy.selection import only
-from zkmig.rules.judge import judge
+from zkmig.rules.judge import baseline_of, judge
 from zkmig.rules.violation import Verdict
 from zkmig.source.read import narrow
 
@@ -173,3 +173,22 @@ def test_a_part_of_a_tree_is_judged_only_where_it_holds_all_that_a_rule_speaks_o
     with pytest.raises(BadInput, match="only a part"):
         judge(Rules((HOSTS,)), only(snapshot_of(SERVICES), ("/hosts",)))
     assert "was not read" in only_one(judge(Rules((HOSTS,)), only(snapshot_of(SERVICES), ("/pools", "/hosts/h1"))))
+
+
+def test_a_name_that_leads_nowhere_since_is_new_beside_one_that_did_before() -> None:
+    """One pool names two hosts, of which one was never there: that the other goes is no old violation."""
+    rules = Rules((HOSTS,), report_existing=True)
+    ghost: Tree = {**SERVICES, "/pools/blue": Node(b'{"hosts": ["h1", "ghost"]}')}
+    before = baseline_of(rules, snapshot_of(ghost))
+    assert judge(rules, snapshot_of(ghost), before).is_sound
+    gone = judge(rules, snapshot_of({path: node for path, node in ghost.items() if path != "/hosts/h1"}), before)
+    assert not gone.is_sound
+    assert sorted(each.is_old for each in gone.violations) == [False, True]
+    other: Tree = {path: node for path, node in ghost.items() if path != "/hosts/h1"} | {"/hosts/ghost": Node()}
+    assert not judge(rules, snapshot_of(other), before).is_sound  # as many as before, and another one
+
+
+def test_two_rules_of_one_name_are_none() -> None:
+    """What was before is kept by name: one would be held against what the other knew."""
+    with pytest.raises(BadInput, match="two rules are named 'r'"):
+        Rules((HOSTS, ACTIVE))

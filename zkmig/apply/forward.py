@@ -276,8 +276,9 @@ class Forward:
             self._record_unsound(what, found[0].path, public_reason(found[0]), list(map(str, found[1:])))
 
     def _record_unsound(self, what: str, path: str, reason: str, others: Sequence[str] = ()) -> NoReturn:
-        """what, others: for the operator, with digests; reason: for the record, which everybody reads."""
-        conflict = ConflictNote(path, RULES, reason, len(self.plan.batch_ends))
+        """what, others: for the operator, with digests; reason: for the record, which everybody reads, so that it is
+        cut: neither a rule's name nor what a check calls a path is limited."""
+        conflict = ConflictNote(shortened(path), RULES, shortened(reason), len(self.plan.batch_ends))
         self._must(self.migrator.record.updated(conflict=conflict), conflict=conflict)
         error = Conflict(
             f"{what}; the migration stopped before its commit",
@@ -364,8 +365,9 @@ class Forward:
     def _commit_single_shot(self) -> Applied:
         writer = BatchWriter(self.migrator.client, self.plan, self._attempt().cursor, 0)
         writes = writer.all_writes()
+        room = self._room_of_single_shot()
         for _ in range(JUDGED_MAX):
-            relied = fitting(self.rulings.checks(), self.plan.limits.batch_bytes_max - self.plan.single_shot_bytes)
+            relied = fitting(self.rulings.checks(), room)
             before_commit = self.migrator.client.last_zxid
             record = self._committed("commit_single_shot")
             result = self._transition_to_commit(record, [*relied, *writes], single_shot=True)
@@ -388,6 +390,15 @@ class Forward:
         deviations = finish_pending(self.migrator, self.journal, self.plan.quotas, self.options)
         settle_evicted(self.migrator, before_commit)
         return self._applied(0, True, deviations)
+
+    def _room_of_single_shot(self) -> int:
+        """Bytes for checks of what the verdict relied on: as many as beside batches, if the servers take such a frame,
+        or what is left of a usual batch."""
+        limits, size = self.plan.limits, self.plan.single_shot_bytes
+        left, wanted = limits.batch_bytes_max - size, limits.batch_bytes_max // 2
+        if left >= wanted or not self.plan.soundness.rules:
+            return left
+        return wanted if size + wanted <= limits.frame_bytes_max and self._takes(size + wanted) else left
 
     def _give_up(self, path: str, result: MultiResult, operation: str) -> NoReturn:
         """Abort over a path that the first multi to write has failed at."""

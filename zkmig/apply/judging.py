@@ -10,19 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from zkmig.errors import BadInput, RuleViolated, StalePlan
+from zkmig.errors import BadInput, NotPermitted, RuleViolated, StalePlan
+from zkmig.model import path as paths
 from zkmig.model.snapshot import Snapshot
 from zkmig.plan.plan import Plan
 from zkmig.plan.predict import predict, with_acls
 from zkmig.plan.soundness import against, causes, refuse
 from zkmig.rules.judge import judge
-from zkmig.rules.relied import relied_on
+from zkmig.rules.relied import may_matter, relied_on
 from zkmig.rules.violation import Verdict, Violation
 from zkmig.source import ensemble as live
 from zkmig.source.read import make_scope
 from zkmig.wire.client import Client
 from zkmig.wire.requests import Check
 
+Say = Callable[[str], None]
+LEFT_OUT_MAX = 20  # nodes that may not be read, each of which takes one more reading of the tree
 BY_OTHERS = "others have changed the tree since the plan was made"
 
 
@@ -37,7 +40,7 @@ class Judged:
 
 
 def judge_predicted(
-    client: Client, plan: Plan, control: str, between: Callable[[], object], known: Snapshot | None = None
+    client: Client, plan: Plan, control: str, between: Callable[[], object], say: Say, known: Snapshot | None = None
 ) -> Judged:
     """The tree that the plan leads to from the target as it is now. RuleViolated names what is against it.
 
@@ -45,7 +48,7 @@ def judge_predicted(
     when the plan was seen to be no stale one.
     """
     rules = plan.soundness.rules
-    now = _read(client, plan, control, known)
+    now = _read(client, plan, control, say, known)
     try:
         tree = predict(now, plan.target.root, plan.ordered, plan.acl_steps)
     except (BadInput, KeyError) as error:
@@ -57,11 +60,11 @@ def judge_predicted(
 
 
 def judge_written(
-    client: Client, plan: Plan, control: str, between: Callable[[], object], known: Snapshot | None = None
+    client: Client, plan: Plan, control: str, between: Callable[[], object], say: Say, known: Snapshot | None = None
 ) -> Judged:
     """The tree as it is once all is written, with the ACLs that follow the commit. Nothing is raised for what is
     against it."""
-    now = _read(client, plan, control, known)
+    now = _read(client, plan, control, say, known)
     if now is None:
         raise BadInput("the root of the plan is gone", plan.target.root, "run zkmig status")
     tree = with_acls(now, {step.path: step.final for step in plan.acl_steps})
@@ -79,7 +82,7 @@ class Rulings:
     client: Client
     plan: Plan
     control: str
-    say: Callable[[str], None]
+    say: Say
     between: Callable[[], object]
     last: Judged | None = None
 
@@ -87,14 +90,14 @@ class Rulings:
         """RuleViolated where the tree that the plan leads to, as the target is now, is not sound."""
         if self.plan.soundness.rules:
             self.say("judging what it leads to")
-            self.last = judge_predicted(self.client, self.plan, self.control, self.between, self._known)
+            self.last = judge_predicted(self.client, self.plan, self.control, self.between, self.say, self._known)
 
     def written(self) -> list[Violation]:
         """What counts against the tree as written."""
         if not self.plan.soundness.rules:
             return []
         self.say("judging what was written")
-        self.last = judge_written(self.client, self.plan, self.control, self.between, self._known)
+        self.last = judge_written(self.client, self.plan, self.control, self.between, self.say, self._known)
         return against(self.last.verdict, self.plan.soundness.rules)
 
     def checks(self) -> Iterator[Check]:
@@ -130,9 +133,29 @@ def reason_of(error: RuleViolated) -> str:
     return f"{first.path}: {public_reason(first)}" if first is not None else "against a rule"
 
 
-def _read(client: Client, plan: Plan, control: str, known: Snapshot | None) -> Snapshot | None:
-    scope = make_scope(plan.target.root, _excludes(plan, control), control)
-    return live.scan_or_none(client, scope, known=known)
+def _read(client: Client, plan: Plan, control: str, say: Say, known: Snapshot | None) -> Snapshot | None:
+    """The target, less what may not be read where it is no matter: somebody's lock with an ACL of its own, younger than
+    the plan, would else keep an open epoch from its commit for as long as it is there."""
+    excludes = _excludes(plan, control)
+    while True:
+        scope = make_scope(plan.target.root, excludes, control)
+        try:
+            return live.scan_or_none(client, scope, known=known)
+        except NotPermitted as error:
+            if len(excludes) - len(plan.soundness.excludes) >= LEFT_OUT_MAX or not _is_no_matter(plan, error.where):
+                raise
+            say(f"{error.where} may not be read; no rule speaks of it, and it is left out")
+            excludes = [*excludes, error.where]
+
+
+def _is_no_matter(plan: Plan, path: str) -> bool:
+    """Whether a node that may not be read, with all below it, has no part in the plan nor in a verdict on it."""
+    if not path.startswith("/") or paths.contains(path, plan.target.root) or may_matter(plan.soundness.rules, path):
+        return False
+    top, rest = path.encode(), plan.ordered.rest
+    if any(each == top or each.startswith(top + b"/") for each in plan.ordered.creates.path_column()):
+        return False
+    return not any(paths.contains(path, each.path) for each in (*rest, *plan.acl_steps))
 
 
 def _excludes(plan: Plan, control: str) -> list[str]:

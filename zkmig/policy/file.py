@@ -382,6 +382,7 @@ class _Maker:
         name = given or otherwise
         if name in self._names:
             self.faults.append(((*field, "name"), f"two rules are named {name!r}"))
+            name = f"{name}, {len(self.faults)}"  # only to go on to the other faults
         self._names.add(name)
         return name
 

@@ -66,7 +66,7 @@ def path_into(text: str) -> JsonPath:
 
     try:
         query = jsonpath_rfc9535.compile(text)
-    except (jsonpath_rfc9535.JSONPathError, RecursionError) as error:
+    except (jsonpath_rfc9535.JSONPathError, RecursionError, OverflowError) as error:  # the last: 1e400
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadInput(f"no JSONPath: {what}", text, "write it like $.hosts[*]") from None
 

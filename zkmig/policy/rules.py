@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from zkmig.errors import BadInput
 from zkmig.policy.captures import CapturePattern, Template
 
 
@@ -139,6 +140,13 @@ class Rules:
     together: tuple[Together, ...] = ()
     checks: tuple[PythonCheck, ...] = ()
     report_existing: bool = False
+
+    def __post_init__(self) -> None:
+        # What was before is kept by name: one of two rules would be held against what the other knew.
+        names = [rule.name for rule in self]
+        if len({*names}) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise BadInput(f"two rules are named {twice!r}", "", "give each a name of its own")
 
     def __iter__(self) -> Iterator[Rule]:
         yield from self.references

@@ -99,7 +99,9 @@ def _violation(check: PythonCheck, tree: Snapshot, said: Any) -> Violation:
     if not isinstance(path, str) or not isinstance(what, str):
         raise TypeError("a check yields a path and a sentence")
     path, what = (text.encode(errors="backslashreplace").decode() for text in (path, what))
-    return Violation(check.name, path, what[:SENTENCE_CHARS_MAX], told(tree[path].data) if path in tree else "")
+    is_node = path in tree
+    shown = path if is_node else path[:SENTENCE_CHARS_MAX]
+    return Violation(check.name, shown, what[:SENTENCE_CHARS_MAX], told(tree[path].data) if is_node else "")
 
 
 # -- finding it -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""Relied on: the nodes that a sound verdict hangs on, so that the commit can make sure that they still stand.
+"""Relied on: the nodes that a sound verdict hangs on, so that the commit can make sure that they still stand, and where
+nothing hangs on what is there.
 
 A verdict is about a tree that was read; others go on writing. What it relies on can be checked in the transaction that
 commits: that a node is there (ANY), or is there in the version that was judged. That something has been *added* no
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from zkmig.model import path as paths
 from zkmig.model.snapshot import Snapshot
 from zkmig.policy.rules import (
     JsonData,
@@ -16,9 +18,11 @@ from zkmig.policy.rules import (
     MaxSize,
     MinChildren,
     NeverEmpty,
+    PythonCheck,
     Reference,
     Rules,
     SameCount,
+    Together,
     Unchanged,
 )
 from zkmig.rules.references import find_links
@@ -61,3 +65,24 @@ def _with_children(tree: Snapshot, rule: MinChildren | NeverEmpty, count: int) -
 
 def _as_judged(tree: Snapshot, node: int) -> tuple[str, int]:
     return tree.path_at(node), tree.columns.stats.version[node]
+
+
+def may_matter(rules: Rules, path: str) -> bool:
+    """Whether what lies at a path and below it can make a difference to a verdict. What a check in Python looks at
+    nobody knows; what changes together no tree tells."""
+    for rule in rules:
+        match rule:
+            case PythonCheck():
+                return True
+            case Together():
+                continue
+            case Reference(source=pattern, target=target):
+                if pattern.may_reach(path) or paths.overlap(target.top, path):
+                    return True
+            case MinChildren(pattern=pattern) | NeverEmpty(pattern=pattern):
+                if pattern.may_reach(path) or pattern.match(paths.parent(path)) is not None:
+                    return True
+            case _:
+                if rule.pattern.may_reach(path):
+                    return True
+    return False

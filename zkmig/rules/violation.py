@@ -40,8 +40,9 @@ class Violation:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What is the same of one violation before and after a plan."""
-        return self.rule, self.path, self.what, self.value
+        """What is the same of one violation before and after a plan: also where a name leads, as a digest."""
+        leads = f", to {hashlib.sha256(self.target.encode()).hexdigest()[:DIGEST_CHARS]}" if self.target else ""
+        return self.rule, self.path, self.what, f"{self.value}{leads}"
 
 
 @dataclass(frozen=True, slots=True)
