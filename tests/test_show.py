@@ -134,7 +134,7 @@ def test_what_a_plan_is_as_a_whole_is_told() -> None:
         ("changes", "3 to create, 2 ACLs to set"),
         ("at once", "no: 3 writes are more than 2 in one transaction"),
         ("batches", "3 writes in 1 batch"),
-        ("undo", "77 bytes of journal on the servers, until it is pruned"),
+        ("undo", "about 77 bytes of journal on the servers, until it is pruned"),
         ("watches", "would fire if set: exists watches of 3 created, child watches of 1 parents (3 events)"),
         ("outside", "before the commit: 2 ACLs that take something away are set, before any data: /app/n, /app/m"),
         ("outside", "before the commit: 1 batch lands for who reads without zkmig"),

@@ -280,6 +280,29 @@ def test_data_stands_side_by_side_as_it_is(browser: Browser, opened: Open) -> No
     assert table("new") == [["there was no such node", "not in this page, which was made without data: 5 bytes"]]
 
 
+def test_a_node_too_deep_for_the_tree_is_told_of_all_the_same(browser: Browser, opened: Open) -> None:
+    """Some thousand nested lists end the tab of a Chromium; its path and data are shown without them."""
+    source = {"/d" * depth: Node(b"deep" if depth == 3_000 else b"") for depth in range(3_001)}
+    plan, _ = plan_between(source, {"": Node()})
+    opened(plan)
+    choose(browser, "/app" + "/d" * 3_000)
+    assert "3000 levels deep" in browser.one("#found").text
+    assert browser.texts("#detail .data td:last-child bdi") == ["deep"]
+    choose(browser, "/app" + "/d" * 40)
+    assert browser.texts("#tree [aria-selected=true] > .row bdi") == ["d"]
+
+
+def test_json_too_deep_to_indent_is_shown_as_it_stands(browser: Browser, opened: Open) -> None:
+    """Indented, 60 KB of brackets would be gigabytes; a little less deep they are indented."""
+    deep, usual = (b"[" * depth + b"]" * depth for depth in (30_000, 50))
+    plan, _ = plan_between({"": Node(), "/deep": Node(deep), "/usual": Node(usual)}, {"": Node()})
+    opened(plan)
+    choose(browser, "/app/deep")
+    assert browser.texts("#detail .data td:last-child bdi") == [deep.decode()]
+    choose(browser, "/app/usual")
+    assert len(browser.texts("#detail .data td:last-child bdi")) == 99
+
+
 def test_references_rules_and_batches_are_drawn(browser: Browser, opened: Open) -> None:
     """Few links are all drawn, of many only those of the chosen node; each leads to its node. Rules and what is against
     the tree are named."""

@@ -90,7 +90,7 @@ def _writes(plan: Plan) -> Iterator[Fact]:
     if plan.batch_ends:
         count = len(plan.batch_ends)
         yield Fact("batches", f"{plan.writes} writes in {'1 batch' if count == 1 else f'{count} batches'}")
-    yield Fact("undo", f"{plan.journal_bytes} bytes of journal on the servers, until it is pruned")
+    yield Fact("undo", f"about {plan.journal_bytes} bytes of journal on the servers, until it is pruned")
 
 
 def _rules(plan: Plan, masks: Masks) -> Iterator[Fact]:

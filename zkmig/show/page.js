@@ -4,8 +4,10 @@
 (() => {
   const PAGE = 200; // children, results and rows that are drawn at once; more on demand
   const DEPTH = 12; // to which a chain of folders is opened in the beginning
+  const DEPTH_MAX = 500; // of a node that is shown in the tree: some thousand nested lists end a browser
   const LINES = 400; // of data
   const LINKS_MAX = 60; // that are drawn at once
+  const NESTED_MAX = 100; // levels of JSON that are indented: blanks grow with the square of them
   const CELLS_MAX = 4_000_000; // of the table by which two values are compared line by line
   const SORTS = ["create", "write", "delete", "raise_counter", "set_acl"];
   const DONE = { create: "created", write: "written", delete: "deleted", raise_counter: "counters", set_acl: "ACLs" };
@@ -199,6 +201,11 @@
     endSearch();
     const above = [];
     for (let each = parentOf(node); each >= 0; each = parentOf(each)) above.push(each);
+    if (above.length > DEPTH_MAX) {
+      choose(node);
+      say(`It lies ${above.length} levels deep, too deep to be drawn in the tree.`);
+      return;
+    }
     for (let at = above.length - 1; at >= 0; at--) open(above[at], at ? above[at - 1] : node);
     choose(node);
     focus(items.get(node));
@@ -394,7 +401,7 @@
       } else {
         if (last === "{" || last === "[") pieces.push(lineEnd);
         pieces.push(token === ":" ? ": " : token === "," ? "," + lineEnd : token);
-        if (token === "{" || token === "[") depth++;
+        if ((token === "{" || token === "[") && ++depth > NESTED_MAX) return null;
       }
     }
     return pieces.join("");
