@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -39,7 +41,7 @@ from zkmig.plan.plan import Plan
 from zkmig.policy.captures import CapturePattern
 from zkmig.policy.policy import Policy
 from zkmig.policy.rules import MinChildren, Rules
-from zkmig.rehearse import copies
+from zkmig.rehearse import copies, stage_server
 from zkmig.rehearse.copies import copy_of
 from zkmig.rehearse.repin import repinned, same_but_pins, stale_paths
 from zkmig.rehearse.run import APPLY, APPLY_AT_ONCE, LOAD, REVERT, START
@@ -488,6 +490,24 @@ def test_the_program_keeps_the_servers_files(prepared: Program) -> None:
     assert not (prepared.folder / "kept" / "pid").exists()
     ran = prepared("rehearse", "p.zkplan", "--keep", "kept", env=environment(prepared))
     ran.failed(2, "kept", "--keep")
+
+
+def test_kept_files_are_for_their_owner_while_they_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data that ACLs guard stands in them, and the files themselves may be read by all: the folder keeps others out."""
+    (tmp_path / "server").mkdir(mode=0o700)
+    (tmp_path / "server" / "data").mkdir()
+    (tmp_path / "server" / "data" / "log.1").write_bytes(b"secret")
+    seen: list[int] = []
+    settle = shutil.copystat
+
+    def spying(source: Any, target: Any, **options: Any) -> None:
+        seen.append(stat.S_IMODE(os.stat(tmp_path / "kept").st_mode))
+        settle(source, target, **options)
+
+    monkeypatch.setattr(shutil, "copystat", spying)
+    stage_server._keep(tmp_path / "server", str(tmp_path / "kept"))
+    assert set(seen) == {0o700}
+    assert (tmp_path / "kept" / "data" / "log.1").read_bytes() == b"secret"
 
 
 def test_the_program_on_a_stale_plan(prepared: Program, site: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -75,9 +76,16 @@ def running(plan: Plan, target: Snapshot | None, keep: str) -> Iterator[tuple[Se
 
 
 def _keep(folder: Path, keep: str) -> None:
-    """A copy of a server's files, complete or not at all."""
+    """A copy of a server's files, complete or not at all; for its owner alone from the start, not only once all is
+    there: ACLs guard no files."""
     try:
-        shutil.copytree(folder, keep, ignore=shutil.ignore_patterns("pid"))
+        os.mkdir(keep, 0o700)
+    except OSError as error:
+        raise BadInput(
+            f"the server's files could not be kept there: {error.strerror}", keep, "name another folder"
+        ) from error
+    try:
+        shutil.copytree(folder, keep, ignore=shutil.ignore_patterns("pid"), dirs_exist_ok=True)
     except OSError as error:  # shutil.Error is one, without a reason of its own
         shutil.rmtree(keep, ignore_errors=True)
         reason = error.strerror or "not all of them"
