@@ -292,6 +292,50 @@ def test_json_is_written_in_one_way_and_only_where_its_value_changes(draft: Draf
     assert '"twice"' not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "number",
+    [
+        "3.14159265358979323846",
+        "12345678901234567.89",
+        "1e400",
+        "-1e400",
+        "1e-400",
+        "1E99999999999999999999",
+        "0.1" + "0" * 30 + "1",
+    ],
+)
+def test_json_numbers_that_no_float_holds_are_refused(draft: Draft, number: str) -> None:
+    """Else a field that nobody has changed would be written back as another number."""
+    written = f'{{"number":{number},"other":1}}'.encode()
+    draft.set("/app/json", written)
+    with pytest.raises(BadInput, match="more digits than a float") as caught:
+        draft.update_json("/app/json", {"other": 2})
+    assert number not in str(caught.value)
+    assert draft.data("/app/json") == written
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "1.10",
+        "0.1",
+        "0.30000000000000004",
+        "-0.0",
+        "1e3",
+        "1E+22",
+        "5e-324",
+        "0.10000000000000000555",
+        "0.333333",
+        "9" * 40,
+    ],
+)
+def test_json_numbers_that_stay_what_they_are(draft: Draft, number: str) -> None:
+    """Also those that a program has printed of a float with more digits, or with fewer, than tell it apart."""
+    draft.set("/app/json", f'{{"number":{number},"other":1}}'.encode())
+    draft.update_json("/app/json", {"other": 2})
+    assert draft.get_json("/app/json") == {"number": float(number) if "9" not in number else int(number), "other": 2}
+
+
 def test_what_was_not_read_is_not_taken_for_absent() -> None:
     """Excluded, or not included: no answer, rather than a wrong one; nor goes what holds it."""
     read = snapshot_of(BASE)

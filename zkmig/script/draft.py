@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from zkmig.errors import BadInput
@@ -23,6 +25,7 @@ from zkmig.script import finding
 from zkmig.script.finding import Found
 from zkmig.script.overlay import Body, Node, Overlay
 
+_DIGITS_MAX = 1_100  # behind the point of any float
 COUNTER_MAX = 2**30 - 1  # of which a Stat, with 32 bits for twice as much, can tell
 
 
@@ -158,10 +161,18 @@ class Draft:
     # -- JSON ---------------------------------------------------------------------------------------------------------
 
     def get_json(self, path: str) -> Any:
-        """Its data as JSON. BadInput if there is no such node, or no JSON in it."""
+        """Its data as JSON. BadInput if there is no such node, or no JSON in it, or a number that would not be written
+        back as it is."""
         data = self.data(path)
         try:
-            return json.loads((data or b"").decode(), object_pairs_hook=_once, parse_constant=_refused)
+            text = (data or b"").decode()
+            return json.loads(text, object_pairs_hook=_once, parse_constant=_refused, parse_float=_exact)
+        except _Inexact:
+            raise BadInput(
+                "a number in its JSON has more digits than a float of Python",
+                path,
+                "change its text, which is tree.data",
+            ) from None
         except (ValueError, RecursionError):  # its text would quote the data
             raise BadInput(f"its data ({len(data or b'')} bytes) is no JSON, or has a key twice", path) from None
 
@@ -335,6 +346,30 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refused(constant: str) -> Any:
     raise ValueError(f"{constant} is no JSON")
+
+
+class _Inexact(ValueError):
+    """A number that is another one once it is read and written."""
+
+
+def _exact(text: str) -> float:
+    """The float that a text stands for. _Inexact for a text that says more: written back it would be another number.
+
+    What a float was written as, with however many digits, is the float itself rounded there.
+    """
+    value = float(text)
+    if math.isfinite(value):
+        try:
+            written = Decimal(text)
+            exponent = written.as_tuple().exponent
+            digits = -exponent if isinstance(exponent, int) and exponent < 0 else 0
+            if Decimal(repr(value)) == written or (
+                value and digits < _DIGITS_MAX and Decimal(f"{value:.{digits}f}") == written
+            ):
+                return value
+        except InvalidOperation:  # an exponent beyond any number
+            pass
+    raise _Inexact
 
 
 def _dumped(value: Any, path: str) -> bytes:
