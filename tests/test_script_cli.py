@@ -320,6 +320,19 @@ def answered(place: Place, epoch: int, answers: str) -> tuple[int, str]:
         return process.wait(timeout=60), shown.decode()
 
 
+def test_rules_of_a_row_may_speak_of_what_no_script_may_look_at(place: Place) -> None:
+    """The tree that a script leads to is held whole for the next one, however little of it is included."""
+    place.three()
+    policy = place.program.folder / "policy.toml"
+    policy.write_text(
+        f'format = 1\n[[include]]\npath = "{place.root}/pools"\n'
+        f'[[guardrails]]\npattern = "{place.root}"\nmin_children = 1\n'
+    )
+    place.apply(3, "--policy", policy, "--dry-run").succeeded()
+    place.apply(3, "--policy", policy).succeeded()
+    assert place.epoch == 3
+
+
 def test_each_epoch_is_asked_about(place: Place) -> None:
     """Yes and no: the first is committed, and stays so; nothing of the second is done, nor kept. Then yes and yes."""
     place.three()

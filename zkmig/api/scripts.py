@@ -171,7 +171,10 @@ class _Live:
             )
             return dataclasses.replace(made, script=script.pin, target=dataclasses.replace(made.target, tls=place.tls))
 
-        return fit_to_servers(with_limits, self.limits, place.hosts, self.access.tls_for(place)), after
+        plan = fit_to_servers(with_limits, self.limits, place.hosts, self.access.tls_for(place))
+        # What the script may look at is less than what was read, of which the next one's rules may speak.
+        read = base.scope if base is not None else self.scope
+        return plan, Snapshot(after.columns, read, after.provenance, after.consistency)
 
 
 def _pin(
