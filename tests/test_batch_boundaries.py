@@ -89,7 +89,7 @@ TOGETHER = (
     ("nested", ("/app/teams/{team}", "/app/teams/{team}/{svc}/conf")),
 )
 GUARDRAILS: dict[str, Callable[[str, int], Guardrail]] = {
-    "hosts": lambda name, count: MinChildren(name, pattern("/app/hosts"), count),
+    "some hosts": lambda name, count: MinChildren(name, pattern("/app/hosts"), count),
     "filled": lambda name, count: MinChildren(name, pattern("/app/pools"), count),
     "flags": lambda name, count: MinChildren(name, pattern("/app/flags"), count),
     "services": lambda name, count: MinChildren(name, pattern("/app/teams/{team}"), count),

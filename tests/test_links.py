@@ -19,7 +19,9 @@ def pattern(text: str) -> CapturePattern:
 
 
 def reference(source: str, target: str, json_path: str | None = None, required: bool = True) -> Reference:
-    return Reference("r", pattern(source), Template.parse(target, pattern(source).names), json_path, required)
+    return Reference(
+        f"{source} names {target}", pattern(source), Template.parse(target, pattern(source).names), json_path, required
+    )
 
 
 def links(rules: Rules, before: Tree | None, after: Tree) -> Links:
