@@ -252,6 +252,16 @@ def test_masked_data_is_in_no_output(program: Program) -> None:
     assert CANARY not in program("show", "p", "--data", "--json", "--mask", "/app/**").succeeded().stdout
 
 
+def test_what_all_values_may_take_is_what_they_take_in_json() -> None:
+    """Bytes that JSON writes as six each do not make a page six times as large as it may be."""
+    sight = Sight(Masks(), True, None, bytes_max=100)
+    assert sight.value("/a", bytes(30)) == {"is": "left out", "bytes": 30}
+    assert sight.value("/b", b"x" * 30)["text"] == "x" * 30
+    assert sight.value("/c", b"\xff" * 30)["is"] == "base64"
+    assert sight.value("/d", b"x" * 30)["is"] == "left out"
+    assert sight.beyond == 2
+
+
 def test_data_is_shown_only_when_asked_for(program: Program) -> None:
     """Without --data there is none in text and JSON; with it, what is not for terminals is escaped, and long is cut."""
     source = {"": Node(), "/a": Node(b"\x1b[31mscarlet\nline"), "/b": Node(b"\xff\x00"), "/c": Node(b"y" * 5_000)}

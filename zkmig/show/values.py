@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -30,8 +31,9 @@ class Masks:
 class Sight:
     """What of all data one output shows.
 
-    is_asked: False shows none. value_bytes_max: of one value; more of it is cut off. bytes_max: of all values; those
-    that come when it is used up are left out. Both are said where they strike, the second in `beyond` too.
+    is_asked: False shows none. value_bytes_max: of one value; more of it is cut off. bytes_max: of all values, as
+    JSON has them; those that come when it is used up are left out. Both are said where they strike, the second in
+    `beyond` too.
     """
 
     def __init__(self, masks: Masks, is_asked: bool, value_bytes_max: int | None, bytes_max: int | None = None) -> None:
@@ -57,12 +59,14 @@ class Sight:
         if not self.is_asked:
             return {"is": "not asked", "bytes": size}
         shown = data if self._value_bytes_max is None else data[: self._value_bytes_max]
+        held = _held(data, len(shown))
         if self._bytes_left is not None:
-            if len(shown) > self._bytes_left:
+            taken = sum(len(json.dumps(text)) for text in held.values())  # a NUL takes six bytes of JSON
+            if taken > self._bytes_left:
                 self.beyond += 1
                 return {"is": "left out", "bytes": size}
-            self._bytes_left -= len(shown)
-        found: dict[str, Any] = {"is": "text", "bytes": size, **_held(data, len(shown))}
+            self._bytes_left -= taken
+        found: dict[str, Any] = {"is": "text", "bytes": size, **held}
         if "base64" in found:
             found["is"] = "base64"
         if len(shown) < size:
