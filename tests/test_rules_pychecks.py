@@ -13,7 +13,7 @@ from zkmig.errors import BadInput, Refused
 from zkmig.model.snapshot import Snapshot
 from zkmig.policy.packed import packed, unpacked
 from zkmig.policy.rules import PythonCheck, Rules
-from zkmig.rules.judge import judge
+from zkmig.rules.judge import baseline_of, judge
 from zkmig.rules.pychecks import pinned
 
 TREE = {"": Node(), "/pools": Node(), "/pools/web": Node(b'{"hosts": []}'), "/pools/db": Node(b'{"hosts": ["h1"]}')}
@@ -177,6 +177,23 @@ def test_what_a_check_prints_is_not_in_the_way(
     assert len(lines(in_file(tmp_path, text), snapshot)) == 1
     out, err = capsys.readouterr()
     assert (out, err) == ("", "one\none\ntwo\nthree\n")
+
+
+def test_what_is_said_twice_is_not_old_for_being_said_once_before(tmp_path: Path, snapshot: Snapshot) -> None:
+    """With existing = "report": the same sentence once more is one more violation."""
+    text = "def check(tree):\n    for path, _ in tree.find('/app/pools/*'):\n        yield 'a pool'\n"
+    rules = Rules(checks=(in_file(tmp_path, text),), report_existing=True)
+    before = baseline_of(rules, snapshot)
+    assert judge(rules, snapshot, before).is_sound
+    more = judge(rules, snapshot_of({**TREE, "/pools/new": Node()}), before)
+    assert not more.is_sound
+    assert sorted(each.is_old for each in more.violations) == [False, True, True]
+
+
+def test_a_check_that_failed_before_is_never_old(tmp_path: Path, snapshot: Snapshot) -> None:
+    """What could not be judged is not sound, however long that has been so."""
+    rules = Rules(checks=(in_file(tmp_path, "def check(tree):\n    raise KeyError\n"),), report_existing=True)
+    assert not judge(rules, snapshot, baseline_of(rules, snapshot)).is_sound
 
 
 def test_what_a_check_calls_a_path_is_cut(tmp_path: Path, snapshot: Snapshot) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from zkmig.errors import BadInput
@@ -27,7 +28,8 @@ def baseline_of(rules: Rules, before: Snapshot | None, links: LinksOf | None = N
     too."""
     if before is None:
         return Baseline(baseline_rules(rules, None))
-    known = frozenset(violation.key for violation in _found(rules, before, None, _nothing, links))
+    found = _keyed(_found(rules, before, None, _nothing, links))
+    known = frozenset(key for key, violation in found if not pychecks.is_failure(violation))
     return Baseline(baseline_rules(rules, before), known)
 
 
@@ -87,8 +89,19 @@ def _found(
 
 
 def _marked(found: Iterable[Violation], known: frozenset[Key]) -> Iterator[Violation]:
+    for key, violation in _keyed(found):
+        yield dataclasses.replace(violation, is_old=True) if key in known else violation
+
+
+def _keyed(found: Iterable[Violation]) -> Iterator[tuple[Key, Violation]]:
+    """Each with its key; what is found twice is told apart by its number, so that a second one is not old for being
+    like the first."""
+    times: Counter[Key] = Counter()
     for violation in found:
-        yield dataclasses.replace(violation, is_old=True) if violation.key in known else violation
+        key = violation.key
+        times[key] += 1
+        rule, path, what, value = key
+        yield (key if times[key] == 1 else (rule, path, what, f"{value}, {times[key]}")), violation
 
 
 def _why_not(rule: Rule, after: Snapshot, before: Baseline | None) -> str:

@@ -32,6 +32,7 @@ from zkmig.rules.violation import Violation, told
 
 GROUP = "zkmig.checks"  # of entry points
 SENTENCE_CHARS_MAX = 1000
+FAILED = "the check failed"
 
 # Whatever foreign code raises; sys.exit() too, which would otherwise end the program as if all were well.
 _FOREIGN = (Exception, SystemExit)
@@ -68,7 +69,12 @@ def judged(check: PythonCheck, tree: Snapshot) -> Iterator[Violation]:
             yield _violation(check, tree, each)
     except _FOREIGN as error:  # whatever a check raises, the tree is not known to be sound
         # Its message may hold data.
-        yield Violation(check.name, tree.root, f"the check failed: {type(error).__name__}{_place(error)}")
+        yield Violation(check.name, tree.root, f"{FAILED}: {type(error).__name__}{_place(error)}")
+
+
+def is_failure(violation: Violation) -> bool:
+    """Whether it says that a check could not be carried through: what else there is to say nobody knows."""
+    return violation.what.startswith(FAILED)
 
 
 def _said(function: Callable[[ReadOnlyTree], Any], tree: ReadOnlyTree) -> Iterator[Any]:
