@@ -31,7 +31,7 @@ from zkmig.apply.options import Options
 from zkmig.dev import Server
 from zkmig.epoch.record import Held
 from zkmig.errors import BadInput, NotProven, Refused, StalePlan
-from zkmig.model.acl import ALL, OPEN_ACL, READ, Acl
+from zkmig.model.acl import ALL, OPEN_ACL, READ, Acl, digest_id
 from zkmig.model.quota import Quota
 from zkmig.model.snapshot import Snapshot
 from zkmig.model.znode import Kind
@@ -508,6 +508,27 @@ def test_kept_files_are_for_their_owner_while_they_are_copied(tmp_path: Path, mo
     stage_server._keep(tmp_path / "server", str(tmp_path / "kept"))
     assert set(seen) == {0o700}
     assert (tmp_path / "kept" / "data" / "log.1").read_bytes() == b"secret"
+
+
+def test_the_super_user_of_the_target_is_one_here_too(tmp_path: Path) -> None:
+    """What no ACL of the target keeps out is not refused by ACLs of the copy, which knows that user by another name."""
+    server, who = stage_server.make_server()
+    with server:
+        tree = location(server.hosts, "/app")
+        kazoo = KazooClient(server.hosts, auth_data=[("digest", "me:hunter2")])
+        kazoo.start()
+        try:
+            kazoo.create("/app/mine", b"1", acl=[ACL(ALL, Id("digest", digest_id("me", "hunter2")))], makepath=True)
+        finally:
+            kazoo.stop()
+            kazoo.close()
+        zkmig.init(tree, scope="app", auth=(who,))
+        script = tmp_path / "0001_mine.py"
+        script.write_text('import zkmig\n@zkmig.migration(epoch=1)\ndef mine(tree):\n    tree.set("/app/mine", b"2")\n')
+        found = zkmig.rehearse(script, tree, auth=(who,))
+    assert found.as_super
+    assert any("super user" in sentence for sentence in found.not_rehearsed)
+    assert [stage.name for stage in found.stages] == [START, LOAD, APPLY, REVERT, APPLY_AT_ONCE, REVERT]
 
 
 def test_the_program_on_a_stale_plan(prepared: Program, site: Site) -> None:

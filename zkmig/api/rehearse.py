@@ -23,6 +23,7 @@ from zkmig.plan import planfile
 from zkmig.plan.plan import Plan
 from zkmig.policy.policy import AnyPolicy
 from zkmig.rehearse.result import Rehearsal
+from zkmig.rehearse.run import SUPER
 from zkmig.rehearse.run import rehearse as run
 from zkmig.script.load import Script
 from zkmig.source.location import EnsembleLocation, parse
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 EMPTY = "the way back: the scope is EMPTY, and its first epoch cannot be reverted; here a scope above it was, which can"
+
+SUPER_ON_TARGET = "these credentials are those of the target's super user"
 
 
 def _quiet(_: object) -> None:
@@ -86,11 +89,12 @@ def rehearse(
         raise BadInput("policy and scope are for scripts, and here is a plan", "", "leave them out: a plan has its own")
     sealed = _sealed(plan)
     notes: list[str] = []
-    tree = _target_of(access, sealed.plan, target, excludes, progress, notes)
+    tree, why_super = _target_of(access, sealed.plan, target, excludes, progress, notes)
     return run(
         sealed,
         tree,
         auth=access.auth,
+        why_super=why_super,
         options=Options(report=report, say=say),
         stop=access.stop,
         keep=kept,
@@ -146,8 +150,11 @@ def _target_of(
     excludes: Sequence[str],
     progress: ReadProgress | None,
     notes: list[str],
-) -> Snapshot | None:
-    """The tree that the plan is for, as it is now; None where its root is not there. notes: gets what is odd of it."""
+) -> tuple[Snapshot | None, str]:
+    """The tree that the plan is for, as it is now; None where its root is not there. notes: gets what is odd of it.
+
+    And why whoever applies the plan is kept out by no ACL, "" for whoever may be.
+    """
     root, control = plan.target.root, plan.target.control or CONTROL_ROOT
     place = parse(target) if isinstance(target, str) else None
     if target is None:
@@ -162,14 +169,16 @@ def _target_of(
         split_excludes(excludes, str(place), None)
         with access.client(place) as client:
             _check_scope(client, plan, control, notes)
-            return scan_target(access, place, client, excludes, control, progress)
+            is_super = any(each.scheme == SUPER.scheme for each in client.identities)
+            tree = scan_target(access, place, client, excludes, control, progress)
+            return tree, SUPER_ON_TARGET if is_super else ""
     assert target is not None
     found = take_or_none(target, read_options(access, excludes, control, progress), access)
     if found is None or root not in found:
         raise BadInput(
             f"the plan is for {root}, which it does not hold", str(place or "the snapshot"), "give the target"
         )
-    return found.subtree(root)
+    return found.subtree(root), ""
 
 
 def _check_scope(client: Client, plan: Plan, control: str, notes: list[str]) -> None:

@@ -60,6 +60,7 @@ def rehearse(
     target: Snapshot | None,
     *,
     auth: Sequence[Credential] = (),
+    why_super: str = "",
     options: Options | None = None,
     stop: StopRequest | None = None,
     keep: str = "",
@@ -69,10 +70,11 @@ def rehearse(
 ) -> Rehearsal:
     """Rehearse a plan on a copy of its target. target: as it is now; None: its root is not there.
 
-    auth: of whoever will apply it. options: `report` and `say` alone count. keep: a folder to leave the server's files
-    in, which must not be there yet. notes: what else cannot be rehearsed. begun: called with the name of each stage.
-    after: called with that and the server's address once the stage's work is done and before anything is compared: for
-    tests that tamper with the tree. An empty plan needs no server: that it fits is all there is to say.
+    auth: of whoever will apply it. why_super: why no ACL of the target keeps them out, "" for whoever may be. options:
+    `report` and `say` alone count. keep: a folder to leave the server's files in, which must not be there yet. notes:
+    what else cannot be rehearsed. begun: called with the name of each stage. after: called with that and the server's
+    address once the stage's work is done and before anything is compared: for tests that tamper with the tree. An empty
+    plan needs no server: that it fits is all there is to say.
 
     StalePlan where the plan does not fit the target. NotProven, naming the stage, where one fails or leaves another
     tree than it has to: its exit code is that of what has failed. Stopped goes through as it is.
@@ -81,7 +83,9 @@ def rehearse(
     refuse_stale(stale_paths(sealed.plan, target), where or sealed.plan.target.root)
     options = options or Options()
     with ExitStack() as stack:
-        one = _Rehearsing(sealed, target, tuple(auth), options, stop or StopRequest(), begun, after, stack)
+        one = _Rehearsing(
+            sealed, target, tuple(auth), options, stop or StopRequest(), begun, after, stack, why_super=why_super
+        )
         if not sealed.plan.is_empty:
             one.run(keep)
         return one.result(where, tuple(notes), keep)
@@ -176,7 +180,7 @@ class _Rehearsing:
         self.names = ControlPaths(plan.target.scope or SCOPE_OF_NONE, plan.target.control or CONTROL_ROOT)
         over = paths.parent(root) if self.target is None and root != "/" else root
         digests = [one.identity for one in self.auth if one.identity is not None]
-        self.why_super = why_super(plan, self.target, digests)
+        self.why_super = self.why_super or why_super(plan, self.target, digests)
         with _blamed_on(LOAD):
             init_scope(self._looker, self.names, over, EVERYBODY, allow_empty=True)
             self._actor = self._client((*self.auth, self._super) if self.why_super else self.auth)
