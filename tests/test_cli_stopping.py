@@ -238,7 +238,7 @@ def test_a_foreign_write_is_a_conflict(program: Program, client: KazooClient, at
     assert f"{pools(at)}/{LAST}" in ran.stderr
     take_back, go_on = ran.stderr.splitlines()[-2:]
     assert take_back == "  take back:     zkmig rollback p.zkplan --throttle 400 --yes"
-    assert "removed by hand" in go_on
+    assert "put right by hand" in go_on
     assert go_on.endswith("zkmig resume p.zkplan --throttle 400 --yes")
     found = status(program, at)
     assert str(found["advice"]).startswith("roll back; or resume, once")

@@ -9,6 +9,7 @@ tree is committed.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 
@@ -31,7 +32,7 @@ from zkmig.model.acl import ALL
 from zkmig.plan.plan import Limits
 from zkmig.policy.captures import CapturePattern, Template
 from zkmig.policy.policy import Policy
-from zkmig.policy.rules import MaxDeletions, NeverEmpty, Reference, Rules, Unchanged
+from zkmig.policy.rules import JsonData, MaxDeletions, NeverEmpty, Reference, Rules, Unchanged
 from zkmig.rules.violation import Violation
 from zkmig.stop import StopRequest
 from zkmig.wire.requests import Check
@@ -315,6 +316,27 @@ def test_what_keeps_changing_is_left_to_people(site: Site, sealed: SealedPlan, m
     assert site.record().epoch == 1
 
 
+def test_a_node_that_its_owner_writes_all_the_time_keeps_no_epoch_open(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A heartbeat under a rule of its own form, written between every judgement and its commit."""
+    site.init(tree())
+    form = JsonData("form", CapturePattern.parse(site.path("/sets/spare/*")))
+    plan = site.plan(tree(rack=b"r2"), limits=BATCHES, policy=Policy(rules=Rules(guardrails=(form,))))
+    judge, given = Rulings.written, list[int]()
+
+    def judging(self: Rulings) -> object:
+        found = judge(self)
+        given.append(len(given))
+        site.kazoo.set(site.path("/sets/spare/m0"), b'{"host": "h00", "beat": %d}' % len(given))
+        return found
+
+    monkeypatch.setattr(Rulings, "written", judging)
+    site.apply(plan)
+    assert site.record().epoch == 1
+    assert 1 < len(given) < forward.JUDGED_MAX
+
+
 def test_foreign_writes_of_a_plan_path_stay_conflicts(
     site: Site, sealed: SealedPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,6 +404,24 @@ def test_nothing_public_tells_data_or_its_digest(site: Site, sealed: SealedPlan)
     public = repr(site.record()) + repr(read_attempts(site.client(), site.names, site.record()))
     assert digest not in public
     assert "CANARY" not in public
+
+
+def test_no_digest_of_what_a_policy_masks_is_told(site: Site) -> None:
+    """A short secret can be guessed from a digest; and what it names is data. Negative control: without the mask both
+    are told."""
+    site.init(tree())
+    wanted = {path: node for path, node in tree(active=b"spare").items() if not path.startswith("/sets/spare")}
+    wanted["/sets"] = wanted["/sets"]._replace(counter=2)
+    told = []
+    for masks in ((), (CapturePattern.parse(site.path("/services/*")),)):
+        with pytest.raises(RuleViolated) as caught:
+            site.plan(wanted, limits=BATCHES, policy=dataclasses.replace(policy(site), masks=masks))
+        lines = [str(caught.value), *getattr(caught.value, "__notes__", [])]
+        told.append(next(line for line in lines if "service: " in line))
+    assert "sha256" in told[0]
+    assert "sets/spare is deleted" in told[0]
+    assert "sha256" not in told[1]
+    assert "spare" not in told[1]
 
 
 def test_rules_are_judged_on_the_tree_that_they_speak_of(site: Site) -> None:

@@ -75,6 +75,8 @@ def test_from_a_title_to_two_epochs(run: Callable[[str], list[str]], program: Pr
     """The commands of the page in their order; the second script's queue goes on with its numbers."""
     assert run("new") == ["migrations/0001_split_pools.py\n"]
     shutil.copytree(SCRIPTS, program.folder / "migrations", dirs_exist_ok=True)
+    policy = 'format = 1\n[[guardrails]]\npattern = "/app/pools"\nmin_children = 1\n'
+    (program.folder / "policy.toml").write_text(policy)
     run("plan")
     assert sorted(eyes.get_children("/app/pools")) == ["db", "web-a", "web-b"]
     assert json.loads(eyes.get("/app/services/shop/pools")[0] or b"") == ["web-a", "web-b", "db"]

@@ -196,7 +196,7 @@ def test_what_the_other_host_committed_meanwhile_is_done(cut_off: Pair) -> None:
     """Both go on; the one that waited says "already applied" and exits with 0."""
     copy = cut_off.second.program.folder / "copy.zkplan"
     shutil.copy(cut_off.first.program.folder / "p.zkplan", copy)
-    words = ("resume", copy, *cut_off.second.at, *cut_off.scope, "--steal", "--yes", "--throttle", "8")
+    words = ("resume", copy, *cut_off.second.at, *cut_off.scope, "--steal", "--yes", "--throttle", "3")
     second = cut_off.second.program.start(*words, env=cut_off.second.env)
     deadline = time.monotonic() + WAIT_S
     while not _is_owned_by(cut_off, second):

@@ -11,7 +11,10 @@ from zkmig.api.migrate import load_plan
 from zkmig.api.policies import load_policy
 from zkmig.api.trees import ReadProgress, Tree, read_options, scan_target, take, take_or_none
 from zkmig.apply.engine import SealedPlan
-from zkmig.apply.judging import BY_OTHERS
+from zkmig.apply.judging import BY_OTHERS, judge_written
+from zkmig.epoch.control import ControlPaths, read_record
+from zkmig.epoch.record import RULES
+from zkmig.epoch.transitions import State
 from zkmig.errors import BadInput, StalePlan
 from zkmig.model import path as paths
 from zkmig.model.path import CONTROL_ROOT, SYSTEM_ROOT
@@ -22,6 +25,7 @@ from zkmig.plan.operations import CreateNode, DeleteNode, Pin, WriteData
 from zkmig.plan.plan import Plan
 from zkmig.plan.predict import predict
 from zkmig.plan.soundness import causes
+from zkmig.policy.captures import any_of
 from zkmig.policy.policy import Policy
 from zkmig.policy.rules import Rules
 from zkmig.rules.judge import baseline_of, judge
@@ -59,7 +63,8 @@ def check(
     Of a tree, rules that speak of before and after are not judged, and named so. Of a plan, its target is read again
     (target: where it is, or a snapshot of it; None: on the servers that the plan names). The plan's own rules are held
     against what it leads to by now, with what was there when it was made, as `apply` would; other rules take what is
-    there now for what was before.
+    there now for what was before. Of a plan whose epoch is open because its rules have stopped it, the tree as written
+    is judged: so one sees what is to be mended.
 
     excludes: absolute paths left out with all below them, besides those of the policy (or plan) that lie in the tree.
     say: gets sentences for the operator.
@@ -75,16 +80,21 @@ def check(
             raise BadInput("only a plan has a target", str(target), "leave it out, or name a plan file")
         rules = _rules_for_tree(tree_or_plan, declared)
         tree = _tree(tree_or_plan, declared, access, excludes, control, progress)
-        return judge(rules, _settled(tree, require_consistent, say))
+        return judge(rules, _settled(tree, require_consistent, say)).masked(any_of(declared.masks if declared else ()))
     plan = sealed.plan
     rules = declared.rules if declared is not None else plan.soundness.rules
     if not rules:
         hint = "name a policy with --policy" if declared is None else "a policy for this needs references or guardrails"
         raise BadInput("there are no rules to judge", sealed.path or plan.target.root, hint)
+    if declared is None and target is None:
+        written = _as_written(sealed, access, say)
+        if written is not None:
+            return written
     now = _target_now(plan, target, access, excludes, control, progress)
     if now is not None:
         _settled(now, require_consistent, say)
-    return _check_plan(plan, rules, now, is_own=declared is None)
+    masks = any_of((*plan.masks, *(declared.masks if declared is not None else ())))
+    return _check_plan(plan, rules, now, is_own=declared is None).masked(masks)
 
 
 def _settled(tree: Snapshot, require_consistent: bool, say: Say) -> Snapshot:
@@ -193,6 +203,23 @@ def _target_now(
         )
     within = found.subtree(root)
     return sources.narrow(within, tuple(dict.fromkeys((*within.scope.excludes, *asked))))
+
+
+def _as_written(sealed: SealedPlan, access: Access, say: Say) -> Verdict | None:
+    """What stands against the commit of an epoch that this plan has written and that its rules have stopped; None where
+    there is no such."""
+    plan = sealed.plan
+    if plan.target.scope is None or plan.target.control is None or not plan.target.hosts:
+        return None
+    with access.client(EnsembleLocation(plan.target.hosts, plan.target.root, plan.target.tls)) as client:
+        record, _ = read_record(client, ControlPaths(plan.target.scope, plan.target.control))
+        conflict = record.conflict
+        if record.state is not State.OPEN or record.plan_hash != sealed.hash:
+            return None
+        if conflict is None or conflict.operation != RULES:
+            return None
+        say(f"epoch {record.target_epoch} is written and OPEN: what is judged is the tree as it was written")
+        return judge_written(client, plan, plan.target.control, access.stop.check, say).verdict
 
 
 def _check_plan(plan: Plan, rules: Rules, now: Snapshot | None, is_own: bool) -> Verdict:

@@ -256,8 +256,7 @@ class Forward:
 
     def _record_conflict(self, deviation: Deviation, operation: str, batch: int) -> None:
         conflict, put_back = self._examined(deviation, operation, batch)
-        record = self.migrator.record.updated(conflict=conflict)
-        self._must(record, conflict=conflict, put_back=put_back)
+        self._note_conflict(conflict, put_back)
         where = "its commit" if operation in ("verify", "commit") else f"batch {batch + 1}"
         error = Conflict(
             f"{conflict.reason}; the migration stopped before {where}",
@@ -267,6 +266,10 @@ class Forward:
         )
         error.may_go_on = conflict.may_go_on
         raise error
+
+    def _note_conflict(self, conflict: ConflictNote, put_back: tuple[PutBack, ...] = ()) -> None:
+        """In the record and in the attempt's note, in one transaction."""
+        self._must(self.migrator.record.updated(conflict=conflict), conflict=conflict, put_back=put_back)
 
     def _judge_written(self) -> None:
         """A conflict where the tree as written is not sound: what the plan leads to was, so others have changed it."""
@@ -279,7 +282,7 @@ class Forward:
         """what, others: for the operator, with digests; reason: for the record, which everybody reads, so that it is
         cut: neither a rule's name nor what a check calls a path is limited."""
         conflict = ConflictNote(shortened(path), RULES, shortened(reason), len(self.plan.batch_ends))
-        self._must(self.migrator.record.updated(conflict=conflict), conflict=conflict)
+        self._note_conflict(conflict)
         error = Conflict(
             f"{what}; the migration stopped before its commit",
             "",
@@ -322,11 +325,11 @@ class Forward:
     def _commit(self) -> Applied:
         """Verify, judge and commit; again where what the verdict relied on has changed in between."""
         total = len(self.plan.batch_ends)
-        for _ in range(JUDGED_MAX):
+        for tried in range(JUDGED_MAX):
             self._verify()
             self._judge_written()
             room = self._room()
-            relied = fitting(self.rulings.checks(), room // 2)
+            relied = fitting(self.rulings.checks(tried), room // 2)
             rest = room - sum(map(operation_size, relied))
             # Of as many plan paths as fit: written ones first, whose old versions others may still expect.
             written = fitting((Check(node.path, node.version) for node in written_nodes(self.plan)), rest)
@@ -366,8 +369,8 @@ class Forward:
         writer = BatchWriter(self.migrator.client, self.plan, self._attempt().cursor, 0)
         writes = writer.all_writes()
         room = self._room_of_single_shot()
-        for _ in range(JUDGED_MAX):
-            relied = fitting(self.rulings.checks(), room)
+        for tried in range(JUDGED_MAX):
+            relied = fitting(self.rulings.checks(tried), room)
             before_commit = self.migrator.client.last_zxid
             record = self._committed("commit_single_shot")
             result = self._transition_to_commit(record, [*relied, *writes], single_shot=True)

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from zkmig.errors import BadInput, NotPermitted, RuleViolated, StalePlan
 from zkmig.model import path as paths
 from zkmig.model.snapshot import Snapshot
+from zkmig.plan.operations import DeleteNode
 from zkmig.plan.plan import Plan
 from zkmig.plan.predict import predict, with_acls
 from zkmig.plan.soundness import against, causes, refuse
+from zkmig.policy.captures import any_of
+from zkmig.policy.rules import MaxDeletions
 from zkmig.rules.judge import judge
 from zkmig.rules.relied import may_matter, relied_on
 from zkmig.rules.violation import Verdict, Violation
@@ -26,6 +29,8 @@ from zkmig.wire.requests import Check
 
 Say = Callable[[str], None]
 LEFT_OUT_MAX = 20  # nodes that may not be read, each of which takes one more reading of the tree
+NAMED_MAX = 5  # paths that others have deleted, in one violation
+STRICT_MAX = 3  # commits that fail at what others write all the time
 BY_OTHERS = "others have changed the tree since the plan was made"
 
 
@@ -54,7 +59,9 @@ def judge_predicted(
     except (BadInput, KeyError) as error:
         what = "the target has changed while it was judged: the plan fits it no longer"
         raise StalePlan(what, plan.target.root, "plan again") from error
-    verdict = judge(rules, tree, plan.soundness.baseline, between).caused(_cause_of(plan))
+    verdict = (
+        judge(rules, tree, plan.soundness.baseline, between).caused(_cause_of(plan, tree)).masked(any_of(plan.masks))
+    )
     refuse(verdict, rules, "the tree that this plan leads to by now is not sound", "plan again, or mend the target")
     return Judged(tree, now, verdict)
 
@@ -69,7 +76,7 @@ def judge_written(
         raise BadInput("the root of the plan is gone", plan.target.root, "run zkmig status")
     tree = with_acls(now, {step.path: step.final for step in plan.acl_steps})
     verdict = judge(plan.soundness.rules, tree, plan.soundness.baseline, between)
-    return Judged(tree, now, verdict.caused(_cause_of(plan)))
+    return Judged(tree, now, verdict.caused(_cause_of(plan, tree)).masked(any_of(plan.masks)))
 
 
 @dataclass
@@ -100,12 +107,13 @@ class Rulings:
         self.last = judge_written(self.client, self.plan, self.control, self.between, self.say, self._known)
         return against(self.last.verdict, self.plan.soundness.rules)
 
-    def checks(self) -> Iterator[Check]:
-        """Of what the last verdict relies on and is there already, once each."""
+    def checks(self, tried: int) -> Iterator[Check]:
+        """Of what the last verdict relies on and is there already, once each. tried: how often a commit has failed at
+        one of them."""
         if self.last is None or self.last.read is None:
             return
         found: dict[str, int] = {}
-        for path, version in relied_on(self.plan.soundness.rules, self.last.tree):
+        for path, version in relied_on(self.plan.soundness.rules, self.last.tree, is_strict=tried < STRICT_MAX):
             if path in self.last.read:
                 found[path] = max(version, found.get(path, version))
         for path, version in found.items():
@@ -116,10 +124,29 @@ class Rulings:
         return self.last.read if self.last is not None else None
 
 
-def _cause_of(plan: Plan) -> Callable[[Violation], str]:
+def _cause_of(plan: Plan, tree: Snapshot) -> Callable[[Violation], str]:
     """The plan alone was found sound, so that what it has no part in comes from others."""
     of_plan = causes(plan.ordered)
-    return lambda violation: of_plan(violation) or ("" if violation.is_old else BY_OTHERS)
+
+    def cause(violation: Violation) -> str:
+        gone = _taken_by_others(plan, tree, violation)
+        return gone or of_plan(violation) or ("" if violation.is_old else BY_OTHERS)
+
+    return cause
+
+
+def _taken_by_others(plan: Plan, tree: Snapshot, violation: Violation) -> str:
+    """Of a limit to deletions: which of them are not the plan's."""
+    rules = plan.soundness.rules
+    if not any(isinstance(rule, MaxDeletions) and rule.name == violation.rule for rule in rules.guardrails):
+        return ""
+    planned = {operation.path for operation in plan.ordered.rest if isinstance(operation, DeleteNode)}
+    before = plan.soundness.baseline[violation.rule].paths
+    others = [path for path in before if path not in planned and path not in tree]
+    if not others:
+        return ""
+    more = f" and {len(others) - NAMED_MAX} more" if len(others) > NAMED_MAX else ""
+    return f"{len(others)} of them were deleted by others: {', '.join(others[:NAMED_MAX])}{more}"
 
 
 def public_reason(violated: Violation) -> str:

@@ -20,7 +20,7 @@ from zkmig.cli.policy import say_left_out
 from zkmig.cli.run import Run
 from zkmig.cli.sessions import session_words
 from zkmig.cli.terminal import is_terminal
-from zkmig.errors import BadInput, Conflict, Held, Outcome, StalePlan, WrongEpoch, ZkmigError
+from zkmig.errors import BadInput, Conflict, Held, Outcome, RuleViolated, StalePlan, WrongEpoch, ZkmigError
 from zkmig.model.path import CONTROL_ROOT
 from zkmig.plan.plan import Plan
 from zkmig.policy.leftout import LeftOut
@@ -58,6 +58,12 @@ def ends_there(applied: Applied) -> bool:
     return applied.already or applied.nothing_to_do
 
 
+def say_if_no_rules(run: Run, plan: Plan) -> None:
+    """Who has forgotten the policy learns it here at the latest."""
+    if not plan.soundness.rules:
+        run.say("no rules: the plan was made without a policy that has any, so nothing judges where it leads to")
+
+
 def show_dry_run(run: Run, sealed: SealedPlan, epoch: int, foreseen: Applied) -> None:
     """What would be done, a line each."""
     plan = sealed.plan
@@ -65,6 +71,7 @@ def show_dry_run(run: Run, sealed: SealedPlan, epoch: int, foreseen: Applied) ->
     for line in document["operations"]:
         run.line(line)
     is_over = ends_there(foreseen)
+    say_if_no_rules(run, plan)
     run.say("nothing to do" if is_over else f"dry run: {plan.writes} writes would make epoch {epoch}")
     run.document(document)
     say_left_out(run, plan.left_out)
@@ -181,7 +188,7 @@ def say_deviations(run: Run, deviations: tuple[Deviation, ...]) -> None:
 
 
 # Refusals that may come after minutes of draining. Not a matter of the classes: `remove` may have written before them.
-_TELLING_UNWRITTEN = (StalePlan, WrongEpoch, Held, DrainTimeout)
+_TELLING_UNWRITTEN = (StalePlan, RuleViolated, WrongEpoch, Held, DrainTimeout)
 
 # -- ways on ----------------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from zkmig.cli.run import (
     exclude_option,
     exit_codes,
 )
-from zkmig.errors import EXIT_DIFFERENT, EXIT_DONE
+from zkmig.errors import EXIT_DIFFERENT, EXIT_DONE, BadInput
 from zkmig.plan.planfile import is_planfile
 from zkmig.rules.violation import Verdict, Violation
 from zkmig.source.location import FileLocation, parse
@@ -97,7 +97,10 @@ def check(
         run.say(f"note: {remark}")
     for rule, why in verdict.not_judged:
         run.say(f"not judged: {rule}: {why}")
-    run.line(closing_line(verdict))
+    if verdict.judged or verdict.violations:
+        run.line(closing_line(verdict))
+    if verdict.is_sound and not verdict.judged:
+        raise BadInput("no rule was judged, so that nothing is known to be sound", location, "see the lines above")
     return EXIT_DONE if verdict.is_sound else EXIT_DIFFERENT
 
 

@@ -21,6 +21,7 @@ from zkmig.cli.applying import (
     plain,
     require_yes,
     say_deviations,
+    say_if_no_rules,
     show_applied,
     show_dry_run,
     ways_on,
@@ -165,6 +166,7 @@ def apply(
             return
         _say_intent(run, sealed, epoch, foreseen)
         click.confirm("Apply it?", abort=True, err=True)
+    say_if_no_rules(run, sealed.plan)
     with run.gracefully():  # to the last line: a signal that comes after the commit must not look like one before
         with ways_on(plan_file, at, scope, control):
             applied = carry_out(False)

@@ -222,6 +222,7 @@ def show_summary(run: Run, sealed: SealedPlan) -> None:
 def _rules_text(made: Plan) -> Iterator[str]:
     """A rule that was not judged, because it met no node, is one that its author may have misspelt."""
     if not made.soundness.rules:
+        yield "none: no policy with rules was given"
         return
     verdict = made.soundness.verdict
     yield closing_line(verdict)

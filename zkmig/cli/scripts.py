@@ -13,7 +13,7 @@ from zkmig.api.due import Due, find_due
 from zkmig.api.scripts import foresee, kept_plan, plan_script
 from zkmig.apply.engine import SealedPlan
 from zkmig.apply.options import Applied
-from zkmig.cli.applying import applied_document, dry_run_document, how_written, say_applied, ways_on
+from zkmig.cli.applying import applied_document, dry_run_document, how_written, say_applied, say_if_no_rules, ways_on
 from zkmig.cli.plan import counts_text
 from zkmig.cli.policy import say_left_out
 from zkmig.cli.run import Run
@@ -74,6 +74,7 @@ def _show_foreseen(run: Run, due: Due, plans: tuple[Plan, ...], how: How) -> Non
         document = dry_run_document(plan, shown)
         for line in document["operations"]:
             run.line(line)
+        say_if_no_rules(run, plan)
         run.say(f"dry run: {script.path}: {plan.writes} writes would make epoch {script.epoch}")
         say_left_out(run, plan.left_out)
         documents.append({**document, "epoch": script.epoch, "script": script.pin.file})
@@ -81,7 +82,7 @@ def _show_foreseen(run: Run, due: Due, plans: tuple[Plan, ...], how: How) -> Non
 
 
 def _apply_one(run: Run, due: Due, script: Script, how: How) -> dict[str, Any]:
-    if len(due.scripts) > 1:
+    if how.yes:
         run.say(f"epoch {script.epoch}: {script.path}")
     with run.progress() as progress:
         plan = plan_script(
@@ -101,6 +102,7 @@ def _apply_one(run: Run, due: Due, script: Script, how: How) -> dict[str, Any]:
             if script.epoch > due.epoch + 1:
                 run.say(f"epoch {script.epoch - 1} stays committed")
             raise click.Abort
+    say_if_no_rules(run, plan)
     with run.gracefully():
         with kept_plan(plan, script, due, how.plans, control=how.control, **run.session) as sealed:
             shown = os.path.relpath(sealed.path)

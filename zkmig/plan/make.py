@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -53,7 +53,7 @@ from zkmig.plan.preflight import (
     refuse,
 )
 from zkmig.plan.soundness import examine
-from zkmig.policy.captures import CapturePattern
+from zkmig.policy.captures import CapturePattern, any_of
 from zkmig.policy.carry import Prepared, prepare
 from zkmig.policy.leftout import left_out
 from zkmig.policy.policy import AnyPolicy, policy_of
@@ -103,7 +103,7 @@ def make_plan(
     ready = prepare(source, target, declared, root)
     changes = diff(ready.source, ready.target, declared.compare, hash_first=True)  # the pins need the hashes anyway
     maker = _Maker(ready, changes, root, limits or Limits(), scope, tuple(identities or ()), identities is not None)
-    made = maker.plan(hosts, declared.rules, target)
+    made = maker.plan(hosts, declared.rules, target, any_of(declared.masks))
     notes = (*made.notes, *_masks_of_nothing(declared.masks, target, made.ordered))
     made = dataclasses.replace(made, masks=tuple(map(str, declared.masks)), notes=notes)
     if quotas is not None:
@@ -179,7 +179,13 @@ class _Maker:
     def target(self) -> Snapshot | None:
         return self.ready.target
 
-    def plan(self, hosts: tuple[tuple[str, int], ...], rules: Rules, whole: Snapshot | None) -> Plan:
+    def plan(
+        self,
+        hosts: tuple[tuple[str, int], ...],
+        rules: Rules,
+        whole: Snapshot | None,
+        hides: Callable[[str], bool],
+    ) -> Plan:
         """whole: the target with what the policy does not select, which its rules may speak of."""
         source = self.ready.source
         self.notes += self.ready.notes
@@ -204,7 +210,7 @@ class _Maker:
         touched = self._touched()
         steps += self._acl_steps(acls, works_below)
         head_bytes = self._head_bytes()
-        soundness, ties = examine(rules, whole, self.root, Operations(creates, tuple(operations)), steps)
+        soundness, ties = examine(rules, whole, self.root, Operations(creates, tuple(operations)), steps, hides)
         ordered = order(creates, self.added.parents, operations, ties)
         if ordered.creates is not None:
             creates = creates.picked(ordered.creates)

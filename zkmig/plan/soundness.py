@@ -37,16 +37,22 @@ class Soundness:
 
 
 def examine(
-    rules: Rules, target: Snapshot | None, root: str, operations: Operations, acl_steps: Iterable[AclStep]
+    rules: Rules,
+    target: Snapshot | None,
+    root: str,
+    operations: Operations,
+    acl_steps: Iterable[AclStep],
+    hides: Callable[[str], bool] = lambda _: False,
 ) -> tuple[Soundness, Ties]:
-    """Judge the tree that the operations lead to. RuleViolated names what is against it."""
+    """Judge the tree that the operations lead to. RuleViolated names what is against it. hides: as for
+    `Verdict.masked`."""
     if not rules:
         return Soundness(), Ties()
     after = predict(target, root, operations, acl_steps)
     links_before = LinksOf(target) if target is not None else None
     links_after = LinksOf(after)
     baseline = baseline_of(rules, target, links_before)
-    verdict = judge(rules, after, baseline, links=links_after).caused(causes(operations))
+    verdict = judge(rules, after, baseline, links=links_after).caused(causes(operations)).masked(hides)
     refuse(verdict, rules, "the plan is refused", "change what is to be, or the policy")
     written = {operation.path for operation in operations.rest if isinstance(operation, WriteData)}
     links = links_between(rules, links_before, links_after, written.__contains__)

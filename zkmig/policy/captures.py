@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -322,3 +322,9 @@ def _is_plain(path: str) -> bool:
         and "//" not in path
         and "/." not in path
     )
+
+
+def any_of(patterns: Iterable[CapturePattern | str]) -> Callable[[str], bool]:
+    """Whether a path fits one of them. BadInput for a text that is no pattern."""
+    parsed = [CapturePattern.parse(str(pattern)) for pattern in patterns]
+    return lambda path: any(pattern.match(path) is not None for pattern in parsed)

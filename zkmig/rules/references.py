@@ -21,24 +21,31 @@ BLANKS = " \t\r\n"  # that `strip` takes off; others, as U+00A0, may be part of 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One name in the data of one node. target: the path it leads to; "" where it leads to none, and fault says why."""
+    """One name in the data of one node. target: the path it leads to; "" where it leads to none, and fault says why.
+
+    number: of the name among those in the data, from 1, where there may be several; else 0.
+    """
 
     source: str
     target: str
     fault: str = ""
+    number: int = 0
 
 
 def links_of(rule: Reference, path: str, captures: Captures, data: bytes | None) -> Iterator[Link]:
     """What the data of a node that matches names."""
-    for name in _names(rule, data):
+    is_one = rule.json is None or path_into(rule.json).is_singular
+    for number, name in enumerate(_names(rule, data), 1):
         if isinstance(name, _Fault):
             yield Link(path, "", name.text)
             continue
+        place = 0 if is_one else number
         try:
-            yield Link(path, rule.target.fill(captures, name))
+            yield Link(path, rule.target.fill(captures, name), number=place)
         except BadInput:
             blanks = "" if name == name.strip(BLANKS) else ": blanks around it, which strip = true takes off"
-            yield Link(path, "", f"its name makes no path of {rule.target}{blanks}")
+            its = f"name {place} in it" if place else "its name"
+            yield Link(path, "", f"{its} makes no path of {rule.target}{blanks}")
 
 
 def find_links(rule: Reference, snapshot: Snapshot) -> Iterator[tuple[int, Link]]:
@@ -69,12 +76,17 @@ def judged(rule: Reference, links: LinksOf) -> Iterator[Violation]:
     for node, link in links[rule]:
         what = link.fault
         if not what and not (after.scope.covers(link.target) and _is_included(after, link.target)):
-            what = f"it names a node of {rule.target} that was not read, so that nobody can tell whether it is there"
+            what = f"{_it(link)} a node of {rule.target} that was not read, so that nobody can tell whether it is there"
         if not what and link.target not in after:
             # The path would tell the data; a plan that deletes it names it itself.
-            what = f"it names a node of {rule.target} that is not there"
+            what = f"{_it(link)} a node of {rule.target} that is not there"
         if what:
             yield Violation(rule.name, link.source, what, told(after.data_at(node)), target=link.target)
+
+
+def _it(link: Link) -> str:
+    """Which of the names, since its text would tell the data."""
+    return f"name {link.number} in it is that of" if link.number else "it names"
 
 
 @dataclass(frozen=True, slots=True)

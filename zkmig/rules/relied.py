@@ -30,9 +30,13 @@ from zkmig.rules.references import find_links
 ANY = -1  # a version that any node of that path has
 
 
-def relied_on(rules: Rules, tree: Snapshot) -> Iterator[tuple[str, int]]:
+def relied_on(rules: Rules, tree: Snapshot, is_strict: bool = True) -> Iterator[tuple[str, int]]:
     """Path and version of nodes of a tree that was found sound; ANY where only its being there matters. A path may come
-    twice. What a check in Python looked at nobody knows."""
+    twice. What a check in Python looked at nobody knows.
+
+    is_strict: False takes a node's size and form as they were judged, for nodes that their owners write all the time:
+    these rules say nothing about any other node, so that no plan can be to blame for what comes next.
+    """
     for reference in rules.references:
         yield from _of_reference(reference, tree)
     for rule in rules.guardrails:
@@ -43,6 +47,8 @@ def relied_on(rules: Rules, tree: Snapshot) -> Iterator[tuple[str, int]]:
                 yield from _with_children(tree, rule, rule.count)
             case NeverEmpty():
                 yield from _with_children(tree, rule, 1)
+            case MaxSize() | JsonData() if not is_strict:
+                yield from ((tree.path_at(node), ANY) for node, _ in rule.pattern.find(tree))
             case Unchanged() | MaxSize() | JsonData():
                 yield from (_as_judged(tree, node) for node, _ in rule.pattern.find(tree))
 

@@ -68,6 +68,15 @@ class Verdict:
         """Violations, those that are not named included."""
         return len(self.violations) + sum(self.more.values())
 
+    def masked(self, hides: Callable[[str], bool]) -> Verdict:
+        """The same, without what tells the data of nodes that a policy masks: a digest tells who can guess, and a path
+        that is named in the data is data too. hides: whether the data of the node at a path is masked."""
+        found = (
+            replace(each, value=each.value.partition(", sha256")[0], change="", target="") if hides(each.path) else each
+            for each in self.violations
+        )
+        return replace(self, violations=tuple(found))
+
     def caused(self, change_of: Callable[[Violation], str]) -> Verdict:
         """The same, each with the change that causes it."""
         found = (replace(each, change=each.change or change_of(each)) for each in self.violations)
