@@ -29,6 +29,7 @@ from zkmig.epoch.owner import Migrator
 from zkmig.epoch.transitions import State
 from zkmig.errors import EXIT_CONFLICT, EXIT_REFUSED, BadInput, Conflict, NotPermitted, RuleViolated, Stopped
 from zkmig.model.acl import ALL
+from zkmig.plan import planfile
 from zkmig.plan.plan import Limits
 from zkmig.policy.captures import CapturePattern, Template
 from zkmig.policy.policy import Policy
@@ -434,8 +435,6 @@ def test_rules_are_judged_on_the_tree_that_they_speak_of(site: Site) -> None:
 
 def test_rules_survive_the_plan_file_and_a_second_migrator(site: Site, sealed: SealedPlan, tmp_path: object) -> None:
     """The plan as read from its file is judged the same: rules, baseline and what was left out are in it."""
-    from zkmig.plan import planfile
-
     path = f"{tmp_path}/p.zkplan"
     planfile.write(sealed.plan, path)
     plan, digest = planfile.read(path)
@@ -495,3 +494,26 @@ def test_the_record_holds_the_begin_and_the_end_of_long_names(site: Site) -> Non
     assert conflict is not None
     assert conflict.path == site.path("/other/new")
     assert len(conflict.reason) <= 500
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_what_is_left_out_of_a_tree_to_come_stays_left_out(site: Site, is_kept: bool) -> None:
+    """An exclude below a root that is not there yet: whoever writes there meanwhile is nobody's concern. Negative
+    control: a plan that does not keep it."""
+    site.init(None, allow_empty=True)
+    rules = Rules(guardrails=(JsonData("form", CapturePattern.parse(site.path("/**/{name}.json"))),))
+    sealed = site.plan(tree(), limits=BATCHES, policy=Policy(excludes=(site.path("/other"),), rules=rules))
+    if not is_kept:
+        plan = dataclasses.replace(sealed.plan, soundness=dataclasses.replace(sealed.plan.soundness, excludes=()))
+        sealed = SealedPlan(plan, planfile.plan_hash(plan))
+
+    def write_beside() -> None:
+        site.kazoo.create(site.path("/other/x.json"), b"no JSON", makepath=True)
+
+    options = among_the_batches(write_beside)
+    if is_kept:
+        site.apply(sealed, options=options)
+    else:
+        with pytest.raises(Conflict, match=r"form: .*not JSON"):
+            site.apply(sealed, options=options)
+    assert site.record().epoch == int(is_kept)

@@ -157,6 +157,16 @@ def test_counters_of_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- proven -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_counter_that_takes_hours_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan raises it, so that the copy has to have it; a limit for each alone would not do. Nothing is started."""
+    monkeypatch.setattr(copies, "KEPT_PAIRS_MAX", 100)
+    target = snapshot_of(settled({"": Node(), "/a": Node(counter=60), "/b": Node(counter=41)}), "/app")
+    assert not copy_of(target, {}, ["/app/a"]).low
+    with pytest.raises(Refused, match="a sequence counter that is at 60") as caught:
+        copy_of(target, {}, ["/app/a", "/app/b"])
+    assert caught.value.where == "/app/a"
+
+
 def test_every_sort_of_change_from_a_live_target(site: Site) -> None:
     """Stages, hashes, and a target that was only read: as kazoo sees it, and its scope's record."""
     site.init(BEFORE)

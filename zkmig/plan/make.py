@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -31,6 +31,7 @@ from zkmig.epoch.journal import Action, Entry, entry_bytes
 from zkmig.errors import BadInput, PlanImpossible
 from zkmig.model import path as paths
 from zkmig.model.acl import ADMIN, CREATE, DELETE, WRITE, Identity, grants
+from zkmig.model.patterns import parse_path
 from zkmig.model.quota import Quota
 from zkmig.model.snapshot import Snapshot
 from zkmig.model.stat import Stat
@@ -103,7 +104,9 @@ def make_plan(
     ready = prepare(source, target, declared, root)
     changes = diff(ready.source, ready.target, declared.compare, hash_first=True)  # the pins need the hashes anyway
     maker = _Maker(ready, changes, root, limits or Limits(), scope, tuple(identities or ()), identities is not None)
-    made = maker.plan(hosts, declared.rules, target, any_of(declared.masks))
+    below = (parse_path(each, "--exclude") for each in declared.excludes)
+    excludes = [each for each in below if each != root and paths.contains(root, each)]
+    made = maker.plan(hosts, declared.rules, target, any_of(declared.masks), excludes)
     notes = (*made.notes, *_masks_of_nothing(declared.masks, target, made.ordered))
     made = dataclasses.replace(made, masks=tuple(map(str, declared.masks)), notes=notes)
     if quotas is not None:
@@ -185,6 +188,7 @@ class _Maker:
         rules: Rules,
         whole: Snapshot | None,
         hides: Callable[[str], bool],
+        excludes: Sequence[str],
     ) -> Plan:
         """whole: the target with what the policy does not select, which its rules may speak of."""
         source = self.ready.source
@@ -210,7 +214,9 @@ class _Maker:
         touched = self._touched()
         steps += self._acl_steps(acls, works_below)
         head_bytes = self._head_bytes()
-        soundness, ties = examine(rules, whole, self.root, Operations(creates, tuple(operations)), steps, hides)
+        soundness, ties = examine(
+            rules, whole, self.root, Operations(creates, tuple(operations)), steps, hides, excludes
+        )
         ordered = order(creates, self.added.parents, operations, ties)
         if ordered.creates is not None:
             creates = creates.picked(ordered.creates)

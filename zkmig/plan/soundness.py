@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from zkmig.errors import RuleViolated
@@ -43,9 +43,10 @@ def examine(
     operations: Operations,
     acl_steps: Iterable[AclStep],
     hides: Callable[[str], bool] = lambda _: False,
+    excludes: Sequence[str] = (),
 ) -> tuple[Soundness, Ties]:
     """Judge the tree that the operations lead to. RuleViolated names what is against it. hides: as for
-    `Verdict.masked`."""
+    `Verdict.masked`. excludes: what is left out of a target that is not there yet, absolute."""
     if not rules:
         return Soundness(), Ties()
     after = predict(target, root, operations, acl_steps)
@@ -56,8 +57,8 @@ def examine(
     refuse(verdict, rules, "the plan is refused", "change what is to be, or the policy")
     written = {operation.path for operation in operations.rest if isinstance(operation, WriteData)}
     links = links_between(rules, links_before, links_after, written.__contains__)
-    excludes = target.scope.excludes if target is not None else ()
-    return Soundness(rules, baseline, verdict, excludes), Ties(links.before, links.groups, links.filled)
+    left_out = target.scope.excludes if target is not None else tuple(excludes)
+    return Soundness(rules, baseline, verdict, left_out), Ties(links.before, links.groups, links.filled)
 
 
 def against(verdict: Verdict, rules: Rules) -> list[Violation]:

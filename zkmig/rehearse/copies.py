@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from zkmig.errors import Refused
 from zkmig.model import path as paths
 from zkmig.model.acl import OPEN_ACL, Acl, AclList, Identity, digest_id
 from zkmig.model.columns import KIND_EPHEMERAL
@@ -24,6 +25,7 @@ from zkmig.model.znode import Kind
 from zkmig.rehearse.places import places
 
 COUNTER_PAIRS_MAX = 500_000  # creates, beyond those of the children: a thousand take about 0.1 s
+KEPT_PAIRS_MAX = 5_000_000  # the same where the plan raises the counter, which then has to be exact: some minutes
 _CVERSION_MAX = 2**31 - 1
 _SHOWN = bytes(Kind.EPHEMERAL.value if kind == KIND_EPHEMERAL else Kind.PERSISTENT.value for kind in range(256))
 
@@ -43,9 +45,12 @@ class Copy:
 
 def copy_of(target: Snapshot, stand_ins: Mapping[Identity, Identity], raised: Collection[str]) -> Copy:
     """The copy to make of the target. stand_ins: for ids that the server does not take. raised: paths of which the plan
-    raises the counter, so that it has to be exact."""
+    raises the counter, so that it has to be exact. Refused where that would take hours: nothing sets a counter, it is
+    raised by as many creates."""
     shown = with_ids(shown_kinds(target), stand_ins)
-    lowered = _counters_to_leave(shown, places(shown, raised).values())
+    kept = places(shown, raised).values()
+    _refuse_high(shown, kept)
+    lowered = _counters_to_leave(shown, kept)
     tree = with_counters(shown, _counters_to_find(shown) | lowered)
     ephemerals = _ephemerals_below(tree)
     durable = with_counters(tree, {node: tree.counter_at(node) - count for node, count in ephemerals.items()})
@@ -107,6 +112,18 @@ def _counters_to_find(tree: Snapshot) -> dict[int, int]:
     stats = tree.columns.stats
     pairs = enumerate(zip(stats.cversion, stats.num_children, strict=True))
     return {node: children for node, (cversion, children) in pairs if (cversion + children) // 2 < children}
+
+
+def _refuse_high(tree: Snapshot, kept: Collection[int]) -> None:
+    pairs = {node: tree.counter_at(node) - tree.columns.stats.num_children[node] for node in kept}
+    if sum(pairs.values()) > KEPT_PAIRS_MAX:
+        highest = max(pairs, key=pairs.__getitem__)
+        raise Refused(
+            f"it cannot be rehearsed: the plan raises a sequence counter that is at {tree.counter_at(highest)}, which "
+            f"takes a copy as many creates to have; {KEPT_PAIRS_MAX} in all are made",
+            tree.path_at(highest),
+            "leave this path out of a plan to rehearse, or rehearse on a snapshot taken where it is lower",
+        )
 
 
 def _counters_to_leave(tree: Snapshot, kept: Collection[int]) -> dict[int, int]:
