@@ -14,10 +14,12 @@ from zkmig.changes import Add, ChangeAcl, ChangeCounter, ChangeData, ChangeKind,
 from zkmig.diff import ComparePolicy, diff
 from zkmig.errors import BadInput
 from zkmig.model.acl import READ, Acl
+from zkmig.model.quota import Quota
 from zkmig.model.snapshot import Snapshot
 from zkmig.model.znode import Kind
 from zkmig.policy.carry import prepare
 from zkmig.policy.policy import Policy, policy_of
+from zkmig.policy.quotas import carried_quotas
 from zkmig.policy.relocation import PathRule
 from zkmig.policy.selection import common, merged, only
 
@@ -219,3 +221,12 @@ def test_a_compare_policy_is_a_policy_that_declares_nothing_else() -> None:
     assert policy_of(compare) == Policy(compare)
     assert policy_of(None) == Policy()
     assert policy_of(Policy(quotas=True)).quotas
+
+
+def test_a_quota_that_no_server_can_read_is_not_carried() -> None:
+    """One that enforces quotas would refuse every write below it. It is named among what is left out."""
+    tree = snapshot_of({"": Node(), "/a": Node(), "/b": Node()}, "/app")
+    found = (Quota("/app/a", "count=5,bytes=-1"), Quota("/app/b", "count=five"))
+    carried, left = carried_quotas(found, prepare(tree, None, Policy(), "/new"), "/app", "/new")
+    assert carried == (Quota("/new/a", "count=5,bytes=-1"),)
+    assert left == ("/app/b",)

@@ -15,7 +15,8 @@ def carried_quotas(
     """(quotas for the target, source paths of those that are not carried).
 
     Not carried: all, unless it is asked for; and what lies outside the selection, on a node that is not carried itself,
-    or would limit "/", where a server heeds none.
+    would limit "/", where a server heeds none, or is none that a server can read: one that enforces quotas would then
+    refuse every write below.
     """
     carried: list[Quota] = []
     left: list[str] = []
@@ -24,7 +25,7 @@ def carried_quotas(
         target = paths.join(target_root, relative)
         is_selected = not ready.includes or any(paths.contains(top or "/", relative) for top in ready.includes)
         is_there = paths.join(ready.source.root, relative) in ready.source
-        if is_asked and target != "/" and is_selected and is_there:
+        if is_asked and target != "/" and is_selected and is_there and quota.is_readable:
             carried.append(Quota(target, quota.text))
         else:
             left.append(quota.path)
