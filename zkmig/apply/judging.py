@@ -169,7 +169,7 @@ def _read(client: Client, plan: Plan, control: str, say: Say, known: Snapshot | 
         try:
             found = live.scan_or_none(client, scope, known=known)
             if found is not None and found.is_fuzzy:
-                say(f"others write faster than the tree is read: a mix of its states is judged ({found.consistency.reason})")
+                say(f"a mix of the tree's states is judged, since others write: {found.consistency.reason}")
             return found
         except NotPermitted as error:
             if len(excludes) - len(plan.soundness.excludes) >= LEFT_OUT_MAX or not _is_no_matter(plan, error.where):
