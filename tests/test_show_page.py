@@ -186,7 +186,7 @@ def hostile_plan() -> tuple[Plan, Snapshot]:
                 named, CapturePattern.parse("/app/*/{x}"), Template.parse("/app/{value}", frozenset("x")), None, False
             ),
         ),
-        guardrails=(MaxDeletions(named, CapturePattern.parse("/app/*"), 5, None, "</script>" + named),),
+        guardrails=(MaxDeletions(f"{named} too", CapturePattern.parse("/app/*"), 5, None, "</script>" + named),),
     )
     return plan_between(source, target, Policy(rules=rules))
 

@@ -165,12 +165,14 @@ def apply(
             show_applied(run, foreseen, scope or sealed.plan.target.scope, left_out=sealed.plan.left_out)
             return
         _say_intent(run, sealed, epoch, foreseen)
+        say_if_no_rules(run, sealed.plan)
         click.confirm("Apply it?", abort=True, err=True)
-    say_if_no_rules(run, sealed.plan)
     with run.gracefully():  # to the last line: a signal that comes after the commit must not look like one before
         with ways_on(plan_file, at, scope, control):
             applied = carry_out(False)
         show_applied(run, applied, scope or sealed.plan.target.scope, left_out=sealed.plan.left_out)
+        if yes:  # else it was said before the question
+            say_if_no_rules(run, sealed.plan)
 
 
 def _refuse_for_plan(*options: str) -> None:

@@ -82,7 +82,7 @@ def _show_foreseen(run: Run, due: Due, plans: tuple[Plan, ...], how: How) -> Non
 
 
 def _apply_one(run: Run, due: Due, script: Script, how: How) -> dict[str, Any]:
-    if how.yes:
+    if len(due.scripts) > 1:
         run.say(f"epoch {script.epoch}: {script.path}")
     with run.progress() as progress:
         plan = plan_script(
@@ -98,17 +98,19 @@ def _apply_one(run: Run, due: Due, script: Script, how: How) -> dict[str, Any]:
     if not how.yes:
         foreseen = _carry_out(run, due, script, SealedPlan(plan, planfile.plan_hash(plan)), how, dry_run=True)
         _say_intent(run, due, script, plan, foreseen)
+        say_if_no_rules(run, plan)
         if not click.confirm("Apply it?", err=True):
             if script.epoch > due.epoch + 1:
                 run.say(f"epoch {script.epoch - 1} stays committed")
             raise click.Abort
-    say_if_no_rules(run, plan)
     with run.gracefully():
         with kept_plan(plan, script, due, how.plans, control=how.control, **run.session) as sealed:
             shown = os.path.relpath(sealed.path)
             with ways_on(shown, None, None, how.control):
                 applied = _carry_out(run, due, script, sealed, how, dry_run=False)
         say_applied(run, applied, plan.left_out)
+        if how.yes:
+            say_if_no_rules(run, plan)
     return {**applied_document(applied, due.scope, plan.left_out), "script": script.pin.file, "plan_file": shown}
 
 
