@@ -141,10 +141,16 @@ class _Cutter:
         return [*self._ends, self._count] if self._writes else self._ends
 
     def take(self, operation: Operation) -> None:
-        for part in _split(operation, self._budget, self._limits.batch_ops_max):
-            size, undo_size = forward_size(part), part.undo_size()
-            _refuse_too_large(part.path, self._overhead + max(size, undo_size), self._limits)
-            self._add([part], 2 * part.pairs if isinstance(part, RaiseCounter) else 1, size, undo_size)
+        if isinstance(operation, RaiseCounter):
+            for part in _split(operation, self._budget, self._limits.batch_ops_max):
+                self._take(part, 2 * part.pairs)
+        else:
+            self._take(operation, 1)
+
+    def _take(self, operation: Operation, writes: int) -> None:
+        size, undo_size = forward_size(operation), operation.undo_size()
+        _refuse_too_large(operation.path, self._overhead + max(size, undo_size), self._limits)
+        self._add((operation,), writes, size, undo_size)
 
     def take_block(self, operations: Sequence[Operation], why: str) -> None:
         """Operations of which none raises a counter."""
@@ -200,10 +206,7 @@ class _Cutter:
         yield from zip(range(done, len(sizes)), range(done + 1, len(sizes) + 1), sizes[done:], strict=True)
 
 
-def _split(operation: Operation, budget: int, ops_max: int) -> Iterator[Operation]:
-    if not isinstance(operation, RaiseCounter):
-        yield operation
-        return
+def _split(operation: RaiseCounter, budget: int, ops_max: int) -> Iterator[RaiseCounter]:
     pairs_max = max(min(budget // RaiseCounter.pair_size(operation.path), ops_max // 2), 1)
     left = operation.pairs
     while left:

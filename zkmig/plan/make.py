@@ -34,12 +34,12 @@ from zkmig.model.acl import ADMIN, CREATE, DELETE, WRITE, Identity, grants
 from zkmig.model.patterns import parse_path
 from zkmig.model.quota import Quota
 from zkmig.model.snapshot import Snapshot
-from zkmig.model.stat import Stat
-from zkmig.model.znode import Kind, Znode
+from zkmig.model.znode import Znode
 from zkmig.plan.acls import AclPlanner
 from zkmig.plan.added import Added, added_nodes, parents_of, with_migrators_acls
 from zkmig.plan.batches import FrameTooLarge, NodeTooLarge, cut_behind, too_large
 from zkmig.plan.creates import Operations
+from zkmig.plan.deleted import deleted_nodes
 from zkmig.plan.dependency import order
 from zkmig.plan.operations import AclStep, CreateNode, DeleteNode, Operation, Pin, RaiseCounter, WriteData
 from zkmig.plan.plan import Limits, Plan, SourcePin, TargetPin
@@ -258,22 +258,19 @@ class _Maker:
             self._find_too_large(sizes[largest] + CHUNK_OVERHEAD, self.added.creates.path_at(largest))
 
     def _gather_deletes(self) -> None:
-        """From columns, as what undo creates again: there may be as many as there are creates."""
         nodes = self.changes.changes.targets_of(Code.DELETE)
         if not nodes:
             return
         assert self.target is not None
-        again = added_nodes(self.target, nodes, self.root)
-        creates, stats = again.creates, self.target.columns.stats
-        self.creates_to_take_back += sum(again.counters)
-        kinds = tuple(Kind)  # by value
-        for index, (node, size) in enumerate(zip(nodes, creates.sizes(), strict=True)):
-            path, kind, ttl_ms = creates.path_at(index), kinds[creates.kinds[index]], creates.ttls.get(index, 0)
-            stat = Stat(*[column[node] for column in stats])
-            acl = creates.acl_table[creates.acl_ids[index]]
-            self.deletes.append(DeleteNode(path, Pin.of(stat), size, kind, ttl_ms))
-            self._need_on_parent(path, CREATE | DELETE)  # CREATE: to bring it back
-            self._journal(Action.DELETED, path, Znode(path, creates.data_at(index), acl, stat, kind, ttl_ms))
+        deleted = deleted_nodes(self.target, nodes, self.root)
+        self.creates_to_take_back += sum(deleted.counters)
+        self.deletes += deleted.operations
+        for parent in deleted.parents:
+            self._need_on_parent_at(self.target.path_at(parent), CREATE | DELETE)  # CREATE: to bring it back
+        self.journal_bytes += sum(deleted.journal_sizes)
+        if CHUNK_OVERHEAD + 2 * max(deleted.journal_sizes) > self.limits.frame_bytes_max:  # a path is part of its entry
+            for operation, size in zip(deleted.operations, deleted.journal_sizes, strict=True):
+                self._find_if_heavy(size, operation.path)
 
     def _gather(self, change: object) -> None:
         match change:
@@ -312,23 +309,28 @@ class _Maker:
 
     def _journal(self, action: Action, path: str, before: Znode | None) -> None:
         size = entry_bytes(Entry(action, path, 0, before))
-        frame_bytes = size + CHUNK_OVERHEAD + len(path)
+        self._find_if_heavy(size, path)
+        self.journal_bytes += size
+
+    def _find_if_heavy(self, journaled: int, path: str) -> None:
+        frame_bytes = journaled + CHUNK_OVERHEAD + len(path)
         if frame_bytes > self.limits.frame_bytes_max:
             self._find_too_large(frame_bytes, path)
-        self.journal_bytes += size
 
     # -- permissions: what the target's ACLs say, before anything is tried --------------------------------------------
 
     def _need_on_parent(self, path: str, perms: int) -> None:
-        if path == self.root:
-            return
-        parent = paths.parent(path)
+        if path != self.root:
+            self._need_on_parent_at(paths.parent(path), perms)
+
+    def _need_on_parent_at(self, parent: str, perms: int) -> None:
         if parent in self.looked_at:
             return
         self.looked_at.add(parent)
         if self.target is not None and parent in self.target:
             self.existing_parents.add(parent)
-            self._need(self.target[parent], parent, perms)
+            if self.check_permissions:
+                self._need(self.target[parent], parent, perms)
 
     def _need(self, node: Znode, path: str, perms: int) -> None:
         if not self.check_permissions or grants(node.acl, self.identities) & perms == perms:
