@@ -272,7 +272,7 @@ def test_a_guard_that_reads_for_its_budget_is_no_reader(site: Site) -> None:
 
 
 def test_the_commands_say_what_it_takes() -> None:
-    """The plan where it lies on this host, else a placeholder and where it lies; --steal where somebody is alive."""
+    """The plan where it lies on this host, else a placeholder and where it lies."""
     gone = made_up(State.OPEN, "", alive=False)
     gone = dataclasses.replace(gone, record=dataclasses.replace(gone.record, conflict=None))
     assert next_commands(gone, HERE, "/ops/zk", lambda path: path == "/home/op/p.zkplan") == [
@@ -285,10 +285,25 @@ def test_the_commands_say_what_it_takes() -> None:
     assert "PLAN.zkplan" in next_commands(elsewhere, HERE, has_file=lambda _: True)[0]
     assert plan_elsewhere(elsewhere) == "other-host:/home/op/p.zkplan"
     assert any("resume needs its plan" in sentence for sentence in advice(elsewhere))
-    alive = made_up(State.OPEN, "", alive=True)
-    assert next_commands(alive, HERE)[0].endswith("--scope prod --steal --yes")
-    for command in next_commands(alive, HERE, "/with space/zk"):
+    for command in next_commands(made_up(State.OPEN, "", alive=True), HERE, "/with space/zk"):
         assert "/with space/zk" in shlex.split(command)
+
+
+@pytest.mark.parametrize("state", sorted(MIGRATING, key=str))
+@pytest.mark.parametrize("has_conflict", [True, False])
+def test_nothing_proposed_takes_a_scope_from_a_migrator_that_lives(state: State, has_conflict: bool) -> None:
+    """The first is to look again, and what follows waits for it; of --steal it is said when that is right."""
+    alive = made_up(state, "", alive=True)
+    if not has_conflict:
+        alive = dataclasses.replace(alive, record=dataclasses.replace(alive.record, conflict=None))
+    commands = next_commands(alive, HERE)
+    assert commands[0] == f"zkmig status --at {HERE} --scope prod"
+    assert len(commands) > 1
+    assert not any("--steal" in command for command in commands)
+    assert any("--steal only if it is gone or stuck" in sentence for sentence in advice(alive))
+    dead = made_up(state, "", alive=False)
+    assert not any("status" in command for command in next_commands(dead, HERE))
+    assert not any("--steal" in sentence for sentence in advice(dead))
 
 
 def test_ways_on_name_the_control_root() -> None:
@@ -408,7 +423,7 @@ def test_resume_is_proposed_only_where_it_can_pass(
     expected: tuple[int | None, int | None], found: tuple[int, int], may: bool
 ) -> None:
     """A node or child too many can be removed; a version that has moved stays, whatever is written there again."""
-    status = made_up(State.OPEN, "")
+    status = made_up(State.OPEN, "", alive=False)
     conflict = ConflictNote("/app/a", "write", "written by somebody else", 3, expected[0], expected[1], None, *found)
     status = dataclasses.replace(status, record=dataclasses.replace(status.record, conflict=conflict))
     assert any(command.startswith("zkmig resume") for command in next_commands(status, HERE)) == may

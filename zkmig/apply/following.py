@@ -43,13 +43,13 @@ def _while_migrating(status: Status) -> Iterator[str]:
     record = status.record
     if status.owner.alive:
         lasts = f"{status.owner.session_timeout_ms / 1000:g} s"
-        yield f"the owner's session lives (till {lasts} after a kill): wait, or --steal"
+        yield f"the owner's session lives (till {lasts} after a kill): wait, and --steal only if it is gone or stuck"
     if record.state is State.PREPARING and status.blocking:
         yield "it waits for what blocks: --evict NAME does without"
     if record.state is State.OPEN and record.conflict is not None:
         mended = "the tree is mended" if record.conflict.operation == RULES else "what stands there is removed by hand"
         yield f"roll back; or resume, once {mended}" if record.conflict.may_go_on else "roll back"
-    if plan_elsewhere(status) is not None:
+    if plan_elsewhere(status) is not None and (record.conflict is None or record.conflict.may_go_on):
         yield "resume needs its plan, which is not here"
 
 
@@ -82,15 +82,17 @@ def _of_state(status: Status, at: str, elsewhere: str, where: str, has_file: Cal
     record = status.record
     owner = _planner(status)
     plan = shlex.quote(owner.plan_path) if owner is not None and _is_here(owner, has_file) else PLACEHOLDER
-    steal = " --steal" if status.owner.alive else ""
-    resume, rollback = f"zkmig resume {plan} {where} --yes", f"zkmig rollback {where}{steal} --yes"
+    resume, rollback = f"zkmig resume {plan} {where} --yes", f"zkmig rollback {where} --yes"
+    # Never --steal: what is copied in a hurry is not to end a healthy migrator's work. Both wait for one.
+    look = [f"zkmig status {where}"] if status.owner.alive else []
     match record.state:
         case State.PREPARING | State.OPEN if record.conflict is None:
-            return [resume, rollback]
+            return [*look, resume, rollback]
         case State.OPEN:
-            return [rollback, resume] if record.conflict is not None and record.conflict.may_go_on else [rollback]
+            may_go_on = record.conflict is not None and record.conflict.may_go_on and not look
+            return [*look, rollback, resume] if may_go_on else [*look, rollback]
         case State.ROLLING_BACK:
-            return [f"zkmig resume {where} --yes"] if status.owner.alive else [rollback]
+            return [*look, f"zkmig resume {where} --yes"] if status.owner.alive else [rollback]
         case State.STABLE | State.EMPTY if record.pending:
             return [f"zkmig resume {where} --yes"]
         case State.STABLE | State.EMPTY:
