@@ -22,7 +22,7 @@ from zkmig.plan.make import make_plan
 from zkmig.plan.operations import RaiseCounter
 from zkmig.plan.predict import predict
 from zkmig.policy.captures import CapturePattern
-from zkmig.script.draft import COUNTER_MAX, Draft
+from zkmig.script.draft import COUNTER_MAX, RAISED_BY_MAX, Draft
 
 MORE = settings(max_examples=100)
 MINE = (Acl(ALL, "digest", "me:vlUvLnd8MlacsE80rDuu6ONESbM="),)
@@ -428,3 +428,15 @@ def test_a_large_tree_is_not_made_into_objects() -> None:
     assert len(after) == 2 * count + 2
     assert after["/app/moved/000008"].data == b"x"
     assert "/app/again/000007" not in after
+
+
+def test_a_counter_is_raised_by_no_more_than_can_be_written(draft: Draft) -> None:
+    """By what is there now on the servers, whatever was raised before; a plan of a billion creates is never made."""
+    now = snapshot_of(BASE)["/app/a"].counter
+    draft.raise_counter("/app/a", now + RAISED_BY_MAX)
+    for to in (now + RAISED_BY_MAX + 1, COUNTER_MAX):
+        with pytest.raises(BadInput, match=f"to raise it to {to} takes more than 10000000 creates"):
+            draft.raise_counter("/app/a", to)
+    draft.create("/app/new")
+    with pytest.raises(BadInput, match="its counter is at 0"):
+        draft.raise_counter("/app/new", RAISED_BY_MAX + 1)

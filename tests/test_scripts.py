@@ -1,14 +1,18 @@
 """Scripts are loaded from files whose number is their epoch, fail with file and line, and come out the same each time.
 
-Method: script files of all sorts in a folder of the test; trees made up; no server. The second and third run of each
-are in a process of their own.
+Method: script files of all sorts in a folder of the test; trees made up; no server. Each is run again in
+processes of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import signal
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -28,9 +32,17 @@ from zkmig.policy.rules import Rules
 from zkmig.script.load import SCRIPT_BYTES_MAX, load
 from zkmig.script.migration import migration
 from zkmig.script.numbering import new_script, number_of, refuse_gaps, scripts_in, slug_of
-from zkmig.script.proof import proven
+from zkmig.script.proof import RUNS_AGAIN, proven
 
 BASE = snapshot_of({"": Node(), "/a": Node(b"secret-canary", counter=3), "/a/x": Node(b"x"), "/e": EPHEMERAL})
+
+
+def first_of_two(seed: int) -> str:
+    """Which of a set of two comes first where text has the hashes of this seed."""
+    told = [sys.executable, "-S", "-c", "print(list({'web', 'db'})[0])"]
+    return subprocess.run(
+        told, env={"PYTHONHASHSEED": str(seed)}, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def script(folder: Path, body: str, name: str = "0007_split.py", head: str = "", mark: str = "epoch=7") -> str:
@@ -142,7 +154,7 @@ def test_a_script_that_fails_is_told_in_a_line_without_data(tmp_path: Path, body
         ("import random", "tree.set('/app/a/x', str(random.random()).encode())"),
         ("import time", "tree.set('/app/a/x', str(time.time_ns()).encode())"),
         ("import secrets", "tree.create('/app/' + secrets.token_hex(8))"),
-        ("import secrets", "tree.raise_counter('/app/a', 100 + secrets.randbelow(10**8))"),
+        ("import secrets", "tree.raise_counter('/app/a', 100 + secrets.randbelow(10**6))"),
         ("import secrets", "tree.set_acl('/app/a', [zkmig.Acl(31, 'digest', secrets.token_hex(8))])"),
         ("", "tree.set('/app/a/x', ','.join({f'n{n}' for n in range(40)}).encode())"),
         ("", "tree.set('/app/a/x', str(hash('text')).encode())"),
@@ -170,6 +182,59 @@ def test_a_script_that_ends_the_process_that_proves_it_is_refused(tmp_path: Path
         path = script(tmp_path, f"if os.getpid() != here: {ending}", head=head)
         with pytest.raises(BadInput, match="in a process of its own"):
             plan_script(path, BASE)
+
+
+def test_the_order_of_two_is_tried_under_other_hashes_in_each_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is here as in all of the other processes but the last: that one tells."""
+    here = list({"web", "db"})[0]  # noqa: RUF015 - the order is what this is about
+    last = len(RUNS_AGAIN)
+    for seed in range(1_000):
+        same = [first_of_two(seed + number) == here for number in range(1, last + 1)]
+        if same == [True] * (last - 1) + [False]:
+            break
+    monkeypatch.setenv("PYTHONHASHSEED", str(seed))
+    with pytest.raises(BadInput, match="/app/a/x is first to differ"):
+        plan_script(script(tmp_path, "tree.set('/app/a/x', list({'web', 'db'})[0].encode())"), BASE)
+
+
+def test_a_script_finds_nothing_on_stdin_and_leaves_it_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = io.StringIO("yes\n")
+    monkeypatch.setattr(sys, "stdin", given)
+    body = "import sys\ntree.set('/app/a/x', sys.stdin.read().encode())"
+    assert (
+        proven(load(script(tmp_path, body, head="import sys\nassert not sys.stdin.read()")), BASE)["/app/a/x"].data
+        == b""
+    )
+    with pytest.raises(BadInput, match="EOFError"):
+        plan_script(script(tmp_path, "input()"), BASE)
+    assert sys.stdin is given
+    assert given.read() == "yes\n"
+
+
+def test_nothing_is_left_of_a_proof_that_is_killed(tmp_path: Path) -> None:
+    """The last run kills its parent and itself; TMPDIR is empty then, and had been all the time."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    body = (
+        "import os, signal\nassert os.listdir(os.environ['TMPDIR']) == []\n"
+        "if os.environ.get('PYTHONHASHSEED'):\n"
+        "    os.kill(os.getppid(), signal.SIGKILL)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "tree.set('/app/a', b'1')"
+    )
+    path = script(tmp_path, body)
+    program = f"from tests.test_scripts import BASE, load, proven; proven(load({path!r}), BASE)"
+    surroundings = {name: value for name, value in os.environ.items() if name != "PYTHONHASHSEED"}
+    ended = subprocess.run([sys.executable, "-c", program], env={**surroundings, "TMPDIR": str(folder)}, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert os.listdir(folder) == []
+
+
+def test_no_room_for_the_trees_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(BadInput, match="set TMPDIR"):
+        plan_script(script(tmp_path, "tree.set('/app/a', b'1')"), BASE)
 
 
 def test_what_a_script_prints_stays_off_stdout(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

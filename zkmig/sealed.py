@@ -195,6 +195,12 @@ def read(path: str | os.PathLike[str], form: Format) -> Iterator[Block]:
         raise BadInput(f"cannot be read: {error.strerror}", shown, f"{form.noun}s are made by {form.maker}") from error
 
 
+def read_from(file: BinaryIO, shown: str, form: Format) -> Iterator[Block]:
+    """The same of a file that is open, from its beginning, where it stands: an OSError of it goes through. shown: what
+    messages call it."""
+    return _Reader(file, shown, form).blocks()
+
+
 class _Reader:
     def __init__(self, file: BinaryIO, shown: str, form: Format) -> None:
         self._file = file

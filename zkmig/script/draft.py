@@ -27,6 +27,7 @@ from zkmig.script.overlay import Body, Node, Overlay
 
 _DIGITS_MAX = 1_100  # behind the point of any float
 COUNTER_MAX = 2**30 - 1  # of which a Stat, with 32 bits for twice as much, can tell
+RAISED_BY_MAX = 10_000_000  # each number is a create and a delete: more than an hour at the rate that others may expect
 
 
 class Draft:
@@ -152,10 +153,17 @@ class Draft:
         self._tree.put(target, self._tree.without_ephemerals(source, node) if without_ephemerals else node.copied())
 
     def raise_counter(self, path: str, to: int) -> None:
-        """Let the next sequential child have at least the number `to`. Nothing lowers a counter."""
+        """Let the next sequential child have at least the number `to`. Nothing lowers a counter.
+
+        Each number is a create and a delete on the servers: BadInput for more than RAISED_BY_MAX of them.
+        """
         if type(to) is not int or not 0 <= to <= COUNTER_MAX:
             raise BadInput(f"a counter is a number from 0 to {COUNTER_MAX}", path)
         now = self._tree.body(self._there(path)).counter
+        there = self._base.counter_at(self._base.index(path)) if self._base is not None and path in self._base else 0
+        if to > now and to - there > RAISED_BY_MAX:
+            what = f"its counter is at {there}, and to raise it to {to} takes more than {RAISED_BY_MAX} creates"
+            raise BadInput(what, path, "a lower number, or names that go on from where they are")
         self._change(path, "counted", counter=max(now, to))
 
     # -- JSON ---------------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def load_source(path: str, source: bytes) -> Script:
     before = made_so_far()
     sys.modules[module.__name__] = module  # dataclasses and pickle look for it there
     try:
-        with blamed_on(path, tells=True), _without_stdout():
+        with blamed_on(path, tells=True), _apart():
             exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
     finally:
         sys.modules.pop(module.__name__, None)
@@ -92,7 +92,7 @@ def run(script: Script, target: Snapshot | None, scope: Scope | None = None) -> 
     with its file and line; of exceptions of its own only the type, since their text may hold data.
     """
     draft = Draft(target, scope)
-    with blamed_on(script.path), _without_stdout():
+    with blamed_on(script.path), _apart():
         script.migration(draft)
     with blamed_on(script.path):
         return draft.snapshot(script.path)
@@ -124,10 +124,16 @@ def _place(error: BaseException, path: str) -> str:
 
 
 @contextmanager
-def _without_stdout() -> Iterator[None]:
-    """What a script prints goes to stderr: on stdout stands what the command reports."""
-    with redirect_stdout(sys.stderr):
-        yield
+def _apart() -> Iterator[None]:
+    """What a script prints goes to stderr: on stdout stands what the command reports. Nothing is on its stdin, here
+    as where it is run again."""
+    stdin = sys.stdin
+    with open(os.devnull, encoding="utf-8") as nothing, redirect_stdout(sys.stderr):
+        sys.stdin = nothing
+        try:
+            yield
+        finally:
+            sys.stdin = stdin
 
 
 def _read(path: str) -> bytes:

@@ -1,8 +1,11 @@
-"""Proof that a script comes out the same each time: it is run three times, and the trees that it makes are compared.
+"""Proof that a script comes out the same each time: it is run some times, and the trees that it makes are compared.
 
-Once here; then twice, one after the other, in a process of its own, where text has other hashes. So what hangs on
-chance, on the clock's tick, on the order of a set, or on what an earlier run has left in memory, comes out another way.
-What is the same three times in a row, and not tomorrow (a date, the host, a file), does not show.
+Once here; then in processes of its own, one after the other, in each of which text has other hashes; in the first of
+them twice. So what hangs on chance, on the clock's tick, on the order of a set, or on what an earlier run has left in
+memory, comes out another way. What is the same each time in a row, and not tomorrow (a date, the host, a file), does
+not show.
+
+The trees go from process to process in files that have no name, so that nothing is left of them, whatever ends us.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO
 
 from zkmig.diff import diff
 from zkmig.errors import BadInput
@@ -24,7 +29,7 @@ from zkmig.model.snapshot import Snapshot
 from zkmig.script.load import Script, load_source, run
 from zkmig.source import zks
 
-RUNS_AGAIN = 2
+RUNS_AGAIN = (2, 1, 1)  # in each process; the order of a set of two slips through all of them one time in eight
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from zkmig.script.proof import answer; answer()"
 _HASH_SEEDS = 2**32
 
@@ -32,27 +37,42 @@ _HASH_SEEDS = 2**32
 def proven(script: Script, target: Snapshot | None, scope: Scope | None = None) -> Snapshot:
     """The tree that the script makes, as `run`. BadInput naming the first path where it came out in another way."""
     made = run(script, target, scope)
-    with tempfile.TemporaryDirectory(prefix="zkmig-script-") as folder:
-        base, other = os.path.join(folder, "base"), os.path.join(folder, "other")
-        if target is not None:
-            zks.write(target, base)
-        found = _again(
-            {
-                "path": script.path,
-                "source": base64.b64encode(script.source).decode(),
-                "base": base if target is not None else None,
-                "scope": [scope.root, scope.excludes, scope.includes] if scope is not None else None,
-                "hashes": _hashes(made),
-                "other": other,
-            }
-        )
-        if found.get("same") is True:
-            return made
-        what = "it does not come out the same each time"
-        if "failed" in found:
-            raise BadInput(f"{what}: run again, it failed ({found['failed']})", script.path, _HINT)
-        first = _first_difference(made, zks.read(other))
-        raise BadInput(f"{what}: {first} is first to differ", script.path, _HINT)
+    with _file_of(target, script.path) as base, _file_of(None, script.path) as other:
+        request = {
+            "path": script.path,
+            "source": base64.b64encode(script.source).decode(),
+            "base": base.fileno() if target is not None else None,
+            "scope": [scope.root, scope.excludes, scope.includes] if scope is not None else None,
+            "hashes": _hashes(made),
+            "other": other.fileno(),
+        }
+        for seed, times in zip(_other_seeds(len(RUNS_AGAIN)), RUNS_AGAIN, strict=True):
+            base.seek(0)
+            found = _again({**request, "times": times}, seed, (base.fileno(), other.fileno()))
+            if found.get("same") is True:
+                continue
+            what = "it does not come out the same each time"
+            if "failed" in found:
+                raise BadInput(f"{what}: run again, it failed ({found['failed']})", script.path, _HINT)
+            other.seek(0)
+            first = _first_difference(made, zks.read_from(other, script.path))
+            raise BadInput(f"{what}: {first} is first to differ", script.path, _HINT)
+    return made
+
+
+@contextmanager
+def _file_of(tree: Snapshot | None, script: str) -> Iterator[BinaryIO]:
+    """A file without a name that holds this tree, or nothing yet."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(TemporaryFile())
+            if tree is not None:
+                zks.write_into(tree, file)
+                file.flush()
+        except OSError as error:
+            what = f"there is no place for the trees to run it again on: {error.strerror}"
+            raise BadInput(what, script, "set TMPDIR to where there is room") from error
+        yield file
 
 
 _HINT = "leave out what is random, the clock, the order of sets, and what an earlier run has left"
@@ -69,15 +89,16 @@ def _first_difference(one: Snapshot, other: Snapshot) -> str:
     return paths.join(one.root, relative)
 
 
-def _again(request: dict[str, Any]) -> dict[str, Any]:
-    """Ask another process for its runs. BadInput where it does not answer."""
+def _again(request: dict[str, Any], seed: int, files: tuple[int, ...]) -> dict[str, Any]:
+    """Ask another process for its runs, under the hashes of this seed. BadInput where it does not answer."""
     path = request["path"]
     if not sys.executable:
         raise BadInput("there is no Python to run it again with", path, "run zkmig by an interpreter")
     # -P and the same sys.path: what the script imports is found just as here.
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", _START, json.dumps(sys.path)],
-        env={**os.environ, "PYTHONHASHSEED": _other_seed()},
+        env={**os.environ, "PYTHONHASHSEED": str(seed)},
+        pass_fds=files,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -95,9 +116,11 @@ def _again(request: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _other_seed() -> str:
+def _other_seeds(count: int) -> Iterator[int]:
+    """So many, none of them that of this process as far as that is known."""
     given = os.environ.get("PYTHONHASHSEED", "")
-    return str((int(given) + 1) % _HASH_SEEDS) if given.isdecimal() else str(int.from_bytes(os.urandom(4)))
+    first = int(given) + 1 if given.isdecimal() else int.from_bytes(os.urandom(4))
+    return ((first + number) % _HASH_SEEDS for number in range(count))
 
 
 def answer() -> None:
@@ -119,14 +142,21 @@ def answer() -> None:
 
 def _answered(request: dict[str, Any]) -> dict[str, Any]:
     script = load_source(request["path"], base64.b64decode(request["source"]))
-    base = None if request["base"] is None else zks.read(request["base"], verify_hash=False)
+    base = None
+    if request["base"] is not None:
+        with os.fdopen(request["base"], "rb") as file:
+            base = zks.read_from(file, request["path"], verify_hash=False)
     scope = None
     if request["scope"] is not None:
         root, excludes, includes = request["scope"]
         scope = Scope(root, tuple(excludes), tuple(includes))
-    for _ in range(RUNS_AGAIN):
+    for _ in range(request["times"]):
         made = run(script, base, scope)
         if _hashes(made) != request["hashes"]:
-            zks.write(made, request["other"])
+            try:
+                with os.fdopen(request["other"], "wb") as other:
+                    zks.write_into(made, other)
+            except OSError as error:
+                return {"failed": f"to say where it differs: {error.strerror}"}
             return {"same": False}
     return {"same": True}

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from io import BytesIO
-from typing import Any
+from typing import Any, BinaryIO
 
 from zkmig import sealed
 from zkmig.errors import BadInput, DamagedFile
@@ -48,22 +48,31 @@ def write(snapshot: Snapshot, path: str | os.PathLike[str], force: bool = False)
     Computes the hashes if they are not known yet. Raises BadInput if the file exists (unless `force`) or cannot be
     written.
     """
-    columns = snapshot.columns
     with sealed.create(path, FORMAT, force) as writer:
-        writer.block(
-            {
-                "nodes": len(columns),
-                "scope": asdict(snapshot.scope),
-                "provenance": asdict(snapshot.provenance),
-                "consistency": asdict(snapshot.consistency),
-            }
-        )
-        for first in range(0, len(columns.acl_table), ACLS_PER_BLOCK):
-            writer.block({"acls": columns.acl_table[first : first + ACLS_PER_BLOCK]})
-        for first, last in _runs(columns):
-            writer.block(_encode_run(columns, first, last))
-        writer.block({"nodes": len(columns), "tree_hash": snapshot.tree_hash, "counter_hash": snapshot.counter_hash})
-        writer.seal()
+        _put(snapshot, writer)
+
+
+def write_into(snapshot: Snapshot, file: BinaryIO) -> None:
+    """The same into a file that is open: an OSError of it goes through."""
+    _put(snapshot, sealed.Writer(file, FORMAT))
+
+
+def _put(snapshot: Snapshot, writer: sealed.Writer) -> None:
+    columns = snapshot.columns
+    writer.block(
+        {
+            "nodes": len(columns),
+            "scope": asdict(snapshot.scope),
+            "provenance": asdict(snapshot.provenance),
+            "consistency": asdict(snapshot.consistency),
+        }
+    )
+    for first in range(0, len(columns.acl_table), ACLS_PER_BLOCK):
+        writer.block({"acls": columns.acl_table[first : first + ACLS_PER_BLOCK]})
+    for first, last in _runs(columns):
+        writer.block(_encode_run(columns, first, last))
+    writer.block({"nodes": len(columns), "tree_hash": snapshot.tree_hash, "counter_hash": snapshot.counter_hash})
+    writer.seal()
 
 
 def read(path: str | os.PathLike[str], verify_hash: bool = True) -> Snapshot:
@@ -73,10 +82,18 @@ def read(path: str | os.PathLike[str], verify_hash: bool = True) -> Snapshot:
     it was written; this proves in addition that it was written, and is read, as docs/treehash.md says. The result
     stays on the snapshot, where diff, plan and verify need it anyway.
     """
-    shown = os.fspath(path)
+    return _taken(sealed.read(path, FORMAT), os.fspath(path), verify_hash)
+
+
+def read_from(file: BinaryIO, shown: str, verify_hash: bool = True) -> Snapshot:
+    """The same of a file that is open, from where it stands; shown: what messages call it."""
+    return _taken(sealed.read_from(file, shown, FORMAT), shown, verify_hash)
+
+
+def _taken(blocks: Iterator[sealed.Block], shown: str, verify_hash: bool) -> Snapshot:
     offset = 0
     loader = _Loader()
-    for offset, value in sealed.read(path, FORMAT):
+    for offset, value in blocks:
         with _blamed_on(shown, offset):
             loader.take(value)
     with _blamed_on(shown, offset):
