@@ -64,6 +64,16 @@ def say_if_no_rules(run: Run, plan: Plan) -> None:
         run.say("no rules: the plan was made without a policy that has any, so nothing judges where it leads to")
 
 
+def say_work(run: Run, plan: Plan, foreseen: Applied) -> None:
+    """What a plan would do, to whoever is then asked."""
+    how = how_written(foreseen.single_shot, len(plan.batch_ends))
+    run.say(f"{plan.counts_text}; {plan.writes} writes {how}; {plan.journal_bytes} bytes of undo")
+    for note in plan.notes:
+        run.say(f"note: {note}")
+    say_left_out(run, plan.left_out)
+    say_if_no_rules(run, plan)
+
+
 def show_dry_run(run: Run, sealed: SealedPlan, epoch: int, foreseen: Applied) -> None:
     """What would be done, a line each."""
     plan = sealed.plan

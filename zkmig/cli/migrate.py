@@ -17,11 +17,11 @@ from zkmig.cli.applying import (
     WRITING,
     batches_text,
     ends_there,
-    how_written,
     plain,
     require_yes,
     say_deviations,
     say_if_no_rules,
+    say_work,
     show_applied,
     show_dry_run,
     ways_on,
@@ -36,8 +36,7 @@ from zkmig.cli.options import (
     wait_by_default_option,
     writing_options,
 )
-from zkmig.cli.plan import counts_text
-from zkmig.cli.policy import loaded_policy, policy_option, say_left_out
+from zkmig.cli.policy import loaded_policy, policy_option
 from zkmig.cli.run import (
     STOPPED,
     UNREACHABLE,
@@ -165,7 +164,6 @@ def apply(
             show_applied(run, foreseen, scope or sealed.plan.target.scope, left_out=sealed.plan.left_out)
             return
         _say_intent(run, sealed, epoch, foreseen)
-        say_if_no_rules(run, sealed.plan)
         click.confirm("Apply it?", abort=True, err=True)
     with run.gracefully():  # to the last line: a signal that comes after the commit must not look like one before
         with ways_on(plan_file, at, scope, control):
@@ -201,12 +199,8 @@ def _is_from_environment(context: click.Context, option: str) -> bool:
 def _say_intent(run: Run, sealed: SealedPlan, epoch: int, foreseen: Applied) -> None:
     plan = sealed.plan
     where = ", ".join(f"{host}:{port}" for host, port in plan.target.hosts)
-    how = how_written(foreseen.single_shot, len(plan.batch_ends))
     run.say(f"epoch {epoch} of scope {plan.target.scope or '(the one covering it)'}: {plan.target.root} on {where}")
-    run.say(f"{counts_text(plan)}; {plan.writes} writes {how}; {plan.journal_bytes} bytes of undo")
-    for note in plan.notes:
-        run.say(f"note: {note}")
-    say_left_out(run, plan.left_out)
+    say_work(run, plan, foreseen)
 
 
 # -- going on, and going back -----------------------------------------------------------------------------------------

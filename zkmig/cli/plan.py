@@ -200,7 +200,7 @@ def show_summary(run: Run, sealed: SealedPlan) -> None:
     if made.is_empty:
         run.line("changes   none: there is nothing to do")
     else:
-        run.line(f"changes   {counts_text(made)}")
+        run.line(f"changes   {made.counts_text}")
         run.line(f"written   {size_text(made)}")
         reason = made.why_not_single_shot()
         run.line(f"at once   {'possible: one transaction' if reason is None else f'no: {reason}'}")
@@ -231,21 +231,6 @@ def _rules_text(made: Plan) -> Iterator[str]:
     yield from lines[:NOTES_SHOWN]
     if len(lines) > NOTES_SHOWN:
         yield f"and {len(lines) - NOTES_SHOWN} more, which --json names"
-
-
-_NAMES = {
-    "create": "to create",
-    "write": "to write",
-    "delete": "to delete",
-    "raise_counter": "counters to raise",
-    "set_acl": "ACLs to set",
-}
-
-
-def counts_text(made: Plan) -> str:
-    """As in "3 to create, 1 ACLs to set"."""
-    counts = ", ".join(f"{count} {_NAMES[name]}" for name, count in made.counts.items() if count)
-    return counts or ("nothing but quotas" if made.quotas else "nothing")
 
 
 def _place_of(made: Plan) -> str:

@@ -20,7 +20,6 @@ from zkmig.cli.applying import (
     ways_on,
 )
 from zkmig.cli.options import writing_options
-from zkmig.cli.plan import counts_text
 from zkmig.cli.run import (
     STOPPED,
     UNREACHABLE,
@@ -125,7 +124,7 @@ def revert(
     if not yes:
         foreseen = carry_out(True)
         how = how_written(foreseen.applied.single_shot, len(plan.batch_ends))
-        run.say(f"epoch {epoch + 1} would take back epoch {epoch} of scope {plan.target.scope}: {counts_text(plan)}")
+        run.say(f"epoch {epoch + 1} would take back epoch {epoch} of scope {plan.target.scope}: {plan.counts_text}")
         run.say(f"{plan.writes} writes {how}; {NOTE}")
         click.confirm("Take it back?", abort=True, err=True)
     with run.gracefully():

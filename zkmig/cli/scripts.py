@@ -13,8 +13,7 @@ from zkmig.api.due import Due, find_due
 from zkmig.api.scripts import foresee, kept_plan, plan_script
 from zkmig.apply.engine import SealedPlan
 from zkmig.apply.options import Applied
-from zkmig.cli.applying import applied_document, dry_run_document, how_written, say_applied, say_if_no_rules, ways_on
-from zkmig.cli.plan import counts_text
+from zkmig.cli.applying import applied_document, dry_run_document, say_applied, say_if_no_rules, say_work, ways_on
 from zkmig.cli.policy import say_left_out
 from zkmig.cli.run import Run
 from zkmig.plan import planfile
@@ -98,7 +97,6 @@ def _apply_one(run: Run, due: Due, script: Script, how: How) -> dict[str, Any]:
     if not how.yes:
         foreseen = _carry_out(run, due, script, SealedPlan(plan, planfile.plan_hash(plan)), how, dry_run=True)
         _say_intent(run, due, script, plan, foreseen)
-        say_if_no_rules(run, plan)
         if not click.confirm("Apply it?", err=True):
             if script.epoch > due.epoch + 1:
                 run.say(f"epoch {script.epoch - 1} stays committed")
@@ -130,9 +128,5 @@ def _carry_out(run: Run, due: Due, script: Script, sealed: SealedPlan, how: How,
 
 
 def _say_intent(run: Run, due: Due, script: Script, plan: Plan, foreseen: Applied) -> None:
-    how = how_written(foreseen.single_shot, len(plan.batch_ends))
     run.say(f"epoch {script.epoch} of scope {due.scope}, by {script.path}: {due.target}")
-    run.say(f"{counts_text(plan)}; {plan.writes} writes {how}; {plan.journal_bytes} bytes of undo")
-    for note in plan.notes:
-        run.say(f"note: {note}")
-    say_left_out(run, plan.left_out)
+    say_work(run, plan, foreseen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -153,6 +153,11 @@ class Plan:
         return {**found, "set_acl": len(self.acl_steps)}
 
     @property
+    def counts_text(self) -> str:
+        """As in "3 to create, 1 ACLs to set"."""
+        return counts_text(self.counts) or ("nothing but quotas" if self.quotas else "nothing")
+
+    @property
     def writes(self) -> int:
         """Operations on the wire: a counter is raised by two for each number."""
         rest = sum(2 * op.pairs if isinstance(op, RaiseCounter) else 1 for op in self.ordered.rest)
@@ -174,6 +179,20 @@ class Plan:
         if any(step.tighten is not None for step in self.acl_steps):
             return "ACLs have to be tightened before the data, which no transaction can hold"
         return None
+
+
+_COUNTED = {
+    "create": "to create",
+    "write": "to write",
+    "delete": "to delete",
+    "raise_counter": "counters to raise",
+    "set_acl": "ACLs to set",
+}
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Of `Plan.counts`, or a part of it: as in "3 to create, 1 ACLs to set"; "" for nothing."""
+    return ", ".join(f"{counts[sort]} {name}" for sort, name in _COUNTED.items() if counts.get(sort))
 
 
 RECORD_BYTES_MAX = 8192  # the record and the attempt's note as they stand in the multi of a transition

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zkmig.plan.plan import Plan
@@ -16,14 +16,6 @@ HASH_CHARS = 16
 VIOLATIONS_NAMED_MAX = 20
 NOT_JUDGED_NAMED_MAX = 20
 
-_NAMES = {
-    "create": "to create",
-    "write": "to write",
-    "delete": "to delete",
-    "raise_counter": "counters to raise",
-    "set_acl": "ACLs to set",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Fact:
@@ -31,11 +23,6 @@ class Fact:
 
     about: str
     text: str
-
-
-def counts_text(counts: Mapping[str, int]) -> str:
-    """As in "3 to create, 1 ACLs to set"; "" for nothing."""
-    return ", ".join(f"{counts[sort]} {name}" for sort, name in _NAMES.items() if counts.get(sort))
 
 
 def facts_of(plan: Plan, plan_hash: str, masks: Masks) -> Iterator[Fact]:
@@ -83,7 +70,7 @@ def _writes(plan: Plan) -> Iterator[Fact]:
     if plan.is_empty:
         yield Fact("changes", "none: there is nothing to do")
         return
-    yield Fact("changes", counts_text(plan.counts) or "nothing but quotas")
+    yield Fact("changes", plan.counts_text)
     reason = plan.why_not_single_shot()
     size = f"one transaction of at most {plan.single_shot_bytes} bytes"
     yield Fact("at once", f"possible: {size}" if reason is None else f"no: {reason}")

@@ -8,9 +8,9 @@ from typing import Any
 
 from zkmig.model.acl import OPEN_ACL
 from zkmig.model.znode import Kind
+from zkmig.plan.plan import counts_text
 from zkmig.show.before import Before
 from zkmig.show.changes import CREATE, DELETE, Change, ChangeTree
-from zkmig.show.facts import counts_text
 from zkmig.show.values import Sight, acl_texts
 
 LINES_MAX = 60  # of a tree that is not shown whole
