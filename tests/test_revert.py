@@ -311,7 +311,7 @@ def test_a_folder_that_takes_no_file_is_told_with_the_way_out(site: Site, monkey
     site.apply(site.plan(NEXT))
     record = site.record()
     monkeypatch.chdir("/proc")  # where nobody can create a file
-    with pytest.raises(BadInput, match=r"the plan of the revert.* cannot be written.* -o FILE; no server was written"):
+    with pytest.raises(BadInput, match=r"which resume would need,.* cannot be written.* -o FILE; no server"):
         zkmig.revert(where(site), 1, site.names.scope, auth=[ME])
     assert site.record() == record
 

@@ -11,19 +11,18 @@ from typing import Unpack
 from zkmig.api.access import Access, SessionOptions, ensemble, scope_at
 from zkmig.api.frames import fit_to_servers
 from zkmig.api.migrate import FRAME_BYTES_ANY, Report, Say, SingleShot, pace_of, save_plan
+from zkmig.api.planfiles import is_unused, save_under_free_name
 from zkmig.apply import engine
 from zkmig.apply.engine import SealedPlan
 from zkmig.apply.options import DRAIN_TIMEOUT_S, Applied
 from zkmig.apply.revert import NOTE, images
-from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.owner import TakeOver
-from zkmig.errors import BadInput, Outcome, ZkmigError
+from zkmig.errors import Outcome, ZkmigError
 from zkmig.model.path import CONTROL_ROOT
 from zkmig.plan import make, planfile
 from zkmig.plan.plan import Limits, Plan
-from zkmig.wire.client import Client
 
-FILES_MAX = 1_000  # default names that are tried
+ELSEWHERE = "save it elsewhere with -o FILE; no server was written to"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,7 @@ def revert(
         elif plan_file is not None:
             sealed = save_plan(made, plan_file, force)
         else:
-            sealed = _save_under_free_name(made, names.scope, epoch)
+            sealed = save_under_free_name(made, "", f"revert-{names.scope}-{epoch}", ELSEWHERE)
         if sealed.path:
             saved(plan_file or os.path.relpath(sealed.path))
         try:
@@ -142,30 +141,8 @@ def revert(
                 dry_run=dry_run,
             )
         except ZkmigError as error:
-            if plan_file is None and error.outcome is Outcome.NOTHING_WRITTEN and _is_unused(client, names, sealed):
+            is_ours = plan_file is None and not dry_run
+            if is_ours and error.outcome is Outcome.NOTHING_WRITTEN and is_unused(client, names, sealed):
                 os.unlink(sealed.path)
             raise
     return Reverted(epoch, applied, made, sealed.path)
-
-
-def _is_unused(client: Client, names: ControlPaths, sealed: SealedPlan) -> bool:
-    """Whether a file was written that no resume will ask for: told by the record, so when in doubt it stays."""
-    try:
-        record, _ = read_record(client, names)
-    except ZkmigError:
-        return False
-    return bool(sealed.path) and sealed.hash not in (record.plan_hash, record.committed_plan_hash)
-
-
-def _save_under_free_name(plan: Plan, scope: str, epoch: int) -> SealedPlan:
-    stem = f"revert-{scope}-{epoch}"
-    for number in range(1, FILES_MAX):
-        path = f"{stem}{f'-{number}' if number > 1 else ''}.zkplan"
-        if os.path.exists(path):
-            continue
-        try:
-            return save_plan(plan, path)
-        except BadInput as error:  # of a file that nobody has named
-            what = f"the plan of the revert, which resume would need, {error.what}"
-            raise BadInput(what, path, "save it elsewhere with -o FILE; no server was written to") from error
-    raise BadInput("there are too many plan files of that name here", stem, "name another with -o")

@@ -12,12 +12,12 @@ from typing import Unpack
 from zkmig.api.access import Access, SessionOptions, open_scope
 from zkmig.api.due import Due, find_due
 from zkmig.api.frames import fit_to_servers
-from zkmig.api.migrate import Report, Say, SingleShot, apply, hosts_of, pin_scope, require_parent, save_plan
+from zkmig.api.migrate import Report, Say, SingleShot, apply, hosts_of, pin_scope, require_parent
+from zkmig.api.planfiles import is_unused, save_under_free_name
 from zkmig.api.trees import ReadProgress, Tree, read_options, scan_target, split_excludes, take, with_excludes
 from zkmig.apply.engine import SealedPlan
 from zkmig.apply.options import DRAIN_TIMEOUT_S, Applied
 from zkmig.changes import DEFAULT_POLICY
-from zkmig.epoch.control import read_record
 from zkmig.errors import BadInput, Outcome, Refused, ZkmigError
 from zkmig.model import path as paths
 from zkmig.model.acl import Identity
@@ -39,7 +39,6 @@ from zkmig.wire.client import Client
 AnyScript = Script | str | os.PathLike[str]
 
 PLANS_FOLDER = ".plans"
-PLANS_MAX = 1_000  # names that are tried for one plan
 WILL_BE_REFUSED = "apply will refuse the plan"  # so says `plan_script` of a script whose turn it is not
 
 
@@ -292,25 +291,16 @@ def _save(plan: Plan, script: Script, scope: str, folder: str) -> SealedPlan:
             f"plans, which resume would need, cannot be kept there: {error.strerror}", folder, hint
         ) from error
     stem = f"{scope}-{os.path.splitext(script.pin.file)[0]}"
-    for number in range(1, PLANS_MAX):
-        path = os.path.join(folder, f"{stem}{f'-{number}' if number > 1 else ''}.zkplan")
-        if os.path.lexists(path):
-            continue
-        try:
-            return save_plan(plan, path)
-        except BadInput as error:
-            raise BadInput(f"the plan, which resume would need, {error.what}", path, hint) from error
-    raise BadInput("there are too many plan files of that name", os.path.join(folder, stem), "take some away")
+    return save_under_free_name(plan, folder, stem, hint)
 
 
 def _is_unused(sealed: SealedPlan, due: Due, control: str, session: SessionOptions) -> bool:
-    """Whether no resume will ask for it: told by the record, so when in doubt it stays."""
+    """As `is_unused`, by a session of its own."""
     try:
         with open_scope(Access.of(**session), due.target, due.scope, control) as (client, names):
-            record, _ = read_record(client, names)
+            return is_unused(client, names, sealed)
     except ZkmigError:
         return False
-    return sealed.hash not in (record.plan_hash, record.committed_plan_hash)
 
 
 def apply_scripts(
