@@ -41,6 +41,8 @@ from zkmig.errors import Conflict, StalePlan
 from zkmig.model.acl import OPEN_ACL
 from zkmig.model.stat import Stat
 from zkmig.model.znode import Kind, Znode
+from zkmig.policy.captures import CapturePattern
+from zkmig.policy.policy import AnyPolicy, Policy
 from zkmig.wire.requests import Multi, SetData
 
 OLD = b"old" * 15  # of BEFORE's /change/15
@@ -255,8 +257,8 @@ def test_what_only_a_rollback_finds_put_back_is_named_to_admins_alone(site: Site
 # -- what a conflict says of data -------------------------------------------------------------------------------------
 
 
-def conflict_of(site: Site, act: Callable[[], object], when: int) -> ConflictNote:
-    sealed = site.plan(NEXT)
+def conflict_of(site: Site, act: Callable[[], object], when: int, policy: AnyPolicy = None) -> ConflictNote:
+    sealed = site.plan(NEXT, policy=policy)
     with pytest.raises(Conflict):
         site.apply(
             sealed,
@@ -304,6 +306,19 @@ def test_no_hash_of_what_not_everybody_may_read(site: Site) -> None:
     assert found.path == path
     assert (found.expected_hash, found.found_hash) == (None, None)
     assert (found.expected_version, found.found_version) == (0, 1)
+
+
+@pytest.mark.parametrize(("when", "masked"), [(0, "/change/*"), (10_000, "/change/*"), (10_000, "/elsewhere/*")])
+def test_no_hash_of_what_a_policy_masks(site: Site, when: int, masked: str) -> None:
+    """Before its batch and behind it; what the mask does not cover is told as ever."""
+    site.init(BEFORE)
+    policy = Policy(masks=(CapturePattern.parse(site.path(masked)),))
+    path = site.path("/change/15")
+    found = conflict_of(site, lambda: site.kazoo.set(path, b"foreign"), when, policy)
+    assert found.path == path
+    assert (found.found_version, found.expected_version) == (when // 10_000 + 1, when // 10_000)
+    told = (found.expected_hash, found.found_hash)
+    assert told == ((None, None) if "change" in masked else (data_hash(b"new" * 15), data_hash(b"foreign")))
 
 
 @pytest.mark.parametrize("way", ["created", "tightened"])

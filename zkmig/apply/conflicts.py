@@ -174,10 +174,12 @@ def examine_conflict(
     entry: Entry | None,
     written: Written | None,
     given: Sequence[AclList],
+    *,
+    is_masked: bool,
 ) -> ConflictNote:
     """The note of a conflict. entry: of the path in the journal, None where the plan creates it. written: as the plan
     leaves it, where its batch has applied; None where the path was still to come, or was to be deleted. given: the
-    ACLs that the plan gives the path."""
+    ACLs that the plan gives the path. is_masked: its policy masks the path, so that no hash of it is told."""
     note = ConflictNote(deviation.path, operation, deviation.reason, batch)
     if operation == "setACL":
         return note
@@ -197,7 +199,7 @@ def examine_conflict(
         expected = (before.data,)
     else:
         expected = None
-    if _may_be_told(migrator, deviation.path, entry, given):
+    if not is_masked and _may_be_told(migrator, deviation.path, entry, given):
         note = replace(
             note,
             expected_hash=data_hash(expected[0]) if expected is not None else None,

@@ -36,6 +36,7 @@ from zkmig.model.quota import Quota
 from zkmig.plan.operations import DeleteNode, WriteData
 from zkmig.plan.plan import RECORD_BYTES_MAX, Plan
 from zkmig.plan.preflight import refuse
+from zkmig.policy.captures import any_of
 from zkmig.source.bulk import NodeRead, read_nodes
 from zkmig.wire.client import probe_frame_limit
 from zkmig.wire.codes import Code, code_name
@@ -305,7 +306,10 @@ class Forward:
             note, _ = own_note(self.migrator, self.migrator.record)
             puts = PutBacks(self.migrator, note)
             given = acls_given(self.plan, deviation.path)
-            conflict = examine_conflict(self.migrator, puts, deviation, operation, batch, entry, written, given)
+            is_masked = any_of(self.plan.masks)(deviation.path)
+            conflict = examine_conflict(
+                self.migrator, puts, deviation, operation, batch, entry, written, given, is_masked=is_masked
+            )
         return conflict, puts.noted
 
     def _cursor_version(self) -> int:
