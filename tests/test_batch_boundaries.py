@@ -373,7 +373,7 @@ def without_blocks(*arguments: Any) -> Ordered:
 def late_without_what_is_below(self: Any) -> bytearray:
     """Only what the ties name is late, not what lies below it."""
     late = late_creates(self)
-    return bytearray(late[number] and number in self._unit_of for number in range(len(late)))
+    return bytearray(late[number] and number in self._component_of for number in range(len(late)))
 
 
 late_creates = dependency._Orderer._late

@@ -12,9 +12,10 @@ what is to be written together, is one strongly connected component, and goes in
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import networkx as nx
 
@@ -59,14 +60,6 @@ class Ordered:
     blocks: tuple[Block, ...] = ()
 
 
-@dataclass(slots=True)
-class _Unit:
-    """What goes at once: operations by number, ascending."""
-
-    members: list[int]
-    is_done: bool = False
-
-
 def order(creates: Creates, parents: Sequence[int], rest: Sequence[Operation], ties: Ties) -> Ordered:
     """The operations in an order that all ties allow. parents: of each create, the index of its parent among them, -1
     where that is none of them. rest: what comes behind them by default; a RaiseCounter is tied to nothing."""
@@ -85,10 +78,11 @@ class _Orderer:
         self._ties = ties
         self._count = len(creates)
         self._number = dict(self._numbered())
-        self._unit_of: dict[int, int] = {}  # number of an operation in the graph -> component
-        self._units: dict[int, _Unit] = {}
-        self._topological: dict[int, int] = {}  # place of each component
         self._components: nx.DiGraph[int] = nx.DiGraph()
+        self._topological: dict[int, int] = {}  # place of each component
+        self._component_of: Mapping[int, int] = {}  # by the number of an operation that something ties
+        self._tied: dict[int, list[int]] = {}  # members, ascending, of each component that has several
+        self._finished: set[int] = set()  # components that are out
         self._done = bytearray(self._count + len(rest))
         self._blocks: list[Block] = []
         self._out: list[int] = []
@@ -115,8 +109,8 @@ class _Orderer:
     def _numbered(self) -> Iterator[tuple[str, int]]:
         """Path and number of every operation that a tie names, and of creates that have to go before one of those."""
         ties = self._ties
-        named = {path for pair in ties.before for path in pair}
-        named |= {path for _, group in ties.groups for path in group}
+        named = set(chain.from_iterable(ties.before))
+        named.update(*(group for _, group in ties.groups))
         below: set[bytes] = set()
         for number, operation in enumerate(self._rest, self._count):
             if operation.path in named and not isinstance(operation, RaiseCounter):
@@ -132,7 +126,6 @@ class _Orderer:
     def _graph(self) -> nx.DiGraph[int]:
         """Who goes before whom: operations by number; below zero, points that creates and deletes meet at."""
         graph: nx.DiGraph[int] = nx.DiGraph()
-        graph.add_nodes_from(self._number.values())
         graph.add_edges_from(self._edges_of_ties())
         graph.add_edges_from(self._edges_of_filled())
         graph.add_edges_from(self._edges_of_tree())
@@ -141,8 +134,9 @@ class _Orderer:
     def _edges_of_ties(self) -> Iterator[tuple[int, int]]:
         number = self._number
         for first, then in self._ties.before:
-            if first in number and then in number and first != then:
-                yield number[first], number[then]
+            one, other = number.get(first), number.get(then)
+            if one is not None and other is not None and one != other:
+                yield one, other
         for rule, group in self._ties.groups:
             members = sorted({number[path] for path in group if path in number})
             if len(members) > 1:
@@ -169,29 +163,44 @@ class _Orderer:
                 if above is not None:
                     yield above, number
             elif self._is_delete(number):
-                above = next((each for each in self._deletes_above(path) if each in touched), None)
+                above = self._touched_delete_above(path)
                 if above is not None:
                     yield number, above
+
+    def _touched_delete_above(self, path: str) -> int | None:
+        """The nearest one. All that lies between the two is deleted too."""
+        while path != "/":
+            path = paths.parent(path)
+            number = self._number.get(path)
+            if number is not None:
+                return number if self._is_delete(number) else None
+        return None
 
     # -- units --------------------------------------------------------------------------------------------------------
 
     def _contract(self, graph: nx.DiGraph[int]) -> None:
         try:
-            self._components = graph  # without a circle each is a component by itself
             self._topological = {number: place for place, number in enumerate(nx.topological_sort(graph))}
-            all_members: Iterable[tuple[int, Iterable[int]]] = ((number, (number,)) for number in graph)
         except nx.NetworkXUnfeasible:
-            self._components = nx.condensation(graph)
-            order = nx.topological_sort(self._components)
-            self._topological = {component: place for place, component in enumerate(order)}
-            all_members = self._components.nodes(data="members")
-        for component, tied in all_members:
+            pass
+        else:  # without a circle each is a component by itself
+            self._components = graph
+            self._component_of = dict(zip(graph, graph, strict=True))
+            return
+        self._components = nx.condensation(graph)
+        self._topological = {each: place for place, each in enumerate(nx.topological_sort(self._components))}
+        component_of: dict[int, int] = {}
+        for component, tied in self._components.nodes(data="members"):
             members = [number for number in tied if number >= 0]
-            if len(members) > 1:
-                members = sorted({*members, *self._between(members)})
-            for number in members:
-                self._unit_of[number] = component
-            self._units[component] = _Unit(members)
+            self._tied[component] = sorted({*members, *self._between(members)})
+            component_of.update(dict.fromkeys(self._tied[component], component))
+        self._component_of = component_of
+
+    def _members(self, component: int) -> Sequence[int]:
+        """What goes at once: operations by number, ascending; none for a point where others meet."""
+        if self._tied:
+            return self._tied[component]
+        return (component,) if component >= 0 else ()
 
     def _between(self, members: list[int]) -> Iterator[int]:
         """What lies between two members on a way up the tree: it can go neither before the one nor after the other."""
@@ -210,15 +219,15 @@ class _Orderer:
         else than creates, and all that needs it. Nothing at all if there are none."""
         mixed = [
             component
-            for component, unit in self._units.items()
-            if unit.members and unit.members[0] < self._count <= unit.members[-1]
+            for component, members in self._tied.items()
+            if members and members[0] < self._count <= members[-1]
         ]
         if not mixed:
             return bytearray()
         late = bytearray(self._count)
         components = set(mixed).union(*(nx.descendants(self._components, component) for component in mixed))
         for component in components:
-            for number in self._units[component].members:
+            for number in self._members(component):
                 if number < self._count:
                     late[number] = 1
         for number, parent in enumerate(self._parents):  # in tree order: what is above is known already
@@ -233,53 +242,53 @@ class _Orderer:
 
         passed_over: 1 for each that is to come later, by number; empty for none.
         """
-        done, out, unit_of = self._done, self._out, self._unit_of
+        done, out, component_of = self._done, self._out, self._component_of
         for number in numbers:
             if done[number] or (passed_over and passed_over[number]):
                 continue
-            component = unit_of.get(number)
+            component = component_of.get(number)
             if component is None:
                 done[number] = 1
                 out.append(number)
                 continue
             needed = self._needed(component)
             for each in sorted(needed, key=self._topological.__getitem__) if len(needed) > 1 else needed:
-                self._emit_unit(self._units[each])
+                self._emit_component(each)
 
-    def _needed(self, component: int) -> set[int]:
+    def _needed(self, component: int) -> Collection[int]:
         """The component and those before it that are not out yet."""
+        finished, predecessors = self._finished, self._components.predecessors
+        if finished.issuperset(predecessors(component)):
+            return (component,)
         found = {component}
         waiting = [component]
         while waiting:
-            for before in self._components.predecessors(waiting.pop()):
-                if before not in found and not self._units[before].is_done:
+            for before in predecessors(waiting.pop()):
+                if before not in found and before not in finished:
                     found.add(before)
                     waiting.append(before)
         return found
 
-    def _emit_unit(self, unit: _Unit) -> None:
-        if len(unit.members) == 1:
-            (only,) = unit.members
-            for needed in self._needed_of_tree(only):
-                self._put(needed)
-            self._put(only)
-            unit.is_done = True
-            return
-        members = set(unit.members)
-        for number in unit.members:
+    def _emit_component(self, component: int) -> None:
+        members = self._members(component)
+        inside = members if len(members) == 1 else set(members)
+        for number in members:
             for needed in self._needed_of_tree(number):
-                if needed not in members:
+                if needed not in inside:
                     self._put(needed)
         start = len(self._out)
-        for number in unit.members:
+        for number in members:
             self._put(number)
-        unit.is_done = True
+        self._finished.add(component)
         if len(self._out) - start > 1:
-            self._blocks.append(Block(start, len(self._out), self._why(unit)))
+            self._blocks.append(Block(start, len(self._out), self._why(members)))
 
     def _needed_of_tree(self, number: int) -> list[int]:
         """What has to go first and is not out yet: creates above a create, deletes below a delete."""
         if number < self._count:
+            parent = self._parents[number]
+            if parent < 0 or self._done[parent]:  # whatever is above one that is out is out
+                return []
             return [each for each in self._above(number) if not self._done[each]][::-1]
         if self._is_delete(number):
             return [each for each in self._deletes_below(number) if not self._done[each]]
@@ -290,8 +299,8 @@ class _Orderer:
             self._done[number] = 1
             self._out.append(number)
 
-    def _why(self, unit: _Unit) -> str:
-        rules = dict.fromkeys(self._rules[number] for number in unit.members if number in self._rules)
+    def _why(self, members: Sequence[int]) -> str:
+        rules = dict.fromkeys(self._rules[number] for number in members if number in self._rules)
         return ", ".join(rules) or "references in a circle"
 
     # -- operations ---------------------------------------------------------------------------------------------------
@@ -328,10 +337,11 @@ class _Orderer:
                 return
             yield self._deletes[path]
 
-    def _deletes_below(self, number: int) -> list[int]:
+    def _deletes_below(self, number: int) -> range:
         """Deletes below a delete, in order: they stand right before it, since children go first."""
-        top = self._path(number)
-        first = number
-        while self._is_delete(first - 1) and paths.contains(top, self._path(first - 1)):
+        rest, count = self._rest, self._count
+        below = rest[number - count].path + "/"
+        first = number - count
+        while first > 0 and isinstance(other := rest[first - 1], DeleteNode) and other.path.startswith(below):
             first -= 1
-        return list(range(first, number))
+        return range(first + count, number)
