@@ -172,3 +172,12 @@ def test_a_counter_larger_than_a_batch_is_split_into_full_ones() -> None:
 
 def test_nothing_gives_no_batch() -> None:
     assert cut([], HEAD, Limits()) == ((), ())
+
+
+@pytest.mark.parametrize("path", ["/a", "/队列/é", "/" + "n" * 300])
+def test_the_size_of_an_operation_is_that_of_its_request(path: str) -> None:
+    """Deletes are sized without a request for each, so one is made here and measured."""
+    pin = Pin(1, 2, 3)
+    for operation in (create(path, 9), WriteData(path, b"data", pin, 3), DeleteNode(path, pin, 80)):
+        assert forward_size(operation) == operation_size(operation.write())
+        assert frame_bytes(Multi((operation.write(),))) == MULTI_OVERHEAD + forward_size(operation)

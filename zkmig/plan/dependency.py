@@ -111,14 +111,14 @@ class _Orderer:
         ties = self._ties
         named = set(chain.from_iterable(ties.before))
         named.update(*(group for _, group in ties.groups))
-        below: set[bytes] = set()
+        parents: set[str] = set()  # that lose children, and must not run short of them
         for number, operation in enumerate(self._rest, self._count):
-            if operation.path in named and not isinstance(operation, RaiseCounter):
-                yield operation.path, number
-                if isinstance(operation, DeleteNode) and operation.path != "/":
-                    parent = paths.parent(operation.path)
-                    below |= {parent.encode() if parent != "/" else b""} if parent in ties.filled else set()
-        wanted = {path.encode() for path in named}
+            path = operation.path
+            if path in named and not isinstance(operation, RaiseCounter):
+                yield path, number
+                if isinstance(operation, DeleteNode) and path != "/" and (parent := paths.parent(path)) in ties.filled:
+                    parents.add(parent)
+        wanted, below = {path.encode() for path in named}, {path.encode().rstrip(b"/") for path in parents}
         for number, path in enumerate(self._creates.path_column()):
             if path in wanted or (below and path.rpartition(b"/")[0] in below):
                 yield path.decode(), number

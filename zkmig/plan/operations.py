@@ -14,6 +14,7 @@ from zkmig.model.acl import OPEN_ACL, AclList
 from zkmig.model.path import join
 from zkmig.model.stat import Stat
 from zkmig.model.znode import Kind
+from zkmig.wire.jute import utf8_size
 from zkmig.wire.requests import (
     Create,
     CreateContainer,
@@ -127,11 +128,14 @@ class RaiseCounter:
         return 0  # a counter never goes down
 
 
+_DELETE_BYTES = operation_size(Delete("", 0)) - utf8_size("")
 Operation = CreateNode | WriteData | DeleteNode | RaiseCounter
 
 
 def forward_size(operation: Operation) -> int:
     """Bytes that the operation adds to a multi."""
+    if isinstance(operation, DeleteNode):  # a request for each of a million would take longer than all else here
+        return _DELETE_BYTES + utf8_size(operation.path)
     if isinstance(operation, RaiseCounter):
         return operation.pairs * RaiseCounter.pair_size(operation.path)
     return operation_size(operation.write())
