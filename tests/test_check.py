@@ -201,9 +201,10 @@ def test_a_plan_is_held_against_what_was_there_when_it_was_made(place: Place) ->
     place.eyes.delete(f"{place.root}/hosts/h2")
     ran = place.check("p.zkplan", policy=None)
     assert ran.code == 1
-    assert "2 of 10 are gone" in ran.stdout
+    gone = f"2 of 10 are gone ({place.root}/hosts/h2, {place.root}/hosts/h1), at most 1 (10 %) may go"
+    assert f"{gone}; 1 of them was deleted by others: {place.root}/hosts/h2\n" in ran.stdout
     # Another policy knows only what is there now: one of nine, which is more than 10 %.
-    assert "1 of 9 are gone" in place.check("p.zkplan").stdout
+    assert "1 of 9 is gone" in place.check("p.zkplan").stdout
     half = place.policy(POLICY.replace("10%", "50%"), "half.toml")
     place.check("p.zkplan", policy=half).succeeded()
     place.eyes.set(f"{place.root}/services/web/active", b"violet")

@@ -11,7 +11,7 @@ from zkmig.api.migrate import load_plan
 from zkmig.api.policies import load_policy
 from zkmig.api.trees import ReadProgress, Tree, read_options, scan_target, take, take_or_none
 from zkmig.apply.engine import SealedPlan
-from zkmig.apply.judging import BY_OTHERS, judge_written
+from zkmig.apply.judging import judge_written, with_causes
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.record import RULES
 from zkmig.epoch.transitions import State
@@ -228,11 +228,9 @@ def _check_plan(plan: Plan, rules: Rules, now: Snapshot | None, is_own: bool) ->
         after = predict(now, plan.target.root, plan.ordered, plan.acl_steps)
     except (BadInput, KeyError) as error:
         raise _stale(plan.target.root) from error
-    of_plan = causes(plan.ordered)
     if is_own:
-        verdict = judge(rules, after, plan.soundness.baseline)
-        return verdict.caused(lambda each: of_plan(each) or ("" if each.is_old else BY_OTHERS))
-    verdict = judge(rules, after, baseline_of(rules, now)).caused(of_plan)
+        return with_causes(judge(rules, after, plan.soundness.baseline), plan, after)
+    verdict = judge(rules, after, baseline_of(rules, now)).caused(causes(plan.ordered))
     return _with_split_groups(verdict, [*_split_groups(plan, rules, now, after)])
 
 

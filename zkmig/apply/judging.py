@@ -7,8 +7,8 @@ it when the plan was made: what is gone counts, whoever has taken it away.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from zkmig.errors import BadInput, NotPermitted, RuleViolated, StalePlan
 from zkmig.model import path as paths
@@ -19,6 +19,7 @@ from zkmig.plan.predict import predict, with_acls
 from zkmig.plan.soundness import against, causes, refuse
 from zkmig.policy.captures import any_of
 from zkmig.policy.rules import MaxDeletions
+from zkmig.rules.guardrails import gone_text
 from zkmig.rules.judge import judge
 from zkmig.rules.relied import may_matter, relied_on
 from zkmig.rules.violation import Verdict, Violation
@@ -59,9 +60,7 @@ def judge_predicted(
     except (BadInput, KeyError) as error:
         what = "the target has changed while it was judged: the plan fits it no longer"
         raise StalePlan(what, plan.target.root, "plan again") from error
-    verdict = (
-        judge(rules, tree, plan.soundness.baseline, between).caused(_cause_of(plan, tree)).masked(any_of(plan.masks))
-    )
+    verdict = with_causes(judge(rules, tree, plan.soundness.baseline, between), plan, tree).masked(any_of(plan.masks))
     refuse(verdict, rules, "the tree that this plan leads to by now is not sound", "plan again, or mend the target")
     return Judged(tree, now, verdict)
 
@@ -76,7 +75,7 @@ def judge_written(
         raise BadInput("the root of the plan is gone", plan.target.root, "run zkmig status")
     tree = with_acls(now, {step.path: step.final for step in plan.acl_steps})
     verdict = judge(plan.soundness.rules, tree, plan.soundness.baseline, between)
-    return Judged(tree, now, verdict.caused(_cause_of(plan, tree)).masked(any_of(plan.masks)))
+    return Judged(tree, now, with_causes(verdict, plan, tree).masked(any_of(plan.masks)))
 
 
 @dataclass
@@ -124,29 +123,36 @@ class Rulings:
         return self.last.read if self.last is not None else None
 
 
-def _cause_of(plan: Plan, tree: Snapshot) -> Callable[[Violation], str]:
-    """The plan alone was found sound, so that what it has no part in comes from others."""
+def with_causes(verdict: Verdict, plan: Plan, tree: Snapshot) -> Verdict:
+    """The verdict on a tree that others write too, each violation with what causes it. The plan alone was found sound,
+    so that what it has no part in comes from others."""
     of_plan = causes(plan.ordered)
-
-    def cause(violation: Violation) -> str:
-        gone = _taken_by_others(plan, tree, violation)
-        return gone or of_plan(violation) or ("" if violation.is_old else BY_OTHERS)
-
-    return cause
+    found = replace(verdict, violations=tuple(_others_first(verdict.violations, plan, tree)))
+    return found.caused(lambda each: of_plan(each) or ("" if each.is_old else BY_OTHERS))
 
 
-def _taken_by_others(plan: Plan, tree: Snapshot, violation: Violation) -> str:
-    """Of a limit to deletions: which of them are not the plan's."""
-    rules = plan.soundness.rules
-    if not any(isinstance(rule, MaxDeletions) and rule.name == violation.rule for rule in rules.guardrails):
-        return ""
-    planned = {operation.path for operation in plan.ordered.rest if isinstance(operation, DeleteNode)}
-    before = plan.soundness.baseline[violation.rule].paths
-    others = [path for path in before if path not in planned and path not in tree]
+def _others_first(violations: Iterable[Violation], plan: Plan, tree: Snapshot) -> Iterator[Violation]:
+    """The same; a limit to deletions names first what is not the plan's: what the plan deletes it says itself."""
+    limits = {rule.name: rule for rule in plan.soundness.rules.guardrails if isinstance(rule, MaxDeletions)}
+    for violation in violations:
+        rule = limits.get(violation.rule)
+        if rule is None:
+            yield violation
+            continue
+        planned = {operation.path for operation in plan.ordered.rest if isinstance(operation, DeleteNode)}
+        before = plan.soundness.baseline[rule.name].paths
+        gone = [path for path in before if path not in tree]
+        others = [path for path in gone if path not in planned]
+        what = gone_text(rule, [*others, *(path for path in gone if path in planned)], len(before))
+        yield replace(violation, what=what, change=_taken(others))
+
+
+def _taken(others: Sequence[str]) -> str:
     if not others:
         return ""
     more = f" and {len(others) - NAMED_MAX} more" if len(others) > NAMED_MAX else ""
-    return f"{len(others)} of them were deleted by others: {', '.join(others[:NAMED_MAX])}{more}"
+    were = "was" if len(others) == 1 else "were"
+    return f"{len(others)} of them {were} deleted by others: {', '.join(others[:NAMED_MAX])}{more}"
 
 
 def public_reason(violated: Violation) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, assert_never
 
 from zkmig.model.snapshot import Snapshot
@@ -64,13 +64,16 @@ def deletions_allowed(rule: MaxDeletions, before: int) -> int:
 
 def _max_deletions(rule: MaxDeletions, after: Snapshot, before: Before) -> Iterator[Violation]:
     gone = [path for path in before.paths if path not in after]
-    allowed = deletions_allowed(rule, len(before.paths))
-    if len(gone) > allowed:
-        limit = f"at most {allowed}"
-        if rule.share is not None:
-            limit += f" ({rule.share * 100:g} %)"
-        what = f"{len(gone)} of {len(before.paths)} are gone ({_named(gone)}), {limit} may go"
-        yield Violation(rule.name, str(rule.pattern), what)
+    if len(gone) > deletions_allowed(rule, len(before.paths)):
+        yield Violation(rule.name, str(rule.pattern), gone_text(rule, gone, len(before.paths)))
+
+
+def gone_text(rule: MaxDeletions, gone: Sequence[str], before: int) -> str:
+    """As in "3 of 9 are gone (/hosts/a, /hosts/b, /hosts/c), at most 0 (10 %) may go". gone: the first are named."""
+    limit = f"at most {deletions_allowed(rule, before)}"
+    if rule.share is not None:
+        limit += f" ({rule.share * 100:g} %)"
+    return f"{len(gone)} of {before} {'is' if len(gone) == 1 else 'are'} gone ({_named(gone)}), {limit} may go"
 
 
 def _min_children(rule: MinChildren, after: Snapshot) -> Iterator[Violation]:
@@ -149,6 +152,6 @@ def _children(count: int) -> str:
     return f"{count} child{'' if count == 1 else 'ren'}" if count else "no children"
 
 
-def _named(paths: list[str]) -> str:
+def _named(paths: Sequence[str]) -> str:
     more = f" and {len(paths) - NAMED_MAX} more" if len(paths) > NAMED_MAX else ""
     return ", ".join(paths[:NAMED_MAX]) + more
