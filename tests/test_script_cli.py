@@ -130,6 +130,14 @@ def test_plan_wants_a_script_or_a_source(place: Place) -> None:
 # -- a directory ------------------------------------------------------------------------------------------------------
 
 
+def test_a_directory_where_a_script_is_meant_and_nothing_where_scripts_are(place: Place) -> None:
+    """Each is told what the other command would take."""
+    place.run("plan", "migrations", "--to", place.tree, "-o", "p").failed(2, "zkmig apply takes the directory")
+    place.run("apply", "--epoch", 1, "none", "--yes").failed(
+        2, "none: there is no such file", "a directory of migration scripts"
+    )
+
+
 def test_scripts_are_applied_in_order_and_an_epoch_each(place: Place) -> None:
     """From a dry run over one part to the rest; again: nothing to do. History tells of each."""
     place.three()

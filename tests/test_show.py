@@ -12,6 +12,8 @@ import json
 import stat
 from collections.abc import Mapping
 
+import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from kazoo.protocol.states import EventType, WatchedEvent
 from kazoo.security import make_digest_acl
@@ -20,7 +22,9 @@ from tests.plan_values import Step, plan_of, stat_of, steps
 from tests.program import Program, location
 from tests.scopes import AFTER, BEFORE, Site
 from tests.trees import Node, snapshot_of
+from zkmig.cli.show import show
 from zkmig.epoch.control import head_size_max
+from zkmig.errors import BadInput
 from zkmig.model import path as paths
 from zkmig.model.acl import ALL, OPEN_ACL, READ, Acl, digest_id
 from zkmig.model.quota import Quota
@@ -249,6 +253,10 @@ def test_masked_data_is_in_no_output(program: Program) -> None:
     planfile.write(dataclasses.replace(plan, masks=()), str(program.folder / "p"), True)
     for name, output in outputs(program).items():
         assert CANARY in output, name
+    named = program("show", "p", "--data", "--json").succeeded().document["references"]
+    counted = program("show", "p", "--json").succeeded().document["references"]
+    assert len(named["links"]) == named["count"] == counted["count"] == 2
+    assert counted["links"] is None
     assert CANARY not in program("show", "p", "--data", "--json", "--mask", "/app/**").succeeded().stdout
 
 
@@ -341,6 +349,7 @@ def test_bad_input_is_refused_in_a_line(program: Program) -> None:
     program("show", "p", "--mask", "/a/**/**").failed(2, "/a/**/**")
     program("show", "p", "--before", "p").failed(2, "p")
     program("show", "p", "--html", "x.html", "--before", "none.zks").failed(2, "none.zks")
+    assert "-o" not in program("show", "p", "--html", ".").failed(2, "this is a directory")
     assert program("show", "p", "--html", "x.html", "--all").code == 2
     assert program("show", "p", "--force").code == 2
     assert program.files == {"s.zks", "p", "cut"}
@@ -351,6 +360,25 @@ def test_bad_input_is_refused_in_a_line(program: Program) -> None:
     assert program("show", "p", "--html", "x.html", "--force", "--json").succeeded().document["changes"] == 1
     assert stat.S_IMODE(made.stat().st_mode) == 0o600
     assert made.read_text().endswith("</html>\n")
+
+
+def test_a_page_of_too_many_nodes_is_refused_before_their_tree_is_made(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what is known without it; and with --path only by what is below."""
+    monkeypatch.setattr("zkmig.show.page.NODES_MAX", 3)
+    source = {"": Node(), "/a": Node(), **{f"/a/{name}": Node() for name in "xyz"}, "/b": Node(b"after")}
+    planfile.write(plan_between(source, {"": Node(), "/b": Node()}), str(program.folder / "p"))
+    monkeypatch.chdir(program.folder)
+    with monkeypatch.context() as unmade:
+        unmade.delattr("zkmig.cli.show.change_tree")
+        ran = CliRunner().invoke(show, ["p", "--html", "x.html"])
+        assert isinstance(ran.exception, BadInput)
+        assert "4 nodes are more than the 3 that a page can hold" in str(ran.exception)
+        ran = CliRunner().invoke(show, ["p", "--html", "x.html", "--path", "/app/a"])
+        assert isinstance(ran.exception, BadInput)
+    ran = CliRunner().invoke(show, ["p", "--html", "x.html", "--path", "/app/b"], catch_exceptions=False)
+    assert ran.exit_code == 0
 
 
 # -- a real server ----------------------------------------------------------------------------------------------------

@@ -235,7 +235,13 @@ def load_plan(path: str | os.PathLike[str]) -> SealedPlan:
     shown = os.fspath(path)
     if zks.is_zks(shown):
         raise BadInput("this is a snapshot file, and a plan is wanted", shown, "make one with zkmig plan")
-    plan, digest = planfile.read(shown)
+    try:
+        plan, digest = planfile.read(shown)
+    except BadInput as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        hint = "name a plan, which zkmig plan makes, or, to apply, a directory of migration scripts"
+        raise BadInput("there is no such file", shown, hint) from error
     return SealedPlan(plan, digest, os.path.abspath(shown))
 
 

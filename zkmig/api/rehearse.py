@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 EMPTY = "the way back: the scope is EMPTY, and its first epoch cannot be reverted; here a scope above it was, which can"
 
+NO_SCOPE = "the scope: its state, epoch and holds, of which a snapshot does not tell; apply looks at them"
+
 SUPER_ON_TARGET = "these credentials are those of the target's super user"
 
 
@@ -178,6 +180,7 @@ def _target_of(
         raise BadInput(
             f"the plan is for {root}, which it does not hold", str(place or "the snapshot"), "give the target"
         )
+    notes.append(NO_SCOPE)
     return found.subtree(root), ""
 
 

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -58,6 +58,17 @@ class Run:
         if self.as_json:
             self._put(json.dumps(content))
 
+    def long_document(self, content: Mapping[str, Any], name: str, items: Iterable[Any]) -> None:
+        """The same with a last field `name`, a list whose items are written as they come and never held all at once."""
+        if not self.as_json:
+            return
+        self._put(f"{json.dumps(content)[:-1]}, {json.dumps(name)}: [", end="")
+        for number, item in enumerate(items):
+            self._put(f"{', ' if number else ''}{json.dumps(item)}", end="")
+            if not self._is_heard:
+                return
+        self._put("]}")
+
     def stream(self, text: str) -> bool:
         """A line on stdout at once, for whoever follows as things happen. False: nobody reads there any more."""
         self._put(text)
@@ -68,10 +79,10 @@ class Run:
                 self._is_heard = False
         return self._is_heard
 
-    def _put(self, text: str) -> None:
+    def _put(self, text: str, end: str = "\n") -> None:
         if self._is_heard:
             try:
-                sys.stdout.write(text + "\n")
+                sys.stdout.write(text + end)
             except BrokenPipeError:
                 self._is_heard = False  # whoever read it has seen enough; what the command does and returns stays
 

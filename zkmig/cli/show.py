@@ -16,12 +16,12 @@ from zkmig.errors import BadInput
 from zkmig.model import path as paths
 from zkmig.model.patterns import parse_path
 from zkmig.show.before import Before
-from zkmig.show.changes import ChangeTree, change_tree
+from zkmig.show.changes import ChangeTree, change_tree, changed_at_least
 from zkmig.show.document import batch_documents, change_document, rules_document
 from zkmig.show.facts import HASH_CHARS, facts_of
 from zkmig.show.links import links_in
 from zkmig.show.outside import outside_of
-from zkmig.show.page import write_page
+from zkmig.show.page import refuse_too_many, write_page
 from zkmig.show.text import change_lines, tree_lines
 from zkmig.show.values import Masks, Sight
 from zkmig.show.watches import watches_of
@@ -95,13 +95,17 @@ def show(
     if not paths.overlap(below, plan.target.root):
         raise BadInput("the plan changes nothing there", below, f"name a path at or below {plan.target.root}")
     hidden = Masks.of((*plan.masks, *masks))
+    if html is not None:
+        refuse_too_many(changed_at_least(plan, below), html)  # before the tree, which takes long for many
     tree = change_tree(plan, below)
     there = _before(run, tree, before) if before is not None else None
     if html is not None:
         _page(run, sealed, tree, hidden, data is not False, there, html, force)
         return
     if run.as_json:
-        run.document(_document(plan_file, sealed, tree, hidden, bool(data), there))
+        sight = Sight(hidden, bool(data), None)
+        changes = ({"path": change.path, **change_document(change, sight, there)} for change in tree.changes())
+        run.long_document(_document(plan_file, sealed, tree, hidden, bool(data), there), "changes", changes)
         return
     _text(run, sealed, tree, Sight(hidden, bool(data), None), there, show_all, bool(data))
 
@@ -136,9 +140,9 @@ def _text(
 def _document(
     name: str, sealed: SealedPlan, tree: ChangeTree, masks: Masks, data: bool, before: Before | None
 ) -> dict[str, Any]:
+    """All but the changes themselves."""
     plan = sealed.plan
-    sight = Sight(masks, data, None)
-    links = links_in(tree, masks, before)
+    links = links_in(tree, masks, before, named=data)
     return {
         "plan": name,
         "plan_hash": sealed.hash,
@@ -151,7 +155,7 @@ def _document(
         "rules": rules_document(plan, masks),
         # What a node names is its data.
         "references": {
-            "count": len(links.links),
+            "count": links.count,
             "hidden": links.hidden,
             "links": [
                 {"rule": link.rule, "from": link.source, "to": link.target, "new": link.is_new} for link in links.links
@@ -160,7 +164,6 @@ def _document(
             else None,
         },
         "changed": tree.changed,
-        "changes": [{"path": change.path, **change_document(change, sight, before)} for change in tree.changes()],
     }
 
 

@@ -144,6 +144,9 @@ def _read(path: str) -> bytes:
             source = file.read(SCRIPT_BYTES_MAX + 1)
     except FileNotFoundError:
         raise BadInput("there is no such script", path, "make one with zkmig new") from None
+    except IsADirectoryError:
+        hint = "name one of its scripts; zkmig apply takes the directory"
+        raise BadInput("this is a directory, and a migration script is wanted", path, hint) from None
     except OSError as error:
         raise BadInput(f"it cannot be read: {error.strerror}", path) from error
     except ValueError:

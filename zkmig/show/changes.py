@@ -138,6 +138,13 @@ def change_tree(plan: Plan, below: str = "/") -> ChangeTree:
     return _Builder(plan, top).build(entries)
 
 
+def changed_at_least(plan: Plan, below: str = "/") -> int:
+    """A number of nodes at and below a path that are changed, without the tree of them: there may be more."""
+    creates, rest, top = plan.ordered.creates, plan.ordered.rest, _key(below.encode())
+    created = sum(_is_below(top, _key(path)) for path in creates.path_column()) if top else len(creates)
+    return max(created, len({each.path for each in rest if paths.contains(below, each.path)}))
+
+
 def _key(path: bytes) -> bytes:
     """`paths.order_key`, of bytes."""
     return b"" if path == b"/" else path.replace(b"/", _NUL)

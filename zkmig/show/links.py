@@ -29,30 +29,35 @@ class NamedLink:
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """links: of the nodes that may be told of. hidden: how many nodes hold names that may not be."""
+    """links: of the nodes that may be told of; count: how many. hidden: how many nodes hold names that may not be."""
 
     links: tuple[NamedLink, ...] = ()
+    count: int = 0
     hidden: int = 0
 
 
-def links_in(tree: ChangeTree, masks: Masks, before: Before | None = None) -> Links:
-    """Links of the data that is written; with `before`, those too that go with what is replaced or deleted."""
+def links_in(tree: ChangeTree, masks: Masks, before: Before | None = None, named: bool = True) -> Links:
+    """Links of the data that is written; with `before`, those too that go with what is replaced or deleted.
+
+    named: False: they are only counted.
+    """
     references = tree.plan.soundness.rules.references
-    found: dict[NamedLink, None] = {}
-    hidden = 0
+    links: list[NamedLink] = []
+    count = hidden = 0
     for change in tree.changes() if references else ():
         if masks.hides(change.path):
             hidden += any(rule.source.match(change.path) is not None for rule in references)
             continue
-        after = set()
+        is_new: dict[tuple[str, str], bool] = {}
         for rule in references:
             for target in _targets(rule, change.path, change.data_after):
-                after.add((rule.name, target))
-                found[NamedLink(rule.name, change.path, target)] = None
-        for name, target in _held_before(references, change, before):
-            if (name, target) not in after:
-                found[NamedLink(name, change.path, target, is_new=False)] = None
-    return Links(tuple(found), hidden)
+                is_new[rule.name, target] = True
+        for key in _held_before(references, change, before):
+            is_new.setdefault(key, False)
+        count += len(is_new)
+        if named:
+            links += [NamedLink(name, change.path, target, new) for (name, target), new in is_new.items()]
+    return Links(tuple(links), count, hidden)
 
 
 def _held_before(references: tuple[Reference, ...], change: Change, before: Before | None) -> Iterator[tuple[str, str]]:

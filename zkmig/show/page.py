@@ -44,9 +44,7 @@ def write_page(
 
     BadInput if it exists (unless `force`) or cannot be written, and for more nodes than a browser takes.
     """
-    if len(tree) > NODES_MAX:
-        what = f"{len(tree)} nodes are more than the {NODES_MAX} that a page can hold"
-        raise BadInput(what, path, "show a part with --path, or print it without --html")
+    refuse_too_many(len(tree), path)
     sight = Sight(masks, with_data, VALUE_BYTES_MAX, DATA_BYTES_MAX)
     size = 0
     with sealed.whole_file(path, force) as file:
@@ -59,6 +57,13 @@ def write_page(
         "cut": sight.cut,
         "left_out": sight.beyond,
     }
+
+
+def refuse_too_many(nodes: int, path: str) -> None:
+    """BadInput for more nodes than a page can hold. path: of its file."""
+    if nodes > NODES_MAX:
+        what = f"{nodes} nodes are more than the {NODES_MAX} that a page can hold"
+        raise BadInput(what, path, "show a part with --path, or print it without --html")
 
 
 def _pieces(plan: Plan, plan_hash: str, tree: ChangeTree, sight: Sight, before: Before | None) -> Iterator[str]:

@@ -1,0 +1,14 @@
+"""What a rehearsal says that it cannot tell, as far as no server is needed for that: an empty plan starts none."""
+
+from __future__ import annotations
+
+import zkmig
+from tests.trees import Node, snapshot_of
+
+
+def test_of_a_snapshot_the_scope_is_not_known() -> None:
+    """So nobody takes for proven that the plan's epoch is the next, or that nothing holds the scope."""
+    tree = snapshot_of({"": Node(), "/a": Node(b"1")})
+    found = zkmig.rehearse(zkmig.make_plan(tree, tree), tree)
+    assert not found.stages
+    assert any("epoch and holds, of which a snapshot does not tell" in sentence for sentence in found.not_rehearsed)
