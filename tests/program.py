@@ -1,7 +1,8 @@
-"""The real `zkmig` program, run as its users run it: a process, its output, its exit code, and the files it leaves."""
+"""The `zkmig` program as its users see it: a process, its output, its exit code, and the files it leaves."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tests.forked_program import Forks
 
 PROGRAM = str(Path(sys.executable).with_name("zkmig"))
 RUN_TIMEOUT_S = 100.0
@@ -18,6 +21,11 @@ _FOREIGN = {
     *("ZKMIG_AT", "ZKMIG_SCOPE", "ZKMIG_AUTH", "ZKMIG_CONTROL", "ZKMIG_DEBUG", "ZKMIG_PROFILE", "ZKMIG_PROFILES"),
     *("ZKMIG_TLS_CA", "ZKMIG_TLS_CERT", "ZKMIG_TLS_KEY"),
 }
+
+
+@functools.cache
+def _forks() -> Forks:
+    return Forks()
 
 
 class Ran(NamedTuple):
@@ -57,6 +65,11 @@ class Program:
         self.folder = folder
 
     def __call__(self, *arguments: object, env: Mapping[str, str] | None = None) -> Ran:
+        """One run, to its end: forked off a process that has it loaded, where that is the same."""
+        environment = self.environment(env)
+        if os.environ.get("ZKMIG_TEST_FORKS") != "0" and (forks := _forks()).heeds(environment):
+            argv = [PROGRAM, *map(str, arguments)]
+            return Ran(*forks.run(argv, self.folder, environment, RUN_TIMEOUT_S))
         process = self.start(*arguments, env=env)
         try:
             stdout, stderr = process.communicate(timeout=RUN_TIMEOUT_S)
@@ -65,7 +78,7 @@ class Program:
         return Ran(process.returncode, stdout, stderr)
 
     def start(self, *arguments: object, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """Begin a run; the caller ends it."""
+        """Begin a run, of the program as it is installed; the caller ends it."""
         return subprocess.Popen(
             [PROGRAM, *map(str, arguments)],
             cwd=self.folder,
