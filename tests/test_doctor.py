@@ -31,6 +31,7 @@ from zkmig.doctor.words import ANSWER_BYTES_MAX, ask
 from zkmig.epoch.control import Roles
 from zkmig.epoch.record import Held
 from zkmig.errors import BadInput, Unreachable
+from zkmig.model.acl import WORLD
 from zkmig.source.location import parse_hosts
 from zkmig.wire.credential import Credential
 from zkmig.wire.tls import Tls
@@ -241,7 +242,7 @@ def test_super_is_not_bound() -> None:
 def test_a_scope_and_the_roles_in_it(site: Site) -> None:
     """STABLE and open to all; then held. The admin, somebody else, and a reader whom an ACL keeps out."""
     tree = {"": Node(b""), "/open": Node(b""), "/mine": Node(b"", MINE), "/shown": Node(b"", MINE_BUT_READABLE)}
-    site.init(tree, Roles((MY_IDENTITY,), (ALICES_IDENTITY, ("world", "anyone"))))  # type: ignore[arg-type]
+    site.init(tree, Roles((MY_IDENTITY,), (ALICES_IDENTITY, WORLD)))
     where = location(site.server.hosts, site.root)
     as_me = zkmig.diagnose(where, auth=[ME])
     assert only(as_me, "scope").endswith("STABLE at epoch 0")

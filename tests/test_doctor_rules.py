@@ -9,6 +9,7 @@ import ast
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,10 +34,10 @@ def srvr(version: str = "3.9.5", mode: str = "follower", zxid: int = 0x100000020
     return f"Zookeeper version: {version}-abc, built on 2026-01-01\nZxid: {zxid:#x}\nMode: {mode}\nNode count: 5\n"
 
 
-def member(number: int, mode: str = "follower", **srvr_fields: object) -> Member:
+def member(number: int, mode: str = "follower", **srvr_fields: Any) -> Member:
     """A member without fault."""
     words = {
-        "srvr": srvr(mode=mode, **srvr_fields),  # type: ignore[arg-type]
+        "srvr": srvr(mode=mode, **srvr_fields),
         "mntr": "zk_server_state\tx\nzk_open_file_descriptor_count\t40\nzk_max_file_descriptor_count\t20000\n",
         "envi": "Environment:\nos.memory.max=4096MB\n",
     }
@@ -46,11 +47,11 @@ def member(number: int, mode: str = "follower", **srvr_fields: object) -> Member
     return one
 
 
-def ensemble(**fields: object) -> Seen:
+def ensemble(**fields: Any) -> Seen:
     members = [member(1, "leader"), member(2), member(3)]
     place = EnsembleLocation(tuple((f"zk{n}", 2181) for n in (1, 2, 3)), "/app")
     seen = Seen(place, "cython", members, session_ms=30_000, zxid_wanted=0x100000020, control="/zkmig")
-    return replace(seen, **fields)  # type: ignore[arg-type]
+    return replace(seen, **fields)
 
 
 def judged(seen: Seen) -> dict[str, list[Finding]]:
