@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from zkmig.epoch.journal import deleted_sizes
 from zkmig.model.snapshot import Snapshot
@@ -32,7 +33,10 @@ def deleted_nodes(target: Snapshot, nodes: array[int], root: str) -> Deleted:
     again = added_nodes(target, nodes, root)  # as what undo creates them
     creates, stats = again.creates, target.columns.stats
     rows = zip(*(map(column.__getitem__, nodes) for column in stats), strict=True)
-    pins = map(Pin, *(map(column.__getitem__, nodes) for column in (stats.czxid, stats.version, stats.aversion)))
+    pinned = zip(
+        *(map(column.__getitem__, nodes) for column in (stats.czxid, stats.version, stats.aversion)), strict=True
+    )
+    pins = map(partial(tuple.__new__, Pin), pinned)  # as Pin._make does, without a call of Python for each
     kinds = map(tuple(Kind).__getitem__, creates.kinds)  # by value
     ttls = map(creates.ttls.get, range(len(nodes)), [0] * len(nodes)) if creates.ttls else [0] * len(nodes)
     journal_sizes = deleted_sizes(

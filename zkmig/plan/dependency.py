@@ -119,9 +119,9 @@ class _Orderer:
                 if isinstance(operation, DeleteNode) and path != "/" and (parent := paths.parent(path)) in ties.filled:
                     parents.add(parent)
         wanted, below = {path.encode() for path in named}, {path.encode().rstrip(b"/") for path in parents}
-        for number, path in enumerate(self._creates.path_column()):
-            if path in wanted or (below and path.rpartition(b"/")[0] in below):
-                yield path.decode(), number
+        for number, raw in enumerate(self._creates.path_column()):
+            if raw in wanted or (below and raw.rpartition(b"/")[0] in below):
+                yield raw.decode(), number
 
     def _graph(self) -> nx.DiGraph[int]:
         """Who goes before whom: operations by number; below zero, points that creates and deletes meet at."""

@@ -63,7 +63,7 @@ _PREDICTED = Consistency(False, 0, 0, "it is predicted")
 def _others(target: Snapshot, left: Iterable[str]) -> Iterator[tuple[int, int]]:
     """Ranges of all nodes but these, which have to be there."""
     start = 0
-    for node in sorted(_index(target, path) for path in left):
+    for node in sorted(_indices(target, left)):
         if start < node:
             yield start, node
         start = node + 1
@@ -71,11 +71,13 @@ def _others(target: Snapshot, left: Iterable[str]) -> Iterator[tuple[int, int]]:
         yield start, len(target)
 
 
-def _index(target: Snapshot, path: str) -> int:
-    try:
-        return target.index(path)
-    except KeyError:
-        raise BadInput(_NO_FIT, path, "plan again") from None
+def _indices(target: Snapshot, left: Iterable[str]) -> Iterator[int]:
+    blob, offsets, find = target.columns.paths_blob, target.columns.path_offsets, twins.order().find
+    for path in left:
+        node = find(blob, offsets, path.encode())
+        if node < 0:
+            raise BadInput(_NO_FIT, path, "plan again")
+        yield node
 
 
 def _extend(builder: SnapshotBuilder, creates: Creates) -> None:

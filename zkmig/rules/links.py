@@ -46,7 +46,7 @@ class _Change:
         return self.before is not None and path in self.before
 
     def is_created(self, path: str) -> bool:
-        return path in self.after and not self.was(path)
+        return not self.was(path) and path in self.after
 
     def is_deleted(self, path: str) -> bool:
         return self.was(path) and path not in self.after

@@ -5,8 +5,9 @@ Besides the verdict they give the links of a tree, from which the order of a pla
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from zkmig.errors import BadInput
 from zkmig.model import path as paths
@@ -19,8 +20,7 @@ from zkmig.rules.violation import Violation, told
 BLANKS = " \t\r\n"  # that `strip` takes off; others, as U+00A0, may be part of a name
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """One name in the data of one node. target: the path it leads to; "" where it leads to none, and fault says why.
 
     number: of the name among those in the data, from 1, where there may be several; else 0.
@@ -35,13 +35,13 @@ class Link:
 def links_of(rule: Reference, path: str, captures: Captures, data: bytes | None) -> Iterator[Link]:
     """What the data of a node that matches names."""
     is_one = rule.json is None or path_into(rule.json).is_singular
-    for number, name in enumerate(_names(rule, data), 1):
+    for number, name in enumerate(_whole(rule, data) if rule.json is None else _within(rule, rule.json, data), 1):
         if isinstance(name, _Fault):
             yield Link(path, "", name.text)
             continue
         place = 0 if is_one else number
         try:
-            yield Link(path, rule.target.fill(captures, name), number=place)
+            yield Link(path, rule.target.fill(captures, name), "", place)
         except BadInput:
             blanks = "" if name == name.strip(BLANKS) else ": blanks around it, which strip = true takes off"
             its = f"name {place} in it" if place else "its name"
@@ -75,13 +75,14 @@ def judged(rule: Reference, links: LinksOf) -> Iterator[Violation]:
     after = links.tree
     for node, link in links[rule]:
         what = link.fault
-        if not what and not (after.scope.covers(link.target) and _is_included(after, link.target)):
-            what = f"{_it(link)} a node of {rule.target} that was not read, so that nobody can tell whether it is there"
-        if not what and link.target not in after:
+        if not what and link.target in after:
+            continue
+        if not what:
             # The path would tell the data; a plan that deletes it names it itself.
-            what = f"{_it(link)} a node of {rule.target} that is not there"
-        if what:
-            yield Violation(rule.name, link.source, what, told(after.data_at(node)), target=link.target)
+            was_read = after.scope.covers(link.target) and _is_included(after, link.target)
+            why = "is not there" if was_read else "was not read, so that nobody can tell whether it is there"
+            what = f"{_it(link)} a node of {rule.target} that {why}"
+        yield Violation(rule.name, link.source, what, told(after.data_at(node)), target=link.target)
 
 
 def _it(link: Link) -> str:
@@ -94,35 +95,30 @@ class _Fault:
     text: str
 
 
-def _names(rule: Reference, data: bytes | None) -> Iterator[str | _Fault]:
-    if rule.json is None:
-        yield from _whole(rule, data)
-        return
-    path = path_into(rule.json)
-    is_empty = True
+def _within(rule: Reference, json_path: str, data: bytes | None) -> Sequence[str | _Fault]:
+    path = path_into(json_path)
+    names: list[str | _Fault] = []
     try:
         for found in path.find(parsed(data)):
-            is_empty = False
             if isinstance(found, bool) or not isinstance(found, str | int):
-                yield _Fault(f"{rule.json} leads to what is no name")
+                names.append(_Fault(f"{json_path} leads to what is no name"))
             else:
                 name = str(found)
-                yield name.strip(BLANKS) if rule.strip else name
+                names.append(name.strip(BLANKS) if rule.strip else name)
     except NotJson as error:
-        yield _Fault(str(error))
-        return
-    if is_empty and path.is_singular:  # a list may be empty; what leads to one place should lead somewhere
-        yield _Fault(f"there is nothing at {rule.json}")
+        return [*names, _Fault(str(error))]
+    if not names and path.is_singular:  # a list may be empty; what leads to one place should lead somewhere
+        return [_Fault(f"there is nothing at {json_path}")]
+    return names
 
 
-def _whole(rule: Reference, data: bytes | None) -> Iterator[str | _Fault]:
+def _whole(rule: Reference, data: bytes | None) -> Sequence[str | _Fault]:
     try:
         text = (data or b"").decode()
     except UnicodeDecodeError:
-        yield _Fault("its data is no text")
-        return
+        return (_Fault("its data is no text"),)
     text = text.strip(BLANKS) if rule.strip else text
-    yield text or _Fault("it has no data")
+    return (text or _Fault("it has no data"),)
 
 
 def _is_included(snapshot: Snapshot, path: str) -> bool:
