@@ -104,7 +104,7 @@ def plan(
     and never carried over. What is left out is said, and what the target would refuse (unknown schemes, kinds, quotas,
     permissions) is named before anything is tried. Nothing is written to any server.
 
-    SCRIPT is a migration script, as `zkmig new` makes one. It is trusted code, and is run three times, in two
+    SCRIPT is a migration script, as `zkmig new` makes one. It is trusted code, and is run five times, in four
     processes: its plan is refused where it does not come out the same each time.
     """
     check_output(output, force)

@@ -60,6 +60,7 @@ from zkmig.policy.leftout import left_out
 from zkmig.policy.policy import AnyPolicy, policy_of
 from zkmig.policy.quotas import carried_quotas
 from zkmig.policy.rules import Rules
+from zkmig.uncollected import uncollected
 
 LEFT_OUT_BELOW = "left out, but below a node that would have to be deleted"
 NAMED_MAX = 5  # paths named in one message
@@ -106,7 +107,8 @@ def make_plan(
     maker = _Maker(ready, changes, root, limits or Limits(), scope, tuple(identities or ()), identities is not None)
     below = (parse_path(each, "--exclude") for each in declared.excludes)
     excludes = [each for each in below if each != root and paths.contains(root, each)]
-    made = maker.plan(hosts, declared.rules, target, any_of(declared.masks), excludes)
+    with uncollected():
+        made = maker.plan(hosts, declared.rules, target, any_of(declared.masks), excludes)
     notes = (*made.notes, *_masks_of_nothing(declared.masks, target, made.ordered))
     made = dataclasses.replace(made, masks=tuple(map(str, declared.masks)), notes=notes)
     if quotas is not None:
