@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from itertools import pairwise
 
 from zkmig.errors import BadInput
 from zkmig.model import twins
@@ -43,7 +44,7 @@ def predict(target: Snapshot | None, root: str, operations: Operations, acl_step
     if target is None and (gone or written):
         raise BadInput(_NO_FIT, next(iter((*gone, *written))), "plan again")
     if target is not None:
-        builder.extend(target.columns, _others(target, (*gone, *written)))
+        builder.extend(target.columns, _others(target, gone | written.keys()))
         for path, data in written.items():
             node = target[path]
             builder.add(path, data, node.acl, node.stat, node.kind, node.ttl_ms)
@@ -56,11 +57,12 @@ def predict(target: Snapshot | None, root: str, operations: Operations, acl_step
 
 
 _UNBORN = Stat(*[0] * len(STAT_TYPECODES))
+SEARCHES_A_PASS = 8  # nodes that a pass over the columns looks at while one path is searched for
 _NO_FIT = "the operations are for another tree: this node is not there"
 _PREDICTED = Consistency(False, 0, 0, "it is predicted")
 
 
-def _others(target: Snapshot, left: Iterable[str]) -> Iterator[tuple[int, int]]:
+def _others(target: Snapshot, left: Collection[str]) -> Iterator[tuple[int, int]]:
     """Ranges of all nodes but these, which have to be there."""
     start = 0
     for node in sorted(_indices(target, left)):
@@ -71,13 +73,25 @@ def _others(target: Snapshot, left: Iterable[str]) -> Iterator[tuple[int, int]]:
         yield start, len(target)
 
 
-def _indices(target: Snapshot, left: Iterable[str]) -> Iterator[int]:
-    blob, offsets, find = target.columns.paths_blob, target.columns.path_offsets, twins.order().find
-    for path in left:
-        node = find(blob, offsets, path.encode())
-        if node < 0:
-            raise BadInput(_NO_FIT, path, "plan again")
-        yield node
+def _indices(target: Snapshot, left: Collection[str]) -> Iterator[int]:
+    """Where these are, in any order. A search for each, or where they are many one look at every node."""
+    columns = target.columns
+    if len(left) < len(target) // SEARCHES_A_PASS:
+        find = twins.order().find
+        for path in left:
+            node = find(columns.paths_blob, columns.path_offsets, path.encode())
+            if node < 0:
+                raise BadInput(_NO_FIT, path, "plan again")
+            yield node
+        return
+    wanted = {path.encode() for path in left}
+    for node, (start, end) in enumerate(pairwise(columns.path_offsets)):
+        raw = columns.paths_blob[start:end]
+        if raw in wanted:
+            wanted.remove(raw)
+            yield node
+    if wanted:
+        raise BadInput(_NO_FIT, min(wanted).decode(), "plan again")
 
 
 def _extend(builder: SnapshotBuilder, creates: Creates) -> None:

@@ -57,18 +57,20 @@ class _Change:
 
 def _referents_first(rules: Rules, change: _Change, links: LinksOf) -> Iterator[tuple[str, str]]:
     for rule in rules.references:
-        for _, link in links[rule]:
-            if link.target and change.is_created(link.target) and change.is_touched(link.source):
-                yield link.target, link.source
+        for _, link, is_there in links[rule]:
+            source, target = link.source, link.target
+            if is_there and not change.was(target) and (not change.was(source) or change.written(source)):
+                yield target, source
 
 
 def _referrers_gone_first(rules: Rules, change: _Change, links: LinksOf | None) -> Iterator[tuple[str, str]]:
     if links is None:
         return
     for rule in rules.references:
-        for _, link in links[rule]:
-            if link.target and change.is_deleted(link.target) and change.is_touched(link.source):
-                yield link.source, link.target
+        for _, link, was_there in links[rule]:
+            source, target = link.source, link.target
+            if was_there and target not in change.after and (source not in change.after or change.written(source)):
+                yield source, target
 
 
 def _together(rules: Rules, change: _Change) -> Iterator[tuple[str, tuple[str, ...]]]:

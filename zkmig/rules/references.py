@@ -60,11 +60,13 @@ class LinksOf:
 
     def __init__(self, tree: Snapshot) -> None:
         self.tree = tree
-        self._found: dict[Reference, list[tuple[int, Link]]] = {}
+        self._found: dict[Reference, list[tuple[int, Link, bool]]] = {}
 
-    def __getitem__(self, rule: Reference) -> list[tuple[int, Link]]:
+    def __getitem__(self, rule: Reference) -> list[tuple[int, Link, bool]]:
+        """The node that holds it, the link, and whether what it leads to is there."""
         if rule not in self._found:
-            self._found[rule] = list(find_links(rule, self.tree))
+            found = find_links(rule, self.tree)
+            self._found[rule] = [(node, link, not link.fault and link.target in self.tree) for node, link in found]
         return self._found[rule]
 
 
@@ -73,10 +75,10 @@ def judged(rule: Reference, links: LinksOf) -> Iterator[Violation]:
     if not rule.required:
         return
     after = links.tree
-    for node, link in links[rule]:
-        what = link.fault
-        if not what and link.target in after:
+    for node, link, is_there in links[rule]:
+        if is_there:
             continue
+        what = link.fault
         if not what:
             # The path would tell the data; a plan that deletes it names it itself.
             was_read = after.scope.covers(link.target) and _is_included(after, link.target)
