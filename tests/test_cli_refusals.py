@@ -178,6 +178,8 @@ def test_no_file_is_overwritten_unasked(program: Program, target: str, tree: str
     before = (program.folder / "s.zks").read_bytes()
     program("snapshot", tree, "-o", "s.zks").failed(2, "s.zks", "the file exists", "--force")
     program("plan", "--from", tree, "--to", target, "-o", "s.zks").failed(2, "the file exists")
+    nobody = "zk://127.0.0.1:1/app"  # known before anybody is asked
+    program("revert", "--epoch", 1, "--at", nobody, "-o", "s.zks", "--yes").failed(2, "the file exists")
     assert (program.folder / "s.zks").read_bytes() == before
     program("snapshot", tree, "-o", "s.zks", "--force").succeeded()
     assert program.files == {"s.zks", "p.zkplan"}

@@ -163,7 +163,7 @@ def test_scripts_are_applied_in_order_and_an_epoch_each(place: Place) -> None:
     assert all(one["user"] for one in history)
     shown = place.run("history", "--at", place.at, "--scope", place.scope).succeeded().stdout
     assert "from 0002_step.py (step), sha256 " in shown
-    assert "2 writes (1 creates, 1 deletes)" in shown
+    assert "2 writes (1 create, 1 delete)" in shown
     kept = {path.name for path in (place.folder / ".plans").iterdir()}
     assert kept == {".gitignore", *(f"{place.scope}-000{number}_step.zkplan" for number in (1, 2, 3))}
 

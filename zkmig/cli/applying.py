@@ -53,6 +53,11 @@ def batches_text(count: int) -> str:
     return "1 batch" if count == 1 else f"{count} batches"
 
 
+def writes_text(count: int) -> str:
+    """As in "1 write"."""
+    return "1 write" if count == 1 else f"{count} writes"
+
+
 def ends_there(applied: Applied) -> bool:
     """Whether there is nothing to carry out."""
     return applied.already or applied.nothing_to_do
@@ -67,7 +72,7 @@ def say_if_no_rules(run: Run, plan: Plan) -> None:
 def say_work(run: Run, plan: Plan, foreseen: Applied) -> None:
     """What a plan would do, to whoever is then asked."""
     how = how_written(foreseen.single_shot, len(plan.batch_ends))
-    run.say(f"{plan.counts_text}; {plan.writes} writes {how}; {plan.journal_bytes} bytes of undo")
+    run.say(f"{plan.counts_text}; {writes_text(plan.writes)} {how}; {plan.journal_bytes} bytes of undo")
     for note in plan.notes:
         run.say(f"note: {note}")
     say_left_out(run, plan.left_out)
@@ -82,7 +87,7 @@ def show_dry_run(run: Run, sealed: SealedPlan, epoch: int, foreseen: Applied) ->
         run.line(line)
     is_over = ends_there(foreseen)
     say_if_no_rules(run, plan)
-    run.say("nothing to do" if is_over else f"dry run: {plan.writes} writes would make epoch {epoch}")
+    run.say("nothing to do" if is_over else f"dry run: {writes_text(plan.writes)} would make epoch {epoch}")
     run.document(document)
     say_left_out(run, plan.left_out)
 
@@ -156,8 +161,8 @@ def say_applied(run: Run, applied: Applied, left_out: LeftOut | None, was_resume
         run.line(f"{outcome}: epoch {applied.epoch} is committed")
         return
     how = how_written(applied.single_shot, applied.batches)
-    quotas = f"; {applied.quotas} quotas set" if applied.quotas else ""
-    run.line(f"epoch {applied.epoch} is committed: {applied.writes} writes {how}{quotas}")
+    quotas = f"; {applied.quotas} quota{'' if applied.quotas == 1 else 's'} set" if applied.quotas else ""
+    run.line(f"epoch {applied.epoch} is committed: {writes_text(applied.writes)} {how}{quotas}")
     _say_tempo(run, applied.tempo)
     say_deviations(run, applied.deviations)
     if left_out is not None:
@@ -174,11 +179,12 @@ def _say_tempo(run: Run, tempo: TempoSeen | None) -> None:
         return
     low, high = f"{tempo.in_flight_min:g}", f"{tempo.in_flight_max:g}"
     depths = low if low == high else f"{low} to {high}"
+    in_flight = f"{depths} batch{'' if depths == '1' else 'es'} in flight"
     if tempo.median_ms is None or tempo.p99_ms is None or tempo.idle_ms is None:
-        run.say(f"{depths} batches in flight; the latency of other clients' writes could not be measured")
+        run.say(f"{in_flight}; the latency of other clients' writes could not be measured")
         return
     run.say(
-        f"{depths} batches in flight; a small write of another client took {tempo.median_ms:.1f} ms (median) to "
+        f"{in_flight}; a small write of another client took {tempo.median_ms:.1f} ms (median) to "
         f"{tempo.p99_ms:.1f} ms (p99), {tempo.idle_ms:.1f} ms (median) before the first batch"
     )
     if tempo.others:

@@ -12,7 +12,7 @@ from zkmig.api import keeping
 from zkmig.api.keeping import KEEP_DEFAULT, History
 from zkmig.apply.entries import some
 from zkmig.apply.remove import Removed
-from zkmig.cli.applying import how_written
+from zkmig.cli.applying import how_written, writes_text
 from zkmig.cli.options import drain_option, dry_run_option, evict_option, steal_option, wait_for_owner_option
 from zkmig.cli.run import (
     BAD_INPUT,
@@ -148,17 +148,22 @@ def _details(attempt: Attempt) -> Iterator[str]:
         yield f"from {note.script.file} ({note.script.name}), sha256 {note.script.sha256[:12]}"
     how = how_written(note.single_shot, note.batches)
     plan = f"plan {note.plan_hash[:12]}{f' of {note.plan_path}' if note.plan_path else ''}: " if note.plan_hash else ""
-    counts = ", ".join(f"{count} {_COUNTED.get(name, name)}" for name, count in note.counts.items() if count)
-    yield f"{plan}{note.writes} writes{f' ({counts})' if counts else ''} {how}; {_journal(attempt)}"
+    counts = ", ".join(_counted(count, name) for name, count in note.counts.items() if count)
+    yield f"{plan}{writes_text(note.writes)}{f' ({counts})' if counts else ''} {how}; {_journal(attempt)}"
 
 
 _COUNTED = {
-    "create": "creates",
-    "write": "changes",
-    "delete": "deletes",
-    "raise_counter": "counters",
-    "set_acl": "ACLs",
+    "create": "create",
+    "write": "change",
+    "delete": "delete",
+    "raise_counter": "counter",
+    "set_acl": "ACL",
 }
+
+
+def _counted(count: int, name: str) -> str:
+    """As in "2 creates"."""
+    return f"{count} {_COUNTED.get(name, name)}{'' if count == 1 else 's'}"
 
 
 def _who(owner: Owner) -> str:

@@ -18,8 +18,10 @@ from zkmig.cli.applying import (
     show_applied,
     show_dry_run,
     ways_on,
+    writes_text,
 )
 from zkmig.cli.options import writing_options
+from zkmig.cli.output import check_output
 from zkmig.cli.run import (
     STOPPED,
     UNREACHABLE,
@@ -89,6 +91,8 @@ def revert(
     """
     where = required_at(at)
     require_yes(yes or dry_run)
+    if plan_file is not None:
+        check_output(plan_file, force)
     may_wait = wait and not dry_run
     plan = reverting.plan_revert(where, epoch, scope, wait=may_wait, control=control, say=run.say, **run.session)
 
@@ -125,7 +129,7 @@ def revert(
         foreseen = carry_out(True)
         how = how_written(foreseen.applied.single_shot, len(plan.batch_ends))
         run.say(f"epoch {epoch + 1} would take back epoch {epoch} of scope {plan.target.scope}: {plan.counts_text}")
-        run.say(f"{plan.writes} writes {how}; {NOTE}")
+        run.say(f"{writes_text(plan.writes)} {how}; {NOTE}")
         click.confirm("Take it back?", abort=True, err=True)
     with run.gracefully():
         with ways_on(plan_file, at, scope, control) as ways:

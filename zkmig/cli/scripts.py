@@ -13,7 +13,15 @@ from zkmig.api.due import Due, find_due
 from zkmig.api.scripts import foresee, kept_plan, plan_script
 from zkmig.apply.engine import SealedPlan
 from zkmig.apply.options import Applied
-from zkmig.cli.applying import applied_document, dry_run_document, say_applied, say_if_no_rules, say_work, ways_on
+from zkmig.cli.applying import (
+    applied_document,
+    dry_run_document,
+    say_applied,
+    say_if_no_rules,
+    say_work,
+    ways_on,
+    writes_text,
+)
 from zkmig.cli.policy import say_left_out
 from zkmig.cli.run import Run
 from zkmig.plan import planfile
@@ -74,7 +82,7 @@ def _show_foreseen(run: Run, due: Due, plans: tuple[Plan, ...], how: How) -> Non
         for line in document["operations"]:
             run.line(line)
         say_if_no_rules(run, plan)
-        run.say(f"dry run: {script.path}: {plan.writes} writes would make epoch {script.epoch}")
+        run.say(f"dry run: {script.path}: {writes_text(plan.writes)} would make epoch {script.epoch}")
         say_left_out(run, plan.left_out)
         documents.append({**document, "epoch": script.epoch, "script": script.pin.file})
     run.document({"outcome": "dry run", "scope": due.scope, "epoch": due.epoch, "epochs": documents})
