@@ -36,7 +36,8 @@ def deleted_nodes(target: Snapshot, nodes: array[int], root: str) -> Deleted:
     pinned = zip(
         *(map(column.__getitem__, nodes) for column in (stats.czxid, stats.version, stats.aversion)), strict=True
     )
-    pins = map(partial(tuple.__new__, Pin), pinned)  # as Pin._make does, without a call of Python for each
+    # As Pin._make and DeleteNode._make do it, without a call of Python for each of what may be a million.
+    pins = map(partial(tuple.__new__, Pin), pinned)
     kinds = map(tuple(Kind).__getitem__, creates.kinds)  # by value
     ttls = map(creates.ttls.get, range(len(nodes)), [0] * len(nodes)) if creates.ttls else [0] * len(nodes)
     journal_sizes = deleted_sizes(
@@ -48,8 +49,9 @@ def deleted_nodes(target: Snapshot, nodes: array[int], root: str) -> Deleted:
         rows,
         creates.ttls,
     )
+    fields = zip(creates.paths(), pins, creates.sizes(), kinds, ttls, strict=True)
     return Deleted(
-        operations=list(map(DeleteNode, creates.paths(), pins, creates.sizes(), kinds, ttls)),
+        operations=list(map(partial(tuple.__new__, DeleteNode), fields)),
         journal_sizes=journal_sizes,
         counters=again.counters,
         parents=[each for each in dict.fromkeys(map(target.columns.parents.__getitem__, nodes)) if each >= 0],

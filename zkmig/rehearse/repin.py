@@ -104,7 +104,9 @@ def repinned(plan: Plan, copy: Snapshot | None, target: TargetPin, *, keeps_iden
 
 
 def _with_pin(operation: Operation, pins: dict[str, Pin]) -> Operation:
-    if isinstance(operation, WriteData | DeleteNode):
+    if isinstance(operation, DeleteNode):
+        return operation._replace(pin=pins[operation.path])
+    if isinstance(operation, WriteData):
         return dataclasses.replace(operation, pin=pins[operation.path])
     return operation
 
@@ -128,6 +130,8 @@ def same_but_pins(one: Plan, other: Plan) -> str:
 
 
 def _unpinned(operation: Operation | AclStep) -> Operation | AclStep:
-    if isinstance(operation, WriteData | DeleteNode | AclStep) and operation.pin is not None:
+    if isinstance(operation, DeleteNode):
+        return operation._replace(pin=_NO_PIN)
+    if isinstance(operation, WriteData | AclStep) and operation.pin is not None:
         return dataclasses.replace(operation, pin=_NO_PIN)
     return operation
