@@ -192,6 +192,29 @@ def test_without_a_quorum_no_member_serves(ensemble: Ensemble) -> None:
     ensemble.wait_ready()
 
 
+def test_a_member_that_loses_its_leader_is_not_taken_for_another_server(
+    ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Method: it has just said that it serves, and then says that it does not, as it does without a quorum."""
+    first, second, third = ensemble.members
+    first.kill()
+    second.kill()
+    try:
+        deadline = time.monotonic() + 30
+        while third.mode():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        monkeypatch.setattr(third, "mode", lambda: "follower")
+        with pytest.raises(Unreachable, match="no answer within") as caught:
+            third.wait_ready(timeout_s=0.2)
+        assert not isinstance(caught.value, server.PortTaken)
+    finally:
+        monkeypatch.undo()
+        first.start()
+        second.start()
+        ensemble.wait_ready()
+
+
 def test_an_ensemble_of_one_is_refused() -> None:
     with pytest.raises(BadInput, match="2 to 9 servers"):
         Ensemble(1)

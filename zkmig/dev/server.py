@@ -22,6 +22,7 @@ from zkmig.errors import Refused, Unreachable
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 PROBE_INTERVAL_S = 0.02
+_NOT_SERVING = "is not currently serving requests"  # what a member says to any four-letter word while it has no leader
 PROBE_TIMEOUT_S = 5.0  # a busy machine answers late; a server that is down refuses at once
 START_TRIES_MAX = 5
 
@@ -209,15 +210,22 @@ class Server:
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until the server serves requests; Unreachable if it ends before, or after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
-        while not self.mode():
+        while not (self.mode() and self._is_this_one()):
             self.raise_if_failed()
             if time.monotonic() > deadline:
                 raise Unreachable(
                     f"no answer within {timeout_s:g} s", self.address, f"its log ends: {self._complaint()}"
                 )
             time.sleep(PROBE_INTERVAL_S)
-        if str(self.data_dir) not in self._ask(b"conf"):
+
+    def _is_this_one(self) -> bool:
+        """Whether it serves still, and is no other server that took the port: that is PortTaken."""
+        told = self._ask(b"conf")
+        if str(self.data_dir) in told:
+            return True
+        if told and _NOT_SERVING not in told:
             raise PortTaken("another server answers on this port", self.address, "try again")
+        return False  # a member that has just lost its leader
 
     def restart(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Stop the server if it runs, start it on the same data and port, and wait until it serves."""
