@@ -8,10 +8,12 @@ check can tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import assert_never
 
 from zkmig.model import path as paths
 from zkmig.model.snapshot import Snapshot
+from zkmig.policy.captures import CapturePattern
 from zkmig.policy.rules import (
     JsonData,
     MaxDeletions,
@@ -20,6 +22,7 @@ from zkmig.policy.rules import (
     NeverEmpty,
     PythonCheck,
     Reference,
+    Rule,
     Rules,
     SameCount,
     Together,
@@ -30,30 +33,58 @@ from zkmig.rules.references import find_links
 ANY = -1  # a version that any node of that path has
 
 
-def relied_on(rules: Rules, tree: Snapshot, is_strict: bool = True) -> Iterator[tuple[str, int]]:
+Relied = tuple[str, int]  # a path, and the version that it must have
+
+
+def relied_on(rules: Rules, tree: Snapshot, is_strict: bool = True) -> Iterator[Relied]:
     """Path and version of nodes of a tree that was found sound; ANY where only its being there matters. A path may come
     twice. What a check in Python looked at nobody knows.
 
+    The rules take turns: where a frame holds fewer checks than this yields, one rule of many nodes leaves room for the
+    others.
     is_strict: False takes a node's size and form as they were judged, for nodes that their owners write all the time:
     these rules say nothing about any other node, so that no plan can be to blame for what comes next.
     """
-    for reference in rules.references:
-        yield from _of_reference(reference, tree)
-    for rule in rules.guardrails:
-        match rule:
-            case MaxDeletions() | SameCount():
-                yield from ((tree.path_at(node), ANY) for node, _ in rule.pattern.find(tree))
-            case MinChildren():
-                yield from _with_children(tree, rule, rule.count)
-            case NeverEmpty():
-                yield from _with_children(tree, rule, 1)
-            case MaxSize() | JsonData() if not is_strict:
-                yield from ((tree.path_at(node), ANY) for node, _ in rule.pattern.find(tree))
-            case Unchanged() | MaxSize() | JsonData():
-                yield from (_as_judged(tree, node) for node, _ in rule.pattern.find(tree))
+    return _in_turns(_of_rule(rule, tree, is_strict) for rule in rules)
 
 
-def _of_reference(rule: Reference, tree: Snapshot) -> Iterator[tuple[str, int]]:
+def _in_turns(rows: Iterable[Iterator[Relied]]) -> Iterator[Relied]:
+    left = list(rows)
+    while left:
+        going = []
+        for row in left:
+            first = next(row, None)
+            if first is not None:
+                yield first
+                going.append(row)
+        left = going
+
+
+def _of_rule(rule: Rule, tree: Snapshot, is_strict: bool) -> Iterator[Relied]:
+    match rule:
+        case Reference():
+            yield from _of_reference(rule, tree)
+        case MaxDeletions() | SameCount():
+            yield from _there(rule.pattern, tree)
+        case MinChildren():
+            yield from _with_children(tree, rule, rule.count)
+        case NeverEmpty():
+            yield from _with_children(tree, rule, 1)
+        case MaxSize() | JsonData() if not is_strict:
+            yield from _there(rule.pattern, tree)
+        case Unchanged() | MaxSize() | JsonData():
+            yield from (_as_judged(tree, node) for node, _ in rule.pattern.find(tree))
+        case Together() | PythonCheck():
+            return
+        case _:
+            assert_never(rule)
+
+
+def _there(pattern: CapturePattern, tree: Snapshot) -> Iterator[Relied]:
+    return ((tree.path_at(node), ANY) for node, _ in pattern.find(tree))
+
+
+def _of_reference(rule: Reference, tree: Snapshot) -> Iterator[Relied]:
     if not rule.required:
         return
     for node, link in find_links(rule, tree):
@@ -62,14 +93,14 @@ def _of_reference(rule: Reference, tree: Snapshot) -> Iterator[tuple[str, int]]:
             yield link.target, ANY
 
 
-def _with_children(tree: Snapshot, rule: MinChildren | NeverEmpty, count: int) -> Iterator[tuple[str, int]]:
+def _with_children(tree: Snapshot, rule: MinChildren | NeverEmpty, count: int) -> Iterator[Relied]:
     for node, _ in rule.pattern.find(tree):
         yield tree.path_at(node), ANY
         for _, child in zip(range(count), tree.children_at(node), strict=False):
             yield tree.path_at(child), ANY
 
 
-def _as_judged(tree: Snapshot, node: int) -> tuple[str, int]:
+def _as_judged(tree: Snapshot, node: int) -> Relied:
     return tree.path_at(node), tree.columns.stats.version[node]
 
 
