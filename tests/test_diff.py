@@ -366,8 +366,8 @@ def test_summary_names_counts_and_what_was_left_out() -> None:
     source = {"": Node(b"new", counter=1), "/a": Node(), "/e": EPHEMERAL}
     changes = changes_between(source, {"": Node(counter=2), "/gone": Node()})
     assert changes.summary() == (
-        "1 added, 1 with other data, 1 deleted; 1 counters higher on the target "
-        "(compared: data, acl, kind, counter; left out: 1 ephemerals of the source, 0 of the target)"
+        "1 added, 1 with other data, 1 deleted; 1 counter higher on the target "
+        "(compared: data, acl, kind, counter; left out: 1 ephemeral of the source, 0 of the target)"
     )
     assert changes_between({"": Node()}, {"": Node()}).summary().startswith("no differences (compared: ")
 

@@ -21,7 +21,7 @@ PACKAGE = Path(zkmig.__file__).parent
 # and the plan reckons with the sizes of the journal's entries.
 LAYERS = (
     {"_fast", "errors"},
-    {"backend", "sealed", "stop", "uncollected"},
+    {"backend", "counted", "sealed", "stop", "uncollected"},
     {"model"},
     {"changes", "diff_plain", "treehash_plain", "wire"},
     {"source", "treehash"},

@@ -106,7 +106,7 @@ def test_a_small_plan_is_shown_whole() -> None:
     )
     plan = dataclasses.replace(plan, acl_steps=(AclStep("/app/pools", (Acl(READ, "world", "anyone"),), OPEN_ACL, PIN),))
     assert list(tree_lines(change_tree(plan), UNSEEN)) == [
-        "  /app/  below: 3 to create, 2 to write, 2 to delete, 1 counters to raise, 1 ACLs to set",
+        "  /app/  below: 3 to create, 2 to write, 2 to delete, 1 counter to raise, 1 ACL to set",
         "+   a/  4 bytes; all of it created: 3 nodes, 4 bytes",
         "+     b  null; acl digest:me:x:rwcda,world:anyone:r",
         "+     t  0 bytes; TTL 500 ms",

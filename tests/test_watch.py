@@ -37,7 +37,7 @@ def test_the_program_says_what_it_saw_and_its_code_tells(site: Site, program: Pr
     assert ran.code == 4
     assert f"put back  {site.path('/change/15')}: its old data again" in ran.stdout
     assert f"changed   {site.path('/change/14')}: written" in ran.stdout
-    assert "1 paths put back, 1 times, 1 changed by others" in ran.stdout
+    assert "1 path put back, 1 time, 1 changed by others" in ran.stdout
     assert "oldold" not in ran.stdout + ran.stderr
     assert program(*arguments(site), "--exit-on-first", env=AUTH).code == 4
 

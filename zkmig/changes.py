@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Generic, NamedTuple, TypeVar, overload
 
+from zkmig.counted import counted
 from zkmig.model import path as paths
 from zkmig.model.snapshot import Snapshot
 from zkmig.model.znode import Znode
@@ -245,14 +246,13 @@ class Diff:
         parts = [f"{count} {name}" for name, count in zip(_SORTS, self.counts, strict=True) if count]
         text = ", ".join(parts) or "no differences"
         if self.notes:
-            text += f"; {len(self.notes)} counters higher on the target"
+            text += f"; {counted(len(self.notes), 'counter')} higher on the target"
         if self.in_the_way:
-            text += f"; {len(self.in_the_way)} nodes in the way"
+            text += f"; {counted(len(self.in_the_way), 'node')} in the way"
         left_out = "no ephemerals"
         if self.ephemerals_source or self.ephemerals_target:
-            left_out = (
-                f"left out: {self.ephemerals_source} ephemerals of the source, {self.ephemerals_target} of the target"
-            )
+            of_source = counted(self.ephemerals_source, "ephemeral")
+            left_out = f"left out: {of_source} of the source, {self.ephemerals_target} of the target"
         return f"{text} (compared: {', '.join(self.compared)}; {left_out})"
 
     def _relative(self, source: int, target: int) -> str:

@@ -20,6 +20,7 @@ from zkmig.cli.policy import say_left_out
 from zkmig.cli.run import Run
 from zkmig.cli.sessions import session_words
 from zkmig.cli.terminal import is_terminal
+from zkmig.counted import counted
 from zkmig.errors import BadInput, Conflict, Held, Outcome, RuleViolated, StalePlan, WrongEpoch, ZkmigError
 from zkmig.model.path import CONTROL_ROOT
 from zkmig.plan.plan import Plan
@@ -45,17 +46,7 @@ def how_written(single_shot: bool | None, batches: int) -> str:
     """In how many pieces."""
     if single_shot:
         return "in one transaction"
-    return f"in {batches_text(batches)}"
-
-
-def batches_text(count: int) -> str:
-    """As in "1 batch"."""
-    return "1 batch" if count == 1 else f"{count} batches"
-
-
-def writes_text(count: int) -> str:
-    """As in "1 write"."""
-    return "1 write" if count == 1 else f"{count} writes"
+    return f"in {counted(batches, 'batch')}"
 
 
 def ends_there(applied: Applied) -> bool:
@@ -72,7 +63,7 @@ def say_if_no_rules(run: Run, plan: Plan) -> None:
 def say_work(run: Run, plan: Plan, foreseen: Applied) -> None:
     """What a plan would do, to whoever is then asked."""
     how = how_written(foreseen.single_shot, len(plan.batch_ends))
-    run.say(f"{plan.counts_text}; {writes_text(plan.writes)} {how}; {plan.journal_bytes} bytes of undo")
+    run.say(f"{plan.counts_text}; {counted(plan.writes, 'write')} {how}; {plan.journal_bytes} bytes of undo")
     for note in plan.notes:
         run.say(f"note: {note}")
     say_left_out(run, plan.left_out)
@@ -87,7 +78,7 @@ def show_dry_run(run: Run, sealed: SealedPlan, epoch: int, foreseen: Applied) ->
         run.line(line)
     is_over = ends_there(foreseen)
     say_if_no_rules(run, plan)
-    run.say("nothing to do" if is_over else f"dry run: {writes_text(plan.writes)} would make epoch {epoch}")
+    run.say("nothing to do" if is_over else f"dry run: {counted(plan.writes, 'write')} would make epoch {epoch}")
     run.document(document)
     say_left_out(run, plan.left_out)
 
@@ -161,8 +152,8 @@ def say_applied(run: Run, applied: Applied, left_out: LeftOut | None, was_resume
         run.line(f"{outcome}: epoch {applied.epoch} is committed")
         return
     how = how_written(applied.single_shot, applied.batches)
-    quotas = f"; {applied.quotas} quota{'' if applied.quotas == 1 else 's'} set" if applied.quotas else ""
-    run.line(f"epoch {applied.epoch} is committed: {writes_text(applied.writes)} {how}{quotas}")
+    quotas = f"; {counted(applied.quotas, 'quota')} set" if applied.quotas else ""
+    run.line(f"epoch {applied.epoch} is committed: {counted(applied.writes, 'write')} {how}{quotas}")
     _say_tempo(run, applied.tempo)
     say_deviations(run, applied.deviations)
     if left_out is not None:
@@ -188,7 +179,7 @@ def _say_tempo(run: Run, tempo: TempoSeen | None) -> None:
         f"{tempo.p99_ms:.1f} ms (p99), {tempo.idle_ms:.1f} ms (median) before the first batch"
     )
     if tempo.others:
-        count = "1 transaction" if tempo.others == 1 else f"{tempo.others} transactions"
+        count = counted(tempo.others, "transaction")
         run.say(f"others wrote meanwhile, at least {count}")
 
 

@@ -22,6 +22,7 @@ from zkmig.cli.run import (
     exclude_option,
     exit_codes,
 )
+from zkmig.counted import counted
 from zkmig.errors import EXIT_DIFFERENT, EXIT_DONE, BadInput
 from zkmig.plan.planfile import is_planfile
 from zkmig.rules.violation import Verdict, Violation
@@ -122,20 +123,16 @@ def violation_line(violation: Violation) -> str:
 
 def closing_line(verdict: Verdict) -> str:
     """As in "violated: 2 violations of 1 rule; 3 rules judged"."""
-    judged = f"{_counted(len(verdict.judged), 'rule')} judged"
+    judged = f"{counted(len(verdict.judged), 'rule')} judged"
     left = len({rule for rule, _ in verdict.not_judged} - {*verdict.judged})
     others = f", {left} not judged" if left else ""
     if not verdict.count:
         return f"sound: {judged}{others}"
     rules = {violation.rule for violation in verdict.violations}
-    what = f"{_counted(verdict.count, 'violation')} of {_counted(len(rules), 'rule')}"
+    what = f"{counted(verdict.count, 'violation')} of {counted(len(rules), 'rule')}"
     if verdict.is_sound:
         return f"sound: {what}, all so before; {judged}{others}"
     return f"violated: {what}; {judged}{others}"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def verdict_document(verdict: Verdict) -> dict[str, Any]:

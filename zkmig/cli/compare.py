@@ -33,6 +33,7 @@ from zkmig.cli.run import (
     exclude_option,
     exit_codes,
 )
+from zkmig.counted import counted
 from zkmig.diff import Diff
 from zkmig.errors import EXIT_DIFFERENT, EXIT_DONE
 from zkmig.model.snapshot import Snapshot
@@ -87,7 +88,7 @@ def snapshot(
         )
     trees.save_snapshot(tree, output, force)
     run.document({"file": output, **tree_document(tree, hashes=True), "reason": tree.consistency.reason})
-    run.line(f"{output}: {len(tree)} znodes of {tree.provenance.location}")
+    run.line(f"{output}: {counted(len(tree), 'znode')} of {tree.provenance.location}")
     seen = f"zxids {tree.zxid_first:#x} to {tree.zxid_last:#x}"
     run.line(f"state     {f'fuzzy, of {seen}' if tree.is_fuzzy else 'one state'}: {tree.consistency.reason}")
     run.line(f"tree      {tree.tree_hash}")
@@ -95,7 +96,7 @@ def snapshot(
     if tree.is_fuzzy:
         run.say(f"warning: {output} is fuzzy, a mix of states ({seen}); --require-consistent makes that an error")
     if tree.ephemerals:
-        run.line(f"of them   {tree.ephemerals} ephemerals, which are in the file and in no hash")
+        run.line(f"of them   {counted(tree.ephemerals, 'ephemeral')}, in the file and in no hash")
 
 
 def tree_document(tree: Snapshot, hashes: bool = False) -> dict[str, Any]:
@@ -267,7 +268,9 @@ def verify(
     if found.diff is not None:
         _say_compared(run, found.diff, exact_counters)
     say_left_out(run, found.left_out)
-    run.line("different" if differs else f"the same: {len(found.source)} znodes, tree {found.source.tree_hash}")
+    run.line(
+        "different" if differs else f"the same: {counted(len(found.source), 'znode')}, tree {found.source.tree_hash}"
+    )
     return EXIT_DIFFERENT if differs else EXIT_DONE
 
 

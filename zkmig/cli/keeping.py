@@ -12,7 +12,7 @@ from zkmig.api import keeping
 from zkmig.api.keeping import KEEP_DEFAULT, History
 from zkmig.apply.entries import some
 from zkmig.apply.remove import Removed
-from zkmig.cli.applying import how_written, writes_text
+from zkmig.cli.applying import how_written
 from zkmig.cli.options import drain_option, dry_run_option, evict_option, steal_option, wait_for_owner_option
 from zkmig.cli.run import (
     BAD_INPUT,
@@ -26,6 +26,7 @@ from zkmig.cli.run import (
     yes_option,
 )
 from zkmig.cli.terminal import is_terminal
+from zkmig.counted import counted
 from zkmig.epoch.attempts import Attempt, Fate
 from zkmig.epoch.record import Owner, shown_time
 from zkmig.errors import BadInput
@@ -127,7 +128,7 @@ def fate(attempt: Attempt) -> str:
     if note.reverts is not None:
         text += f", taking back epoch {note.reverts}"
     if attempt.fate is Fate.ROLLED_BACK and note.deviations:
-        text += f", {note.deviations} paths left as found"
+        text += f", {counted(note.deviations, 'path')} left as found"
     if note.ended is not None:
         text += f", after {max(0.0, note.ended - note.began):.0f} s"
     return text
@@ -149,7 +150,7 @@ def _details(attempt: Attempt) -> Iterator[str]:
     how = how_written(note.single_shot, note.batches)
     plan = f"plan {note.plan_hash[:12]}{f' of {note.plan_path}' if note.plan_path else ''}: " if note.plan_hash else ""
     counts = ", ".join(_counted(count, name) for name, count in note.counts.items() if count)
-    yield f"{plan}{writes_text(note.writes)}{f' ({counts})' if counts else ''} {how}; {_journal(attempt)}"
+    yield f"{plan}{counted(note.writes, 'write')}{f' ({counts})' if counts else ''} {how}; {_journal(attempt)}"
 
 
 _COUNTED = {
@@ -163,7 +164,7 @@ _COUNTED = {
 
 def _counted(count: int, name: str) -> str:
     """As in "2 creates"."""
-    return f"{count} {_COUNTED.get(name, name)}{'' if count == 1 else 's'}"
+    return counted(count, _COUNTED.get(name, name))
 
 
 def _who(owner: Owner) -> str:

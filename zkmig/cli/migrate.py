@@ -15,7 +15,6 @@ from zkmig.apply.rollback import RolledBack
 from zkmig.cli.applying import (
     REFUSED,
     WRITING,
-    batches_text,
     ends_there,
     plain,
     require_yes,
@@ -48,6 +47,7 @@ from zkmig.cli.run import (
     yes_option,
 )
 from zkmig.cli.scripts import How, apply_scripts, are_scripts
+from zkmig.counted import counted
 from zkmig.errors import BadInput
 from zkmig.policy.policy import Policy
 
@@ -389,7 +389,7 @@ def _show_rolled_back(run: Run, result: RolledBack, scope: str | None) -> None:
             "deviations": plain(result.deviations),
         }
     )
-    run.line(f"rolled back: epoch {result.epoch} stays committed; {batches_text(result.batches_undone)} taken back")
+    run.line(f"rolled back: epoch {result.epoch} stays committed; {counted(result.batches_undone, 'batch')} taken back")
     if result.batches_undone:
         run.say("what was brought back has new versions, so the old plan may be stale: make a new one with zkmig plan")
     say_deviations(run, result.deviations)

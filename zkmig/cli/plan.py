@@ -12,7 +12,6 @@ import click
 
 from zkmig.api import migrate, scripts
 from zkmig.apply.engine import SealedPlan
-from zkmig.cli.applying import batches_text
 from zkmig.cli.check import closing_line, verdict_document, violation_line
 from zkmig.cli.output import check_output
 from zkmig.cli.policy import policy_options
@@ -26,6 +25,7 @@ from zkmig.cli.run import (
     exclude_option,
     exit_codes,
 )
+from zkmig.counted import counted
 from zkmig.errors import BadInput
 from zkmig.plan.plan import BATCH_FRAME_BYTES_MAX, JOURNAL_BYTES_MAX, SINGLE_SHOT_OPS_MAX, Limits, Plan
 from zkmig.policy.policy import Policy
@@ -209,7 +209,7 @@ def show_summary(run: Run, sealed: SealedPlan) -> None:
     for sentence in made.left_out.sentences():
         run.line(f"left out  {sentence}")
     if made.ephemerals_target:
-        run.line(f"left out  {made.ephemerals_target} ephemerals of the target")
+        run.line(f"left out  {counted(made.ephemerals_target, 'ephemeral')} of the target")
     for note in made.notes[:NOTES_SHOWN]:
         run.line(f"note      {note}")
     if len(made.notes) > NOTES_SHOWN:
@@ -241,4 +241,5 @@ def _place_of(made: Plan) -> str:
 
 def size_text(made: Plan) -> str:
     """As in "12 writes in 1 batch, 340 bytes of undo"."""
-    return f"{made.writes} writes in {batches_text(len(made.batch_ends))}, {made.journal_bytes} bytes of undo"
+    batches = counted(len(made.batch_ends), "batch")
+    return f"{counted(made.writes, 'write')} in {batches}, {made.journal_bytes} bytes of undo"

@@ -9,9 +9,9 @@ from click.core import ParameterSource
 
 from zkmig.api import rehearse as api
 from zkmig.api.migrate import load_plan
-from zkmig.cli.applying import batches_text, writes_text
 from zkmig.cli.policy import loaded_policy, policy_option
 from zkmig.cli.run import STOPPED, Run, command_options, exclude_option, exit_codes, scope_options
+from zkmig.counted import counted
 from zkmig.errors import BadInput
 from zkmig.rehearse.result import Rehearsal, Stage
 
@@ -107,7 +107,7 @@ def document(found: Rehearsal) -> dict[str, object]:
 
 def _show(run: Run, found: Rehearsal) -> None:
     run.line(f"target    {found.target or found.root}")
-    run.line(f"plan      {found.plan_hash[:16]}, {writes_text(found.writes)} in {batches_text(found.batches)}")
+    run.line(f"plan      {found.plan_hash[:16]}, {counted(found.writes, 'write')} in {counted(found.batches, 'batch')}")
     for stage in found.stages:
         run.line(f"{'ok':<10}{stage.name:<17} {stage.seconds:8.2f} s  {_told(stage)}")
     for sentence in found.warnings:

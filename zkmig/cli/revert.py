@@ -18,7 +18,6 @@ from zkmig.cli.applying import (
     show_applied,
     show_dry_run,
     ways_on,
-    writes_text,
 )
 from zkmig.cli.options import writing_options
 from zkmig.cli.output import check_output
@@ -32,6 +31,7 @@ from zkmig.cli.run import (
     scope_options,
     yes_option,
 )
+from zkmig.counted import counted
 
 
 @click.command(
@@ -129,7 +129,7 @@ def revert(
         foreseen = carry_out(True)
         how = how_written(foreseen.applied.single_shot, len(plan.batch_ends))
         run.say(f"epoch {epoch + 1} would take back epoch {epoch} of scope {plan.target.scope}: {plan.counts_text}")
-        run.say(f"{writes_text(plan.writes)} {how}; {NOTE}")
+        run.say(f"{counted(plan.writes, 'write')} {how}; {NOTE}")
         click.confirm("Take it back?", abort=True, err=True)
     with run.gracefully():
         with ways_on(plan_file, at, scope, control) as ways:

@@ -20,10 +20,10 @@ from zkmig.cli.applying import (
     say_if_no_rules,
     say_work,
     ways_on,
-    writes_text,
 )
 from zkmig.cli.policy import say_left_out
 from zkmig.cli.run import Run
+from zkmig.counted import counted
 from zkmig.plan import planfile
 from zkmig.plan.plan import Plan
 from zkmig.policy.policy import Policy
@@ -82,7 +82,7 @@ def _show_foreseen(run: Run, due: Due, plans: tuple[Plan, ...], how: How) -> Non
         for line in document["operations"]:
             run.line(line)
         say_if_no_rules(run, plan)
-        run.say(f"dry run: {script.path}: {writes_text(plan.writes)} would make epoch {script.epoch}")
+        run.say(f"dry run: {script.path}: {counted(plan.writes, 'write')} would make epoch {script.epoch}")
         say_left_out(run, plan.left_out)
         documents.append({**document, "epoch": script.epoch, "script": script.pin.file})
     run.document({"outcome": "dry run", "scope": due.scope, "epoch": due.epoch, "epochs": documents})

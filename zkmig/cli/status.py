@@ -20,6 +20,7 @@ from zkmig.apply.status import Status
 from zkmig.cli.run import BAD_INPUT, STOPPED, UNREACHABLE, Run, command_options, exit_codes, required_at, scope_options
 from zkmig.cli.sessions import session_words
 from zkmig.cli.terminal import escape
+from zkmig.counted import counted
 from zkmig.epoch.leases import GuardEntry
 from zkmig.epoch.record import ConflictNote, shown_time
 from zkmig.epoch.transitions import State
@@ -186,7 +187,7 @@ def _rows(found: Status, now: float, gone: Collection[str], guards: int) -> Iter
         yield "pending", str(record.pending)
     yield from _conflict(record.conflict)
     if record.last is not None:
-        deviations = f", {record.last.deviations} paths left as found" if record.last.deviations else ""
+        deviations = f", {counted(record.last.deviations, 'path')} left as found" if record.last.deviations else ""
         why = f": {record.last.reason}" if record.last.reason else ""
         outcome = record.last.outcome.replace("_", " ")
         yield "last", f"epoch {record.last.epoch} {outcome} {shown_time(record.last.at)}{deviations}{why}"
@@ -210,9 +211,9 @@ def _done(found: Status) -> str:
     record = found.record
     if record.state not in (State.OPEN, State.ROLLING_BACK):
         return ""
-    applied = f": {found.batches_applied} of {record.batches_total} batches applied"
+    applied = f": {found.batches_applied} of {counted(record.batches_total, 'batch')} applied"
     if record.state is State.ROLLING_BACK:
-        return f"{applied}, {found.batches_undone} steps undone"
+        return f"{applied}, {counted(found.batches_undone, 'step')} undone"
     return f"{applied} ({100 * found.batches_applied // max(1, record.batches_total)} %)"
 
 
@@ -293,7 +294,7 @@ def _running(found: Status) -> Iterator[tuple[str, str]]:
     """The same while nobody waits for it: no fault."""
     kinds = Counter("action" if entry.kind == ACTING else "guard" for entry in found.blocking)
     count = len(found.blocking)
-    who = ", ".join(f"{number} {kind}{'' if number == 1 else 's'}" for kind, number in sorted(kinds.items()))
+    who = ", ".join(f"{counted(number, kind)}" for kind, number in sorted(kinds.items()))
     yield "running", f"{who}; an epoch that begins waits until {'it ends' if count == 1 else 'they end'}"
     yield "", some([entry.name for entry in found.blocking])
 
@@ -301,7 +302,7 @@ def _running(found: Status) -> Iterator[tuple[str, str]]:
 def _kept(found: Status) -> str:
     parts = [f"undo of epoch {found.record.epoch}, for revert"] if found.revertible is not None else []
     count = len(found.prunable)
-    parts += [f"{count} {'journal' if count == 1 else 'journals'} that prune takes away"] if count else []
+    parts += [f"{counted(count, 'journal')} that prune takes away"] if count else []
     return "; ".join(parts)
 
 

@@ -14,6 +14,7 @@ from zkmig.apply.watching import INTERVAL_S, Sighting
 from zkmig.cli.durations import as_seconds
 from zkmig.cli.run import BAD_INPUT, Run, command_options, exit_codes, required_at, scope_options
 from zkmig.cli.terminal import escape
+from zkmig.counted import counted
 from zkmig.errors import EXIT_CONFLICT, EXIT_DONE, ZkmigError
 
 _SUMS = ("heartbeat", "ended")
@@ -152,15 +153,14 @@ class _Shown:
                 continue  # "0 paths put back" would be a false all-clear
             changed = f", {counts['changed']} changed by others" if counts["changed"] else ""
             time_taken = f", in {seconds:.0f} s" if epoch == self._epoch else ""
-            self._run.stream(
-                f"epoch {epoch}: {counts['put_back']} paths put back, {counts['times']} times{changed}{time_taken}"
-            )
+            put_back = f"{counted(counts['put_back'], 'path')} put back, {counted(counts['times'], 'time')}"
+            self._run.stream(f"epoch {epoch}: {put_back}{changed}{time_taken}")
 
 
 def _words(one: Sighting) -> str:
     match one.event:
         case "following":
-            return f"watching {one.paths} paths of epoch {one.epoch}"
+            return f"watching {counted(one.paths or 0, 'path')} of epoch {one.epoch}"
         case "put_back":
             since = "" if one.count == 1 else f", {one.count} times since {_when(one.first_seen)}"
             return f"{_when(one.at)}  put back  {one.path}: {one.text}{since}{_hash(one)}"

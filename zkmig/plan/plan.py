@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from zkmig.counted import counted
 from zkmig.model.acl import AclList, Identity
 from zkmig.model.quota import Quota
 from zkmig.plan.creates import Operations
@@ -154,7 +155,7 @@ class Plan:
 
     @property
     def counts_text(self) -> str:
-        """As in "3 to create, 1 ACLs to set"."""
+        """As in "3 to create, 1 ACL to set"."""
         return counts_text(self.counts) or ("nothing but quotas" if self.quotas else "nothing")
 
     @property
@@ -182,17 +183,17 @@ class Plan:
 
 
 _COUNTED = {
-    "create": "to create",
-    "write": "to write",
-    "delete": "to delete",
-    "raise_counter": "counters to raise",
-    "set_acl": "ACLs to set",
+    "create": ("to create", "to create"),
+    "write": ("to write", "to write"),
+    "delete": ("to delete", "to delete"),
+    "raise_counter": ("counter to raise", "counters to raise"),
+    "set_acl": ("ACL to set", "ACLs to set"),
 }
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
-    """Of `Plan.counts`, or a part of it: as in "3 to create, 1 ACLs to set"; "" for nothing."""
-    return ", ".join(f"{counts[sort]} {name}" for sort, name in _COUNTED.items() if counts.get(sort))
+    """Of `Plan.counts`, or a part of it: as in "3 to create, 1 ACL to set"; "" for nothing."""
+    return ", ".join(counted(counts[sort], *words) for sort, words in _COUNTED.items() if counts.get(sort))
 
 
 RECORD_BYTES_MAX = 8192  # the record and the attempt's note as they stand in the multi of a transition

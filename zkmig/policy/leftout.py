@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zkmig.changes import Diff
+from zkmig.counted import counted
 from zkmig.model import path as paths
 from zkmig.model.columns import KIND_EPHEMERAL
 from zkmig.model.snapshot import Snapshot
@@ -54,15 +55,16 @@ class LeftOut:
     def sentences(self) -> Iterator[str]:
         """For people: only what there is to say."""
         if self.ephemerals:
-            yield f"{self.ephemerals} ephemerals of the source: {_named(self.ephemerals_first, self.ephemerals)}"
+            first = _named(self.ephemerals_first, self.ephemerals)
+            yield f"{counted(self.ephemerals, 'ephemeral')} of the source: {first}"
         if not self.kinds_known:
             yield "container and TTL kinds, which a live read cannot see"
         for use in self.kinds:
             if use.nodes:
-                yield f"--kind {use.rule} is taken on trust for {use.nodes} nodes, the first {use.first}"
+                yield f"--kind {use.rule} is taken on trust for {counted(use.nodes, 'node')}, the first {use.first}"
         if self.counters_higher:
             higher = _named(self.counters_first, self.counters_higher)
-            yield f"{self.counters_higher} sequence counters that are higher on the target: {higher}"
+            yield f"{counted(self.counters_higher, 'sequence counter')} higher on the target: {higher}"
         if self.quotas:
             yield f"quotas of the source on {_named(self.quotas[:NAMED_MAX], len(self.quotas))} (--quotas)"
         if self.excluded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, assert_never
 
+from zkmig.counted import counted
 from zkmig.model.snapshot import Snapshot
 from zkmig.policy.jsondata import NotJson, parsed
 from zkmig.policy.rules import (
@@ -149,7 +150,7 @@ def _same_count(rule: SameCount, after: Snapshot, before: Before) -> Iterator[Vi
 
 
 def _children(count: int) -> str:
-    return f"{count} child{'' if count == 1 else 'ren'}" if count else "no children"
+    return counted(count, "child", "children") if count else "no children"
 
 
 def _named(paths: Sequence[str]) -> str:
