@@ -2,25 +2,31 @@
 
 Method: a tree of hosts, server sets that name them and services that name a set, on a real server, with the rules of
 that site. A plan that breaks one is refused when it is made. A sound plan meets a tree that somebody else tampers with
-at each stage of its way: before it is applied, while it waits for others, among its batches, and after the last
-judgement. Negative controls: with the judgement, or with the checks of what it relied on, switched off, the unsound
-tree is committed.
+at each stage of its way: before it is applied, while it waits for others, and among its batches; after the last
+judgement: `test_judging_commit.py`. Negative control: with the judgement switched off the unsound tree is committed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable
 
 import pytest
 from kazoo.security import ACL as KazooACL
 from kazoo.security import Id
 
-from tests.interruptions import at, when_said
-from tests.scopes import ALICES_IDENTITY, Site, settled
-from tests.trees import Node, Tree
-from zkmig.apply import forward
+from tests.interruptions import when_said
+from tests.ruled_site import (
+    BATCHES,
+    HOSTS,
+    among_the_batches,
+    empty_spare,
+    fill_spare,
+    plan_of_many_batches,
+    policy,
+    take_hosts,
+    tree,
+)
+from tests.scopes import ALICES_IDENTITY, Site
 from zkmig.apply.engine import SealedPlan
 from zkmig.apply.forward import Options
 from zkmig.apply.judging import Rulings
@@ -30,79 +36,16 @@ from zkmig.epoch.transitions import State
 from zkmig.errors import EXIT_CONFLICT, EXIT_REFUSED, BadInput, Conflict, NotPermitted, RuleViolated, Stopped
 from zkmig.model.acl import ALL
 from zkmig.plan import planfile
-from zkmig.plan.plan import Limits
-from zkmig.policy.captures import CapturePattern, Template
+from zkmig.policy.captures import CapturePattern
 from zkmig.policy.policy import Policy
-from zkmig.policy.rules import JsonData, MaxDeletions, NeverEmpty, Reference, Rules, Unchanged
+from zkmig.policy.rules import JsonData, NeverEmpty, Rules, Unchanged
 from zkmig.rules.violation import Violation
 from zkmig.stop import StopRequest
-from zkmig.wire.requests import Check
-
-HOSTS = 20
-BATCHES = Limits(batch_ops_max=4)  # several, each with room for the checks of a commit
-SECRET = b"CANARY-web"
-
-
-def tree(hosts: int = HOSTS, web: int = 3, active: bytes = b"web", rack: bytes = b"r1") -> Tree:
-    """hosts: how many there are; web: members of the set `web`; active: what the service names."""
-    return settled(
-        {
-            "": Node(b""),
-            "/hosts": Node(b""),
-            **{f"/hosts/h{number:02}": Node(rack) for number in range(hosts)},
-            "/sets": Node(b""),
-            "/sets/web": Node(SECRET),
-            **{f"/sets/web/m{number}": Node(json.dumps({"host": f"h{number:02}"}).encode()) for number in range(web)},
-            "/sets/spare": Node(b""),
-            "/sets/spare/m0": Node(b'{"host": "h00"}'),
-            "/services": Node(b""),
-            "/services/site": Node(active),
-            "/other": Node(b""),
-        }
-    )
-
-
-def policy(site: Site) -> Policy:
-    """The rules of the site, by absolute paths."""
-
-    def pattern(relative: str) -> CapturePattern:
-        return CapturePattern.parse(site.path(relative))
-
-    member, service = pattern("/sets/{set}/{member}"), pattern("/services/{service}")
-    return Policy(
-        rules=Rules(
-            references=(
-                Reference("member", member, Template.parse(site.path("/hosts/{value}"), member.names), "$.host"),
-                Reference("service", service, Template.parse(site.path("/sets/{value}"), service.names)),
-            ),
-            guardrails=(
-                MaxDeletions("hosts", pattern("/hosts/*"), share=0.1),
-                NeverEmpty("sets", pattern("/sets/*")),
-            ),
-        )
-    )
 
 
 @pytest.fixture
 def sealed(site: Site) -> SealedPlan:
-    """A sound plan in several batches: every host is written and the last one goes."""
-    site.init(tree())
-    return site.plan(tree(HOSTS - 1, rack=b"r2"), limits=BATCHES, policy=policy(site))
-
-
-def take_hosts(site: Site, *numbers: int) -> None:
-    """Somebody else takes these away; the plan touches none of them twice."""
-    for number in numbers:
-        site.kazoo.delete(site.path(f"/hosts/h{number:02}"))
-
-
-def empty_spare(site: Site) -> None:
-    """Somebody else empties a set that the plan does not touch."""
-    site.kazoo.delete(site.path("/sets/spare/m0"))
-
-
-def fill_spare(site: Site) -> None:
-    site.kazoo.create(site.path("/sets/spare/m0"), b'{"host": "h00"}')
+    return plan_of_many_batches(site)
 
 
 # -- at planning ------------------------------------------------------------------------------------------------------
@@ -185,10 +128,6 @@ def test_a_share_counts_what_others_took(site: Site, sealed: SealedPlan) -> None
 # -- among the writes, and before the commit --------------------------------------------------------------------------
 
 
-def among_the_batches(act: Callable[[], object]) -> Options:
-    return Options(single_shot="never", report=at("write", 2, act))
-
-
 def test_tampered_with_among_the_batches(site: Site, sealed: SealedPlan) -> None:
     """Nothing is committed; the record names rule and path; the rollback takes everything back."""
     before = site.look()
@@ -232,134 +171,6 @@ def test_without_the_judgement_it_is_committed(site: Site, sealed: SealedPlan, m
     site.apply(sealed, options=among_the_batches(lambda: empty_spare(site)))
     assert site.record().epoch == 1
     assert "/sets/spare/m0" not in site.look()
-
-
-def after_the_judgement(name: str, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Act when the last judgement before the commit has been given, once; how often it was given in all."""
-    judge, given = getattr(Rulings, name), list[int]()
-    last = 1 if name == "written" else 2  # predicted: before the journal, and after the drain
-
-    def judging(self: Rulings) -> object:
-        found = judge(self)
-        given.append(len(given) + 1)
-        if given[-1] == last:
-            act()
-        return found
-
-    monkeypatch.setattr(Rulings, name, judging)
-    return given
-
-
-def test_tampered_with_after_the_judgement(site: Site, sealed: SealedPlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commit itself finds out: the last member of a set has to be there in the transaction that commits."""
-    given = after_the_judgement("written", lambda: empty_spare(site), monkeypatch)
-    with pytest.raises(Conflict, match=r"not sound: sets: .*spare"):
-        site.apply(sealed)
-    assert given == [1, 2]
-    assert site.record().state is State.OPEN
-
-
-def test_tampered_with_before_the_single_shot(site: Site, sealed: SealedPlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one transaction finds out likewise, and nothing is written."""
-    given = after_the_judgement("predicted", lambda: empty_spare(site), monkeypatch)
-    with pytest.raises(RuleViolated, match="spare"):
-        site.apply(sealed, options=Options(single_shot="require"))
-    assert given == [1, 2]  # the third has raised
-    last = site.record().last
-    assert last is not None
-    assert last.outcome == "aborted"
-    assert site.look()["/hosts/h00"].data == b"r1"
-
-
-@pytest.mark.parametrize(("name", "single_shot"), [("written", "never"), ("predicted", "require")])
-def test_without_the_checks_it_is_committed(
-    site: Site, sealed: SealedPlan, name: str, single_shot: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Negative control: the commit does not check what the verdict relied on."""
-
-    def none_fits(_checks: object, _room: int) -> list[Check]:
-        return []
-
-    monkeypatch.setattr(forward, "fitting", none_fits)
-    after_the_judgement(name, lambda: empty_spare(site), monkeypatch)
-    site.apply(sealed, options=Options(single_shot=single_shot))
-    assert site.record().epoch == 1
-    assert "/sets/spare/m0" not in site.look()
-
-
-@pytest.mark.parametrize(("name", "single_shot"), [("written", "never"), ("predicted", "require")])
-def test_what_does_no_harm_is_judged_again_and_committed(
-    site: Site, sealed: SealedPlan, name: str, single_shot: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A service is pointed at another set in between; that is sound too, so it costs a second look and no more."""
-    given = after_the_judgement(name, lambda: site.kazoo.set(site.path("/services/site"), b"spare"), monkeypatch)
-    site.apply(sealed, options=Options(single_shot=single_shot))
-    assert given[-1] == (2 if name == "written" else 3)
-    assert site.record().epoch == 1
-    assert site.look()["/services/site"].data == b"spare"
-
-
-def test_what_keeps_changing_is_left_to_people(site: Site, sealed: SealedPlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody writes what the rules look at all the time: after some looks the migration stops and says so."""
-    judge = Rulings.written
-
-    def judging(self: Rulings) -> object:
-        found = judge(self)
-        site.kazoo.set(site.path("/services/site"), b"web")
-        return found
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Rulings, "written", judging)
-        with pytest.raises(Conflict, match="keeps changing while it is judged") as caught:
-            site.apply(sealed)
-    assert caught.value.may_go_on
-    site.resume(sealed)
-    assert site.record().epoch == 1
-
-
-def test_a_node_that_its_owner_writes_all_the_time_keeps_no_epoch_open(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A heartbeat under a rule of its own form, written between every judgement and its commit."""
-    site.init(tree())
-    form = JsonData("form", CapturePattern.parse(site.path("/sets/spare/*")))
-    plan = site.plan(tree(rack=b"r2"), limits=BATCHES, policy=Policy(rules=Rules(guardrails=(form,))))
-    judge, given = Rulings.written, list[int]()
-
-    def judging(self: Rulings) -> object:
-        found = judge(self)
-        given.append(len(given))
-        site.kazoo.set(site.path("/sets/spare/m0"), b'{"host": "h00", "beat": %d}' % len(given))
-        return found
-
-    monkeypatch.setattr(Rulings, "written", judging)
-    site.apply(plan)
-    assert site.record().epoch == 1
-    assert 1 < len(given) < forward.JUDGED_MAX
-
-
-def test_foreign_writes_of_a_plan_path_stay_conflicts(
-    site: Site, sealed: SealedPlan, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A host that the plan has written, and that a rule relies on, is deleted in between: that is nobody's rule to
-    forgive, though two of twenty hosts may go."""
-    after_the_judgement("written", lambda: take_hosts(site, 5), monkeypatch)
-    with pytest.raises(Conflict, match="stopped before its commit") as caught:
-        site.apply(sealed)
-    assert caught.value.where == site.path("/hosts/h05")
-    assert not caught.value.may_go_on
-
-
-def test_a_large_single_shot_checks_what_it_relied_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One transaction beyond a usual batch has room for checks too, where the servers take it. Method: somebody empties
-    a set after the last judgement."""
-    site.init(tree())
-    large = site.plan(tree(rack=b"r" * 4000), limits=Limits(), policy=policy(site))
-    assert large.plan.single_shot_bytes > large.plan.limits.batch_bytes_max
-    after_the_judgement("predicted", lambda: empty_spare(site), monkeypatch)
-    with pytest.raises(RuleViolated, match="spare"):
-        site.apply(large, options=Options(single_shot="require"))
-    assert site.record().epoch == 0
 
 
 def private(site: Site, relative: str) -> None:
