@@ -167,8 +167,8 @@ def reason_of(error: RuleViolated) -> str:
 
 
 def _read(client: Client, plan: Plan, control: str, say: Say, known: Snapshot | None) -> Snapshot | None:
-    """The target, less what may not be read where it is no matter: somebody's lock with an ACL of its own, younger than
-    the plan, would else keep an open epoch from its commit for as long as it is there."""
+    """The target, less what may not be read where it is no matter: somebody's lock with an ACL of its own would else
+    keep an open epoch from its commit for as long as it is there."""
     excludes = _excludes(plan, control)
     while True:
         scope = make_scope(plan.target.root, excludes, control)
