@@ -139,11 +139,11 @@ def test_what_a_plan_is_as_a_whole_is_told() -> None:
         ("at once", "no: 3 writes are more than 2 in one transaction"),
         ("batches", "3 writes in 1 batch"),
         ("undo", "about 77 bytes of journal on the servers, until it is pruned"),
-        ("watches", "would fire if set: exists watches of 3 created, child watches of 1 parents (3 events)"),
+        ("watches", "would fire if set: exists watches of 3 created, child watches of 1 parent (3 events)"),
         ("outside", "before the commit: 2 ACLs that take something away are set, before any data: /app/n, /app/m"),
         ("outside", "before the commit: 1 batch lands for who reads without zkmig"),
-        ("outside", "after the commit: 1 ACLs that give something are set: /app/m"),
-        ("outside", "after the commit: 1 quotas are set: /app/a"),
+        ("outside", "after the commit: 1 ACL that gives something is set: /app/m"),
+        ("outside", "after the commit: 1 quota is set: /app/a"),
         ("outside", "not at all: 2 ephemerals of the target stay"),
         ("masked", "/app/*"),
         ("note", "a note"),
@@ -169,7 +169,7 @@ def test_a_large_plan_is_folded_up_and_nothing_of_it_is_lost(program: Program) -
     ]
     every = program("show", "p", "--all").succeeded().stdout.splitlines()
     assert len([line for line in every if line[:3] in ("+ /", "~ /", "- /")]) == 20_001
-    assert "+ /app/b/n4999  1 bytes" in every
+    assert "+ /app/b/n4999  1 byte" in every
     part = program("show", "p", "--path", "/app/b").succeeded().stdout.splitlines()
     assert part[-1] == "    ... and 4988 more, with 1 to create, 4987 to write"
     document = program("show", "p", "--path", "/app/b", "--json").succeeded().document
@@ -287,7 +287,8 @@ def test_data_is_shown_only_when_asked_for(program: Program) -> None:
 
 
 def test_what_stands_there_now_is_told_from_what_was_planned_for(program: Program) -> None:
-    """--before shows data of before only where the node is still the one that the plan was made for."""
+    """--before shows data of before only where the node is still the one that the plan was made for; each that is not
+    is named in text, JSON and page, data asked for or not."""
     source = {"": Node(), "/a": Node(b"new"), "/b": Node(b"new"), "/c": Node(b"new")}
     target = {"": Node(), "/a": Node(b"old"), "/b": Node(b"old"), "/x": Node(b"old")}
     before = snapshot_of(target)
@@ -310,6 +311,22 @@ def test_what_stands_there_now_is_told_from_what_was_planned_for(program: Progra
         "/app/x": {"fault": "it has been written since the plan was made"},
     }
     program("show", "p", "--before", "other.zks").failed(2, "/elsewhere", "/app")
+
+    lines = program("show", "p", "--before", "now.zks").succeeded().stdout.splitlines()
+    assert [line for line in lines if line.startswith("before")] == [
+        "before    as the plan was made for: 4 of 4 changed nodes"
+    ]
+    lines = program("show", "p", "--before", "later.zks", "--path", "/app").succeeded().stdout.splitlines()
+    assert [line for line in lines if line.startswith("before")] == [
+        "before    as the plan was made for: 0 of 4 changed nodes",
+        "before    /app/a: it has been written since the plan was made",
+        "before    /app/b: it is not there any more",
+        "before    /app/c: it is there already, and the plan creates it",
+        "before    /app/x: it has been written since the plan was made",
+    ]
+    program("show", "p", "--before", "later.zks", "--html", "x.html").succeeded()
+    page = (program.folder / "x.html").read_text()
+    assert '["before","/app/c: it is there already, and the plan creates it"]' in page
 
 
 # -- the program ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import click
@@ -18,7 +19,7 @@ from zkmig.model.patterns import parse_path
 from zkmig.show.before import Before
 from zkmig.show.changes import ChangeTree, change_tree, changed_at_least
 from zkmig.show.document import batch_documents, change_document, rules_document
-from zkmig.show.facts import HASH_CHARS, facts_of
+from zkmig.show.facts import HASH_CHARS, facts_of, facts_of_before
 from zkmig.show.links import links_in
 from zkmig.show.outside import outside_of
 from zkmig.show.page import refuse_too_many, write_page
@@ -120,7 +121,8 @@ def _text(
 ) -> None:
     shown: dict[str, int] = {}
     last = ""
-    for fact in facts_of(sealed.plan, sealed.hash[:HASH_CHARS], sight.masks):
+    facts = facts_of(sealed.plan, sealed.hash[:HASH_CHARS], sight.masks)
+    for fact in chain(facts, facts_of_before(tree, before) if before is not None else ()):
         last = fact.about or last
         shown[last] = shown.get(last, 0) + 1
         if show_all or shown[last] <= NOTES_SHOWN:

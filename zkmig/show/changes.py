@@ -107,20 +107,33 @@ class ChangeTree:
     def change_at(self, node: int) -> Change:
         """What is done to a node."""
         operations, ends = self.plan.operations, self.plan.batch_ends
-        done: dict[str, object] = {}
+        first, end = self._starts[node], self._starts[node + 1]
+        if end == first + 1 and (number := self._entries[first]) < len(self.plan.ordered.creates):  # the most
+            created = self.plan.ordered.creates[number]
+            return Change(created.path, created, batches=(bisect_right(ends, number) + 1,))
+        create: CreateNode | None = None
+        write: WriteData | None = None
+        delete: DeleteNode | None = None
+        step: AclStep | None = None
         raises: list[RaiseCounter] = []
         batches: dict[int, None] = {}
-        for number in self._entries[self._starts[node] : self._starts[node + 1]]:
+        for number in self._entries[first:end]:
             if number >= len(operations):
-                done["step"] = self.plan.acl_steps[number - len(operations)]
+                step = self.plan.acl_steps[number - len(operations)]
                 continue
             batches[bisect_right(ends, number) + 1] = None
-            operation = operations[number]
-            if isinstance(operation, RaiseCounter):
-                raises.append(operation)
-            else:
-                done[SORTS[_sort_of(operation)]] = operation
-        return Change(self.path_at(node), raises=tuple(raises), batches=tuple(batches), **done)  # type: ignore[arg-type]
+            match operations[number]:
+                case CreateNode() as create:
+                    pass
+                case WriteData() as write:
+                    pass
+                case DeleteNode() as delete:
+                    pass
+                case RaiseCounter() as raised:
+                    raises.append(raised)
+                case other:
+                    assert_never(other)
+        return Change(self.path_at(node), create, write, delete, tuple(raises), step, tuple(batches))
 
     def changes(self) -> Iterator[Change]:
         """Of each node that is changed, in tree order."""

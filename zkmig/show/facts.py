@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from zkmig.counted import counted
 from zkmig.plan.plan import Plan
+from zkmig.show.before import Before
+from zkmig.show.changes import ChangeTree
 from zkmig.show.document import violation_text
 from zkmig.show.outside import outside_of
 from zkmig.show.values import Masks
@@ -72,12 +75,22 @@ def _writes(plan: Plan) -> Iterator[Fact]:
         return
     yield Fact("changes", plan.counts_text)
     reason = plan.why_not_single_shot()
-    size = f"one transaction of at most {plan.single_shot_bytes} bytes"
+    size = f"one transaction of at most {counted(plan.single_shot_bytes, 'byte')}"
     yield Fact("at once", f"possible: {size}" if reason is None else f"no: {reason}")
     if plan.batch_ends:
-        count = len(plan.batch_ends)
-        yield Fact("batches", f"{plan.writes} writes in {'1 batch' if count == 1 else f'{count} batches'}")
-    yield Fact("undo", f"about {plan.journal_bytes} bytes of journal on the servers, until it is pruned")
+        yield Fact("batches", f"{counted(plan.writes, 'write')} in {counted(len(plan.batch_ends), 'batch')}")
+    undo = counted(plan.journal_bytes, "byte")
+    yield Fact("undo", f"about {undo} of journal on the servers, until it is pruned")
+
+
+def facts_of_before(tree: ChangeTree, before: Before) -> Iterator[Fact]:
+    """How many of the nodes that the plan changes are still what it was made for, and each that is not."""
+    found = [(change.path, before.node(change)[1]) for change in tree.changes()]
+    others = [(path, fault) for path, fault in found if fault]
+    nodes = counted(len(found), "changed node")
+    yield Fact("before", f"as the plan was made for: {len(found) - len(others)} of {nodes}")
+    for path, fault in others:
+        yield Fact("before", f"{path}: {fault}")
 
 
 def _rules(plan: Plan, masks: Masks) -> Iterator[Fact]:

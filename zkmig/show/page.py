@@ -20,12 +20,13 @@ from zkmig.plan.plan import Plan
 from zkmig.show.before import Before
 from zkmig.show.changes import ChangeTree
 from zkmig.show.document import batch_documents, change_document, rules_document
-from zkmig.show.facts import HASH_CHARS, facts_of
+from zkmig.show.facts import HASH_CHARS, Fact, facts_of, facts_of_before
 from zkmig.show.links import Links, links_in
 from zkmig.show.values import Masks, Sight
 
 VALUE_BYTES_MAX = 64 * 1024  # of one value in a page; the begin of a longer one is shown
 DATA_BYTES_MAX = 64 * 1024 * 1024  # of all values; browsers get slow beyond
+FAULTS_MAX = 100  # nodes named that are not what the plan was made for; each tells it besides
 NODES_MAX = 500_000  # which is a file of some 100 MB without any data
 _UNSAFE = {ord(char): f"\\u{ord(char):04x}" for char in "<>&"}
 
@@ -105,7 +106,7 @@ def _plan_json(plan: Plan, plan_hash: str, tree: ChangeTree, sight: Sight, befor
         "changed": tree.changed,
         "has_data": sight.is_asked,
         "references": len(plan.soundness.rules.references),
-        "facts": [[fact.about, fact.text] for fact in facts_of(plan, plan_hash, masks)],
+        "facts": [[fact.about, fact.text] for fact in _facts(plan, plan_hash, tree, masks, before)],
         "links": [[link.rule, link.source, link.target, link.is_new] for link in links.links],
         "links_hidden": links.hidden,
         "rules": rules_document(plan, masks),
@@ -117,6 +118,16 @@ def _plan_json(plan: Plan, plan_hash: str, tree: ChangeTree, sight: Sight, befor
     yield ","
     yield from _list("rows", _rows(tree, sight, before))
     yield "}"
+
+
+def _facts(plan: Plan, plan_hash: str, tree: ChangeTree, masks: Masks, before: Before | None) -> Iterator[Fact]:
+    yield from facts_of(plan, plan_hash, masks)
+    if before is None:
+        return
+    found = list(facts_of_before(tree, before))
+    yield from found[: FAULTS_MAX + 1]
+    if len(found) > FAULTS_MAX + 1:
+        yield Fact("before", f"and {len(found) - FAULTS_MAX - 1} more, as each of them says")
 
 
 def _rows(tree: ChangeTree, sight: Sight, before: Before | None) -> Iterator[list[Any]]:

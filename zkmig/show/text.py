@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from zkmig.counted import counted
 from zkmig.model.acl import OPEN_ACL
 from zkmig.model.znode import Kind
 from zkmig.plan.plan import counts_text
@@ -103,7 +104,7 @@ def _below(tree: ChangeTree, node: int, change: Change) -> str:
         return ""
     for whole, done in ((CREATE, "created"), (DELETE, "deleted")):
         if tree.is_whole(node, whole):
-            size = f", {tree.sizes[node]} bytes" if whole == CREATE else ""
+            size = f", {counted(tree.sizes[node], 'byte')}" if whole == CREATE else ""
             return f"all of it {done}: {below + 1} nodes{size}"
     counts = tree.count_text(node)
     for sort in change.sorts:
@@ -141,10 +142,10 @@ def _done(change: Change) -> Iterator[str]:
 
 
 def _size(data: bytes | None) -> str:
-    return "null" if data is None else f"{len(data)} bytes"
+    return "null" if data is None else counted(len(data), "byte")
 
 
-def _acl(entries: list[str]) -> str:
+def _acl(entries: Iterable[str]) -> str:
     return ",".join(entries)
 
 
@@ -152,11 +153,11 @@ def _acl(entries: list[str]) -> str:
 
 
 def _data_lines(change: Change, sight: Sight, before: Before | None, indent: str) -> Iterator[str]:
-    if before is not None and (change.write or change.delete):
+    if before is not None:
         node, fault = before.node(change)
-        if fault or node is None:
+        if fault:
             yield f"{indent}before: {fault}"
-        else:
+        elif node is not None and (change.write or change.delete):
             yield f"{indent}before: {value_text(sight.value(change.path, node.data))}"
     if change.create or change.write:
         yield f"{indent}after:  {value_text(sight.value(change.path, change.data_after))}"
@@ -172,5 +173,5 @@ def value_text(value: dict[str, Any]) -> str:
             shown, more = value["base64"][:DATA_CHARS_MAX], len(value["base64"]) > DATA_CHARS_MAX
             text = f"base64 {shown}"
         case other:
-            return f"({other}, {value['bytes']} bytes)" if other != "null" else "null"
+            return f"({other}, {counted(value['bytes'], 'byte')})" if other != "null" else "null"
     return f"{text} (the begin of {value['bytes']} bytes)" if more or value.get("cut") else text

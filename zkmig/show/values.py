@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from zkmig.model.acl import AclList, masked
@@ -84,6 +85,7 @@ def _held(data: bytes, length: int) -> dict[str, str]:
     return {"text": data[:length].decode(errors="ignore")}
 
 
-def acl_texts(acl: AclList) -> list[str]:
+@lru_cache(maxsize=1024)
+def acl_texts(acl: AclList) -> tuple[str, ...]:
     """Its entries, the hashes of digest identities left out as a server leaves them out."""
-    return [str(entry) for entry in masked(acl)]
+    return tuple(str(entry) for entry in masked(acl))

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, assert_never
 
+from zkmig.counted import counted
 from zkmig.model import path as paths
 from zkmig.plan.creates import Operations
 from zkmig.plan.operations import CreateNode, DeleteNode, RaiseCounter, WriteData
@@ -43,10 +44,12 @@ class Watches:
                 ("exists watches", self.created, "created"),
                 ("data watches", self.written, "written"),
                 ("all watches", self.deleted, "deleted"),
-                ("child watches", len(self.children), f"parents ({self.child_events} events)"),
             )
             if count
         ]
+        if self.children:
+            parents, events = counted(len(self.children), "parent"), counted(self.child_events, "event")
+            found.append(f"child watches of {parents} ({events})")
         return ", ".join(found) or "none"
 
     def document(self) -> dict[str, Any]:
