@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 from tests.interruptions import Interrupted, at, interrupt, when_said
 from tests.program import Program, location
 from tests.scopes import AFTER, BEFORE, ME, Site, settled
+from zkmig.apply.masking import kept_masks
 from zkmig.apply.options import Applied, Options
 from zkmig.epoch.attempts import NOTE_BYTES_MAX, Attempt, AttemptNote, Fate, PutBack, read_attempts
 from zkmig.epoch.owner import TakeOver
 from zkmig.epoch.record import ConflictNote, Owner
 from zkmig.errors import Conflict, StalePlan
 from zkmig.model.acl import OPEN_ACL
+from zkmig.policy.captures import any_of
 from zkmig.wire.requests import Multi, SetData
 
 # What ME alone may read and write, before and after.
@@ -256,17 +258,38 @@ def test_a_note_comes_back_as_it_was_written() -> None:
     assert AttemptNote.decode(json.dumps(fields).encode()) == note
 
 
+def test_masks_of_a_note_mask_too_much_rather_than_too_little() -> None:
+    """A note of an older zkmig has none; patterns that take too much room, or are none to us, mask every node."""
+    some = ("/app/secrets/**", "/app/{name}/token")
+    note = dataclasses.replace(NOTE, masks=some)
+    back = AttemptNote.decode(note.encode())
+    assert back == note
+    assert kept_masks(back) == some
+    fields = json.loads(note.encode())
+    del fields["masks"]
+    older = AttemptNote.decode(json.dumps(fields).encode())
+    assert older is not None
+    assert kept_masks(older) == ()
+    many = AttemptNote.decode(dataclasses.replace(NOTE, masks=some * 20).encode())
+    assert many is not None
+    assert all(map(any_of(kept_masks(many)), ("/", "/app", "/anything/at/all")))
+    assert kept_masks(dataclasses.replace(NOTE, masks=("/app/a", "/app/<later>/{"))) == ("/**",)
+
+
 texts = st.text(max_size=3_000) | st.just("队" * 5_000) | st.just("\udcff" * 900)
 
 
-@given(texts, texts, texts, texts, st.integers(0, 30))
-def test_a_note_never_outgrows_its_room(path: str, reason: str, host: str, plan: str, owners: int) -> None:
+@given(texts, texts, texts, texts, st.integers(0, 30), st.lists(texts, max_size=3))
+def test_a_note_never_outgrows_its_room(
+    path: str, reason: str, host: str, plan: str, owners: int, masks: list[str]
+) -> None:
     note = dataclasses.replace(
         NOTE,
         plan_path=plan,
         reason=reason,
         conflict=ConflictNote(path, "verify", reason, 1),
         put_back=tuple(PutBack(path, number) for number in range(4)),
+        masks=tuple(masks),
     )
     for token in range(owners):
         note = note.worked_on_by(Owner(token, host, 1, 0.0, plan))
@@ -276,6 +299,7 @@ def test_a_note_never_outgrows_its_room(path: str, reason: str, host: str, plan:
     assert back is not None
     assert (back.epoch, back.attempt, back.plan_hash, back.fate) == (3, "0badcafe", "a" * 64, note.fate)
     assert back.owners[-1].token == note.owners[-1].token
+    assert back.masks in (tuple(masks), ("/**",) if masks else ())
 
 
 @given(st.binary(max_size=60))

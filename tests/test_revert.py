@@ -5,6 +5,7 @@ Method: apply, revert through the public functions, and compare by kazoo; foreig
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +42,7 @@ from zkmig.apply.revert import WrittenSince, images
 from zkmig.apply.rollback import read_deviations
 from zkmig.apply.status import read_status
 from zkmig.cli.main import main
-from zkmig.epoch.attempts import Fate
+from zkmig.epoch.attempts import Fate, home_of
 from zkmig.epoch.control import Roles
 from zkmig.epoch.transitions import State
 from zkmig.errors import BadInput, Refused
@@ -49,6 +50,11 @@ from zkmig.model.acl import ADMIN, ALL, CREATE, READ, WORLD, Acl
 from zkmig.model.znode import Kind
 from zkmig.plan import planfile
 from zkmig.plan.plan import Limits
+from zkmig.policy.captures import CapturePattern
+from zkmig.policy.policy import Policy
+from zkmig.show.changes import change_tree
+from zkmig.show.page import write_page
+from zkmig.show.values import Masks
 from zkmig.wire.requests import Create, CreateContainer, CreateTtl, GetAcl, Multi, SetAcl, SetData
 
 ALICE_TOO = [*OPEN_ACL_UNSAFE, make_digest_acl("alice", "wonder", all=True)]
@@ -106,6 +112,28 @@ def test_a_revert_is_taken_back_by_the_next(site: Site) -> None:
     revert(site, 3)
     assert_went_back(before, site.look())
     assert site.record().epoch == 4
+
+
+def test_what_was_masked_stays_masked(site: Site, tmp_path: Path) -> None:
+    """The plan that takes an epoch back masks what that epoch's policy did, and so does the one after it; an attempt of
+    an older zkmig, whose note has no masks, is taken back all the same."""
+    site.init(BEFORE)
+    masks = (CapturePattern.parse(site.path("/null")),)
+    site.apply(site.plan({**BEFORE, "/null": Node(b"tweety")}, policy=Policy(masks=masks)))
+    texts = tuple(map(str, masks))
+    assert revert(site, 1).plan.masks == texts
+    plan = zkmig.plan_revert(where(site), 2, site.names.scope, auth=[ME])
+    assert plan.masks == texts
+    made = tmp_path / "p.html"
+    write_page(str(made), plan, "0" * 64, change_tree(plan), Masks.of(plan.masks), True)
+    assert "tweety" not in made.read_text()
+    write_page(str(made), plan, "0" * 64, change_tree(plan), Masks(), True, force=True)
+    assert "tweety" in made.read_text()  # there is something to mask
+    home = home_of(site.names, attempts(site)[1].note).home
+    note = json.loads(site.kazoo.get(home)[0] or b"")
+    del note["masks"]
+    site.kazoo.set(home, json.dumps(note).encode())
+    assert revert(site, 2).plan.masks == ()
 
 
 def test_in_a_single_shot_where_it_fits(site: Site) -> None:

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 from kazoo.security import OPEN_ACL_UNSAFE, make_digest_acl
 
+from tests.program import Program
 from tests.scopes import BEFORE, MINE, MY_IDENTITY, Site, settled
 from tests.test_history import NEXT
 from tests.test_prune import prune
+from tests.test_watch import AUTH, arguments
 from tests.trees import Node
 from tests.watches import WAIT_S, Follower, committed, following, once, told
 from zkmig.apply.options import Options
@@ -24,6 +26,8 @@ from zkmig.apply.watching import Sighting, Watching
 from zkmig.epoch.record import data_hash
 from zkmig.errors import Refused
 from zkmig.model.acl import ALL, READ, WORLD, Acl, AclList
+from zkmig.policy.captures import CapturePattern
+from zkmig.policy.policy import Policy
 from zkmig.source.treewatch import TreeWatch
 from zkmig.wire.credential import Credential
 
@@ -70,6 +74,26 @@ def test_every_way_to_put_back_is_told_from_other_changes(site: Site) -> None:
     assert again.data_hash == data_hash(BEFORE["/change/15"].data)
     assert again.written_at is not None
     assert (seen[-1].put_back, seen[-1].times, seen[-1].now, seen[-1].changed) == (5, 7, 5, 4)
+
+
+def test_of_what_the_policy_masks_no_hash_is_told(site: Site, program: Program) -> None:
+    """Put back and changed, in JSON and in text; of nodes beside it there is a hash."""
+    site.init(BEFORE)
+    masks = (CapturePattern.parse(site.path("/change/15")), CapturePattern.parse(site.path("/new/{name}")))
+    site.apply(site.plan(NEXT, policy=Policy(masks=masks)))
+    for name in ("14", "15"):
+        site.kazoo.set(site.path(f"/change/{name}"), BEFORE[f"/change/{name}"].data or b"")
+    site.kazoo.set(site.path("/new/01"), b"of others")
+    hashes = {one.path: one.data_hash for one in once(site) if one.path is not None}
+    shown = data_hash(BEFORE["/change/14"].data)
+    assert hashes == {site.path("/change/14"): shown, site.path("/change/15"): None, site.path("/new/01"): None}
+    for options in ((), ("--json",)):
+        ran = program(*arguments(site), "--once", *options, env=AUTH)
+        assert ran.code == 4
+        assert shown in ran.stdout
+        assert site.path("/change/15") in ran.stdout
+        assert data_hash(BEFORE["/change/15"].data) not in ran.stdout
+        assert data_hash(b"of others") not in ran.stdout
 
 
 def test_what_cannot_be_watched_is_refused(site: Site) -> None:

@@ -173,7 +173,8 @@ MANIFEST = Manifest("i", 5, "0badcafe", "/app", "p", 2, 1_000, ("a" * 64, "b" * 
 
 NOTE = AttemptNote(
     5, "0badcafe", "p", 1.5, Fate.CONFLICT, owners=(Owner(3, "host", 9, 1.5, "/p.zkplan"),), evicted=("acting/x",),
-    put_back=(PutBack("/a", 2),), conflict=ConflictNote("/app/n", "verify", "why", 2, 1, 7, "h", 2, 7, "g", 3, 1),
+    put_back=(PutBack("/a", 2),), masks=("/app/secrets/**",),
+    conflict=ConflictNote("/app/n", "verify", "why", 2, 1, 7, "h", 2, 7, "g", 3, 1),
 )  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def plan_revert(
         )
         target = dataclasses.replace(made.target, tls=place.tls)
         notes = (f"it takes back epoch {epoch}", NOTE)
-        return dataclasses.replace(made, target=target, notes=(*made.notes, *notes))
+        return dataclasses.replace(made, target=target, notes=(*made.notes, *notes), masks=found.masks)
 
     return fit_to_servers(with_limits, limits or Limits(), place.hosts, access.tls_for(place))
 

@@ -93,7 +93,8 @@ class Verdict:
     """What is on a path instead of what the epoch has left. kind None: changed by others; reason says how.
 
     times: how often since the commit, as far as versions tell. data_hash: of what it holds now (`data_hash` of the
-    record), None where nothing is there, or it may not be read. written_at: by the servers' clock, Unix seconds.
+    record), None where nothing is there, it may not be read, or it is masked. written_at: by the servers' clock, Unix
+    seconds.
     """
 
     path: str

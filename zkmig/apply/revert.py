@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from zkmig.apply.engine import WAIT_FOR_HOLD
 from zkmig.apply.left import Left, left_by, why_not
+from zkmig.apply.masking import kept_masks
 from zkmig.apply.prune import check_at_rest
 from zkmig.epoch.attempts import Attempt, Fate, home_of, read_attempts, rolled_back_since
 from zkmig.epoch.control import ControlPaths, read_record
@@ -47,13 +48,15 @@ class WrittenSince(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """now: what is there, of the paths of the epoch. before: the same as it was before it. scope: to pin the plan."""
+    """now: what is there, of the paths of the epoch. before: the same as it was before it. scope: to pin the plan.
+    masks: of the plan that the epoch was made by, for this one too."""
 
     epoch: int
     now: Snapshot
     before: Snapshot
     scope: TargetScope
     record: Record
+    masks: tuple[str, ...]
 
 
 def images(client: Client, names: ControlPaths, epoch: int, location: str) -> Images:
@@ -94,6 +97,7 @@ def images(client: Client, names: ControlPaths, epoch: int, location: str) -> Im
         _snapshot(before, top, f"{location} before epoch {epoch}", consistency),
         TargetScope(names.scope, names.control, record.incarnation, record.epoch),
         record,
+        kept_masks(attempt.note),
     )
 
 

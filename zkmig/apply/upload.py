@@ -57,6 +57,7 @@ def upload(
         script=ScriptNote(plan.script.name, plan.script.file, plan.script.sha256) if plan.script else None,
         counts=plan.counts,
         user=user_name(),
+        masks=plan.masks,
     ).worked_on_by(migrator.owner)
     places = [
         Create(attempt.home, note.encode(), acl),

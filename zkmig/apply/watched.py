@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from zkmig.apply.conflicts import Found, look
 from zkmig.apply.left import LeftAsSeen, left_as_seen, load_as_seen
+from zkmig.apply.masking import kept_masks
 from zkmig.apply.putbacks import Expected, Known, Tally, Verdict, Versions, judge, versions_of
 from zkmig.epoch.attempts import Attempt, Fate, home_of, read_attempts, rolled_back_since
 from zkmig.epoch.control import ControlPaths
@@ -20,6 +22,7 @@ from zkmig.epoch.journal import Action, Entry, Journal, JournalMissing
 from zkmig.epoch.record import Record
 from zkmig.errors import NotPermitted, Refused
 from zkmig.model.acl import AclList
+from zkmig.policy.captures import any_of
 from zkmig.source.bulk import NodeRead, read_nodes
 from zkmig.wire.client import Client
 from zkmig.wire.replies import AclResult
@@ -57,6 +60,7 @@ class Watched:
         self.attempt = attempt
         self.tally = Tally()
         self.is_uncarried = False
+        self._is_masked = any_of(kept_masks(attempt.note))
         self._journal = journal
         self._has_hidden_acls = has_hidden_acls
         self._known = Known()
@@ -151,6 +155,8 @@ class Watched:
         for one in found:
             if self._known.has_moved(one.path, versions_of(one.stat)):
                 verdicts = judge(self.expected[one.path], one, acls.get(one.path))
+                if self._is_masked(one.path):
+                    verdicts = [replace(each, data_hash=None) for each in verdicts]  # it tells who can guess
                 yield Moved(one.path, versions_of(one.stat), verdicts)
 
 

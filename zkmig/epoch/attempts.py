@@ -38,6 +38,8 @@ OWNERS_MAX = 6
 TEXT_MAX = 500  # characters of a reason, a plan's path, a path put back
 EVICTED_MAX = 8  # entries named that a drain was told not to wait for
 PUT_BACK_MAX = 4  # paths remembered from one attempt to the next
+MASKS_BYTES_MAX = 600  # of their JSON; patterns that take more are kept as the one that all nodes match
+MASKS_ALL = ("/**",)
 
 _NAME = re.compile(r"(\d{1,10})-(.+)", re.DOTALL)
 
@@ -83,6 +85,7 @@ class AttemptNote:
     that it takes back. conflict: the last one met. pruned: when the journal was taken away. evicted: leases and guards
     that its drain was told not to wait for, the first few of them. manifest_hash: what pins the journal. script: what
     the plan was made by. counts: the plan's operations by kind. user: who began it, by the name of the process's user.
+    masks: patterns of the nodes whose data no output shows, those of the plan, or one that matches more.
     """
 
     epoch: int
@@ -111,6 +114,7 @@ class AttemptNote:
     script: ScriptNote | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     user: str = ""
+    masks: tuple[str, ...] = ()
     format: int = FORMAT
 
     def worked_on_by(self, owner: Owner | None) -> AttemptNote:
@@ -132,14 +136,17 @@ class AttemptNote:
             evicted=tuple(shortened(entry, 80) for entry in self.evicted[:EVICTED_MAX]),
             script=_short_script(self.script),
             user=shortened(self.user, 64),
+            masks=_bounded(self.masks),
         )
         owners = tuple(dataclasses.replace(owner, plan_path="", host=shortened(owner.host, 64)) for owner in cut.owners)
+        few = dataclasses.replace(cut, owners=owners, masks=MASKS_ALL if cut.masks else ())
         for smaller in (
             cut,
             dataclasses.replace(cut, owners=owners),
-            dataclasses.replace(cut, owners=owners, put_back=cut.put_back[:1]),
-            dataclasses.replace(cut, owners=owners[-1:], put_back=(), conflict=None),
-            dataclasses.replace(cut, owners=owners[-1:], put_back=(), conflict=None, plan_path="", reason=""),
+            few,
+            dataclasses.replace(few, put_back=cut.put_back[:1]),
+            dataclasses.replace(few, owners=owners[-1:], put_back=(), conflict=None),
+            dataclasses.replace(few, owners=owners[-1:], put_back=(), conflict=None, plan_path="", reason=""),
         ):
             data = _json(smaller)
             if len(data) <= NOTE_BYTES_MAX:
@@ -157,6 +164,7 @@ class AttemptNote:
             values["began"] = float(values["began"])
             values["owners"] = tuple(nested(Owner, owner) for owner in values.get("owners", ()))
             values["evicted"] = tuple(map(str, values.get("evicted", ())))
+            values["masks"] = tuple(map(str, values.get("masks", ())))  # none of an older zkmig
             values["put_back"] = tuple(PutBack(str(one["path"]), int(one["times"])) for one in values["put_back"])
             if values.get("conflict") is not None:
                 values["conflict"] = nested(ConflictNote, values["conflict"])
@@ -207,6 +215,11 @@ def _short_script(script: ScriptNote | None) -> ScriptNote | None:
     if script is None:
         return None
     return dataclasses.replace(script, name=shortened(script.name, 80), file=shortened(script.file, 120))
+
+
+def _bounded(masks: tuple[str, ...]) -> tuple[str, ...]:
+    size = len(json.dumps(masks, ensure_ascii=False).encode(errors="backslashreplace"))
+    return masks if size <= MASKS_BYTES_MAX else MASKS_ALL
 
 
 def user_name() -> str:
