@@ -266,6 +266,10 @@ def test_ephemerals_are_seen_and_never_changed(draft: Draft) -> None:
         (lambda tree: tree.raise_counter("/app/a", COUNTER_MAX + 1), "a counter is"),
         (lambda tree: tree.raise_counter("/app/a", True), "a counter is"),
         (lambda tree: tree.find("/app/{x}{y}"), "two captures side by side"),
+        (lambda tree: tree.find(None), "a pattern is a str, not NoneType"),
+        (lambda tree: tree.update_json("/app/json", None), "NoneType is no change"),
+        (lambda tree: tree.set_acl("/app/a", iter(())), "an ACL without an entry"),
+        (lambda tree: tree.set_acl("/app/a", [(31, "digest", "\ud800")]), "an ACL entry is"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_and_changes_nothing(
@@ -274,6 +278,16 @@ def test_what_cannot_be_meant_is_refused_and_changes_nothing(
     with pytest.raises(BadInput, match=words):
         change(draft)
     assert make_plan(draft.snapshot(), snapshot_of(BASE)).is_empty
+
+
+def test_an_acl_may_come_from_a_generator(draft: Draft) -> None:
+    """It is gone through once: the second time it would be empty, which no server takes, as the window would show."""
+    acl = [Acl(31, "world", "anyone"), Acl(1, "ip", "10.0.0.1")]
+    given: Any = [(each for each in acl) for _ in range(3)]  # which the types do not allow
+    draft.set_acl("/app/a", given[0])
+    draft.create("/app/made", b"", given[1])
+    draft.set("/app/json", b"{}", given[2])
+    assert [draft.acl(path) for path in ("/app/a", "/app/made", "/app/json")] == [tuple(acl)] * 3
 
 
 def test_json_is_written_in_one_way_and_only_where_its_value_changes(draft: Draft) -> None:

@@ -80,6 +80,8 @@ class Draft:
 
         `*` is any one component, `**` any number of them. BadInput for what is no pattern.
         """
+        if not isinstance(pattern, str):
+            raise BadInput(f"a pattern is a str, not {type(pattern).__name__}", "", "write it like /app/pools/{pool}")
         return list(finding.find(self._tree, pattern))
 
     # -- changing -----------------------------------------------------------------------------------------------------
@@ -200,6 +202,10 @@ class Draft:
             if not isinstance(value, dict):
                 raise BadInput("its JSON is no object", path, "change it with a function")
             value.update(change)
+        elif not callable(change):
+            raise BadInput(
+                f"{type(change).__name__} is no change of JSON", path, "give fields of an object, or a function"
+            )
         else:
             changed = change(value)
             value = value if changed is None else changed
@@ -318,11 +324,13 @@ def _bytes(data: object, path: str) -> bytes | None:
 def _acl(acl: Sequence[Acl], path: str) -> AclList:
     hint = "write it like [zkmig.Acl(31, 'world', 'anyone')]"
     try:
-        entries: tuple[tuple[object, object, object], ...] = tuple(Acl(*entry) for entry in acl)
+        entries = tuple(Acl(*entry) for entry in acl)  # once: a generator has no second time
     except TypeError:
         raise BadInput("this is no ACL", path, hint) from None
-    for perms, scheme, name in entries:
-        is_sound = type(perms) is int and 0 < perms <= ALL and isinstance(scheme, str) and isinstance(name, str)
+    given: tuple[object, object, object]  # whoever writes a script may have left types out
+    for given in entries:
+        perms, scheme, name = given
+        is_sound = type(perms) is int and 0 < perms <= ALL and _is_text(scheme) and _is_text(name)
         if not is_sound:
             raise BadInput(f"an ACL entry is perms (1 to {ALL}), scheme and id", path, hint)
         if scheme == "auth" or not scheme:
@@ -331,7 +339,12 @@ def _acl(acl: Sequence[Acl], path: str) -> AclList:
             )
     if not entries:
         raise BadInput("an ACL without an entry is not taken by servers", path, hint)
-    return tuple(Acl(*entry) for entry in acl)
+    return entries
+
+
+def _is_text(value: object) -> bool:
+    """Whether servers can store it: UTF-8 knows no lone surrogates."""
+    return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _kind(kind: object, ttl_ms: int, path: str) -> Kind:

@@ -13,14 +13,15 @@ import stat
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from zkmig.errors import BadInput, ZkmigError
 from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Snapshot
 from zkmig.plan.scriptpin import ScriptPin
+from zkmig.script.apart import apart
 from zkmig.script.draft import Draft
 from zkmig.script.migration import Migration, made_since, made_so_far
 from zkmig.script.numbering import number_of
@@ -64,8 +65,9 @@ def load_source(path: str, source: bytes) -> Script:
     before = made_so_far()
     sys.modules[module.__name__] = module  # dataclasses and pickle look for it there
     try:
-        with blamed_on(path, tells=True), _apart():
-            exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
+        code = _compiled(path, source)
+        with blamed_on(path, tells=True), apart():
+            exec(code, module.__dict__)
     finally:
         sys.modules.pop(module.__name__, None)
     # Of a module that it imports, migrations are that one's own.
@@ -80,6 +82,16 @@ def load_source(path: str, source: bytes) -> Script:
     return Script(path, source, made, pin)
 
 
+def _compiled(path: str, source: bytes) -> CodeType:
+    try:
+        return compile(source, path, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        where = f"{path}:{error.lineno}" if error.lineno else path
+        raise BadInput(f"it is no Python: {error.msg}", where) from error
+    except (ValueError, RecursionError, MemoryError) as error:  # NUL in older versions; brackets too deep
+        raise BadInput(f"it is no Python: {error}", path) from error
+
+
 def _file_of(made: Migration) -> str:
     code = getattr(inspect.unwrap(made.function), "__code__", None)
     return code.co_filename if code is not None else ""
@@ -92,7 +104,7 @@ def run(script: Script, target: Snapshot | None, scope: Scope | None = None) -> 
     with its file and line; of exceptions of its own only the type, since their text may hold data.
     """
     draft = Draft(target, scope)
-    with blamed_on(script.path), _apart():
+    with blamed_on(script.path), apart():
         script.migration(draft)
     with blamed_on(script.path):
         return draft.snapshot(script.path)
@@ -106,9 +118,6 @@ def blamed_on(path: str, tells: bool = False) -> Iterator[None]:
     """
     try:
         yield
-    except SyntaxError as error:
-        where = f"{path}:{error.lineno}" if error.filename == path and error.lineno else path
-        raise BadInput(f"it is no Python: {error.msg}", where) from error
     except ZkmigError as error:
         inside = f"{error.where}: {error.what}" if error.where else error.what
         raise BadInput(inside, _place(error, path), error.hint) from error
@@ -121,19 +130,6 @@ def blamed_on(path: str, tells: bool = False) -> Iterator[None]:
 def _place(error: BaseException, path: str) -> str:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     return f"{path}:{lines[-1]}" if lines else path
-
-
-@contextmanager
-def _apart() -> Iterator[None]:
-    """What a script prints goes to stderr: on stdout stands what the command reports. Nothing is on its stdin, here
-    as where it is run again."""
-    stdin = sys.stdin
-    with open(os.devnull, encoding="utf-8") as nothing, redirect_stdout(sys.stderr):
-        sys.stdin = nothing
-        try:
-            yield
-        finally:
-            sys.stdin = stdin
 
 
 def _read(path: str) -> bytes:

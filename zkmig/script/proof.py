@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,6 +34,7 @@ from zkmig.source import zks
 RUNS_AGAIN = (2, 1, 1)  # in each process; the order of a set of two slips through all of them one time in eight
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from zkmig.script.proof import answer; answer()"
 _HASH_SEEDS = 2**32
+_PR_SET_PDEATHSIG = 1  # of prctl(2); it is sent when the thread ends that has started us, and that one waits for us
 
 
 def proven(script: Script, target: Snapshot | None, scope: Scope | None = None) -> Snapshot:
@@ -45,6 +48,7 @@ def proven(script: Script, target: Snapshot | None, scope: Scope | None = None) 
             "scope": [scope.root, scope.excludes, scope.includes] if scope is not None else None,
             "hashes": _hashes(made),
             "other": other.fileno(),
+            "parent": os.getpid(),
         }
         for seed, times in zip(_other_seeds(len(RUNS_AGAIN)), RUNS_AGAIN, strict=True):
             base.seek(0)
@@ -101,11 +105,13 @@ def _again(request: dict[str, Any], seed: int, files: tuple[int, ...]) -> dict[s
         pass_fds=files,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        process_group=0,  # Ctrl-C in a terminal is for this process, which ends that one
     )
     try:
         answered, _ = process.communicate(json.dumps(request).encode())
-    finally:  # also where a signal ends the waiting
-        process.kill()
+    finally:
+        if process.returncode is None:  # a signal ended the waiting: whatever the script has started goes, too
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     with contextlib.suppress(ValueError):
         found = json.loads(answered)
@@ -126,6 +132,7 @@ def _other_seeds(count: int) -> Iterator[int]:
 def answer() -> None:
     """The other process: a request on stdin, an answer on stdout, which the script cannot reach."""
     request = json.load(sys.stdin)
+    _end_with(request["parent"])
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     with open(os.devnull, "w") as nothing, open(os.devnull) as nobody:
         # The first run has shown what the script prints.
@@ -138,6 +145,16 @@ def answer() -> None:
             found = {"failed": f"{error.where}: {error.what}" if error.where else error.what}
     json.dump(found, out)
     out.flush()
+    os._exit(0)  # threads that the script has left running would keep this process, and whoever waits for it
+
+
+def _end_with(parent: int) -> None:
+    """Where the parent is killed outright, so is this process, however long its script would take. Linux alone."""
+    if sys.platform == "linux":
+        zero = ctypes.c_ulong(0)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), zero, zero, zero)
+    if os.getppid() != parent:  # before that could be asked for
+        os._exit(1)
 
 
 def _answered(request: dict[str, Any]) -> dict[str, Any]:
