@@ -292,6 +292,52 @@ def test_a_node_too_deep_for_the_tree_is_told_of_all_the_same(browser: Browser, 
     assert browser.texts("#tree [aria-selected=true] > .row bdi") == ["d"]
 
 
+def test_text_of_control_characters_does_not_stop_the_page(browser: Browser, opened: Open) -> None:
+    """60,000 NULs are UTF-8; an element for each escape took half a minute. As bytes they are drawn a part at a time;
+    line ends of Windows and a few escapes stay text."""
+    names = {"/nul": b"\0" * 60_000, "/crlf": b"a\r\n" * 20_000, "/few": b"\x01a" * 500}
+    source = {"": Node()} | {path: Node(data) for path, data in names.items()}
+    target = {"": Node()} | {path: Node(b"\x02" + data) for path, data in names.items()}
+    plan, before = plan_between(source, target)
+    opened(plan, before)
+    choose(browser, "/app/nul")
+    assert browser.nodes < NODES_MAX
+    assert browser.texts("#detail .data td:last-child bdi")[0].startswith("000000  00 00")
+    assert "as bytes" in browser.texts("#detail .data th")[1]
+    choose(browser, "/app/crlf")
+    assert browser.nodes < NODES_MAX
+    assert browser.texts("#detail .data td:last-child bdi")[1] == "a\\r"
+    choose(browser, "/app/few")
+    assert browser.texts("#detail .data td:last-child bdi") == ["\\x01a" * 500]
+
+
+def test_what_differs_behind_the_begin_is_not_taken_for_the_same(browser: Browser, opened: Open) -> None:
+    """Of two long values the begins are shown; where these are equal nothing is marked, and it is said why."""
+    source = {"": Node(), "/long": Node(b"x" * 70_000 + b"new"), "/other": Node(b"n" + b"x" * 70_000)}
+    target = {"": Node(), "/long": Node(b"x" * 70_000 + b"old"), "/other": Node(b"o" + b"x" * 70_000)}
+    plan, before = plan_between(source, target)
+    opened(plan, before)
+    choose(browser, "/app/long")
+    assert "what differs lies behind them" in browser.one("#detail table.data").text
+    choose(browser, "/app/other")
+    assert "what differs lies behind" not in browser.one("#detail table.data").text
+
+
+def test_what_is_done_is_told_to_who_does_not_see_it(browser: Browser, opened: Open) -> None:
+    """The tree as assistive technology hears it: words in place of marks, level, and what is open."""
+    source = {"": Node(), "/a": Node(b"x"), "/a/n": Node(b"y"), "/w": Node(b"after")}
+    plan, _ = plan_between(source, {"": Node(), "/w": Node(b"before"), "/x": Node(b"z")})
+    opened(plan)
+    heard = browser.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    names = [one["name"]["value"] for one in heard if one.get("role", {}).get("value") == "treeitem"]
+    assert names == [
+        "/app below: 2 created, 1 written, 1 deleted",
+        "created a 1 byte; below: 1 created",
+        "changed w 6 \u2192 5 bytes",
+        "deleted x",
+    ]
+
+
 def test_json_too_deep_to_indent_is_shown_as_it_stands(browser: Browser, opened: Open) -> None:
     """Indented, 60 KB of brackets would be gigabytes; a little less deep they are indented."""
     deep, usual = (b"[" * depth + b"]" * depth for depth in (30_000, 50))
@@ -343,6 +389,15 @@ def test_references_rules_and_batches_are_drawn(browser: Browser, opened: Open) 
     choose(browser, "/app/pools/b")
     assert len(browser.all("#graph path.link")) == 1
     assert browser.nodes < NODES_MAX
+    choose(browser, "/app/services/s123")
+    named = browser.all("#graph g")[1]  # /app/pools/a, which the plan leaves alone
+    browser.run("arguments[0].scrollIntoView(); arguments[0].focus()", named)
+    named.send_keys(Keys.ENTER)
+    assert browser.one("#found").text == "The plan changes nothing at or below /app/pools/a."
+    assert browser.run(
+        "const box = document.getElementById('found').getBoundingClientRect();"
+        "return box.top >= 0 && box.bottom <= innerHeight"
+    )
 
 
 def test_the_page_is_plain_data_for_other_readers(tmp_path: Path) -> None:

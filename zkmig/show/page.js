@@ -8,6 +8,7 @@
   const LINES = 400; // of data
   const LINKS_MAX = 60; // that are drawn at once
   const NESTED_MAX = 100; // levels of JSON that are indented: blanks grow with the square of them
+  const ESCAPES_MAX = 4_000; // of one value: text with more of them is shown as bytes, of which a page is drawn at once
   const CELLS_MAX = 4_000_000; // of the table by which two values are compared line by line
   const SORTS = ["create", "write", "delete", "raise_counter", "set_acl"];
   const DONE = { create: "created", write: "written", delete: "deleted", raise_counter: "counters", set_acl: "ACLs" };
@@ -98,6 +99,10 @@
   const countsText = (node, less = null) =>
     SORTS.map((sort, at) => [counts[at][node] - (less && less.changes.includes(sort) ? 1 : 0), DONE[sort]])
       .filter(([count]) => count).map(([count, name]) => `${count} ${name}`).join(", ");
+  const counted = (count, one) => `${count} ${one}${count === 1 ? "" : "s"}`;
+  const bytesOf = (count) => counted(count, "byte");
+  const MARKED = { create: "created", delete: "deleted", change: "changed" }; // as a screen reader says it
+  const drawMark = ([mark, kind]) => kind ? make("span", { class: `mark ${kind}`, role: "img", "aria-label": MARKED[kind] }, mark) : make("span", { class: "mark" });
   const markOf = (done) => {
     if (!done) return ["", ""];
     if (done.changes.includes("create")) return ["+", "create"];
@@ -134,14 +139,13 @@
     if (ends[node] > node + 1) parts.push(`below: ${countsText(node, done)}`);
     return parts.join("; ");
   };
-  const sizeOf = (value) => value.is === "null" ? "null" : `${value.bytes} bytes`;
+  const sizeOf = (value) => value.is === "null" ? "null" : bytesOf(value.bytes);
   const drawItem = (node, level, at, count) => {
     const isOpen = opened.has(node), isFolder = ends[node] > node + 1;
-    const [mark, kind] = markOf(doneTo(node));
     const item = make("li", { role: "treeitem", tabindex: "-1", "aria-level": level, "aria-setsize": count, "aria-posinset": at + 1 },
       make("div", { class: "row" },
         make("span", { class: "twist", "aria-hidden": "true" }, isFolder ? (isOpen ? "\u25be" : "\u25b8") : ""),
-        make("span", { class: `mark ${kind}` }, mark), told(rows[node][1]), make("span", { class: "what" }, describe(node))));
+        drawMark(markOf(doneTo(node))), told(rows[node][1]), make("span", { class: "what" }, describe(node))));
     item.setAttribute("aria-selected", node === chosen);
     if (isFolder) item.setAttribute("aria-expanded", isOpen);
     item.dataset.node = node;
@@ -212,8 +216,9 @@
   };
   const revealPath = (path) => {
     const node = nodeAt(path);
-    if (node === undefined) say(`The plan changes nothing at or below ${path}.`);
-    else reveal(node);
+    if (node !== undefined) { reveal(node); return; }
+    say(`The plan changes nothing at or below ${path}.`);
+    found.scrollIntoView({ block: "nearest" }); // who asks may be at the other end of the page
   };
   const widen = (item) => {
     const node = Number(item.dataset.node), window = opened.get(node), all = children(node);
@@ -280,13 +285,10 @@
       const done = doneTo(node);
       if (done && (!sort || done.changes.includes(sort)) && pathOf(node).toLowerCase().includes(text)) hits.push(node);
     }
-    say(`${hits.length} of ${plan.changed} changes`);
+    say(`${hits.length} of ${counted(plan.changed, "change")}`);
     results.replaceChildren();
-    drawMore(results, hits, 0, (node) => {
-      const [mark, kind] = markOf(doneTo(node));
-      return make("li", {}, make("span", { class: `mark ${kind}` }, mark), " ",
-        make("button", { type: "button", class: "path", click: () => reveal(node) }, told(pathOf(node))));
-    }, PAGE, "that match");
+    drawMore(results, hits, 0, (node) => make("li", {}, drawMark(markOf(doneTo(node))), " ",
+      make("button", { type: "button", class: "path", click: () => reveal(node) }, told(pathOf(node)))), PAGE, "that match");
     results.hidden = false;
     tree.hidden = true;
   };
@@ -338,9 +340,9 @@
   const whyNot = (value) => {
     switch (value.is) {
       case "null": return "null: no data";
-      case "masked": return `masked, ${value.bytes} bytes`;
-      case "not asked": return `not in this page, which was made without data: ${value.bytes} bytes`;
-      case "left out": return `left out, since the page would be too large: ${value.bytes} bytes`;
+      case "masked": return `masked, ${bytesOf(value.bytes)}`;
+      case "not asked": return `not in this page, which was made without data: ${bytesOf(value.bytes)}`;
+      case "left out": return `left out, since the page would be too large: ${bytesOf(value.bytes)}`;
       case "absent": return value.why;
       default: return value.bytes ? "" : "empty: 0 bytes";
     }
@@ -349,7 +351,7 @@
     if (done.before && done.before.data) return done.before.data;
     if (done.before && done.before.fault) return { is: "absent", why: `not shown: ${done.before.fault}` };
     if (done.changes.includes("create")) return { is: "absent", why: "there was no such node" };
-    const bytes = done.before_bytes === undefined ? `${done.create_again_bytes} bytes create it again` : `${done.before_bytes} bytes`;
+    const bytes = done.before_bytes === undefined ? `${bytesOf(done.create_again_bytes)} to create it again` : bytesOf(done.before_bytes);
     return { is: "absent", why: `${bytes}; the plan does not hold them (zkmig show --before LOCATION does)` };
   };
   const drawData = (done) => {
@@ -366,8 +368,8 @@
     draw(false);
   };
   const headOf = (name, side) => {
-    const cut = side.cut ? `, the begin of ${side.bytes} bytes` : side.is === "text" || side.is === "base64" ? `, ${side.bytes} bytes` : "";
-    return make("th", { scope: "col" }, name + (side.is === "base64" ? " (no text)" : "") + cut);
+    const cut = side.cut ? `, the begin of ${side.bytes} bytes` : side.is === "text" || side.is === "base64" ? `, ${bytesOf(side.bytes)}` : "";
+    return make("th", { scope: "col" }, name + (side.is === "base64" ? " (no text)" : isBytes(side) ? " (as bytes)" : "") + cut);
   };
   const dataTable = (sides, raw) => {
     const lines = sides.map((side) => whyNot(side) ? null : linesOf(side, raw));
@@ -375,21 +377,31 @@
       make("thead", {}, make("tr", {}, headOf("before", sides[0]), headOf("after", sides[1]))), body);
     const pairs = lines[0] && lines[1] ? compared(lines[0], lines[1])
       : (lines[0] || lines[1] || [""]).map((line) => lines[0] ? [line, null, ""] : lines[1] ? [null, line, ""] : [null, null, ""]);
-    if (lines[0] && lines[1] && !raw && pairs.every(([one, other]) => one === other) && sides[0].text !== sides[1].text)
-      body.append(make("tr", {}, make("td", { class: "why", colspan: "2" }, "As JSON they are the same: what differs is blanks.")));
+    const isSame = lines[0] && lines[1] && pairs.every(([one, other]) => one === other);
+    const note = !isSame ? "" : sides.some((side) => side.cut) ? "The begins are the same: what differs lies behind them, and is not in this page."
+      : sides[0].text !== sides[1].text && !raw ? "As JSON they are the same: what differs is blanks." : "";
+    if (note) body.append(make("tr", {}, make("td", { class: "why", colspan: "2" }, note)));
     drawMore(body, pairs, 0, ([one, other, kind], at) => make("tr", {}, ...[one, other].map((line, side) => {
       if (!lines[side]) return make("td", { class: "why" }, at ? "" : told(whyNot(sides[side])));
       return make("td", { class: line === null || !kind ? "" : side ? "come" : "gone" }, line === null ? "" : told(line, true));
     })), LINES, "lines");
     return table;
   };
+  // Also what is text, but made of characters that are shown as escapes: each is an element of its own.
+  const isBytes = (side) => {
+    if (side.is !== "text") return side.is === "base64";
+    let count = 0;
+    for (const [char] of side.text.replaceAll("\r\n", "").matchAll(HARMFUL)) // lines are drawn a part at a time
+      if (char !== "\n" && char !== "\t" && ++count > ESCAPES_MAX) return true;
+    return false;
+  };
   const linesOf = (side, raw) => {
-    if (side.is === "base64") return hexLines(side.base64);
+    if (isBytes(side)) return hexLines(side.is === "base64" ? Uint8Array.from(atob(side.base64), (char) => char.charCodeAt(0)) : new TextEncoder().encode(side.text));
     return ((!raw && jsonOf(side)) || side.text).split("\n");
   };
   // Indents JSON without touching a token: parsing and writing again would round large numbers and drop double keys.
   const jsonOf = (side) => {
-    if (side.is !== "text" || side.cut) return null;
+    if (side.is !== "text" || side.cut || isBytes(side)) return null;
     try { if (typeof JSON.parse(side.text) !== "object") return null; } catch { return null; }
     const pieces = [];
     let depth = 0;
@@ -406,10 +418,10 @@
     }
     return pieces.join("");
   };
-  const hexLines = (base64) => {
-    const bytes = atob(base64), lines = [];
+  const hexLines = (bytes) => {
+    const lines = [];
     for (let at = 0; at < bytes.length; at += 16) {
-      const codes = [...bytes.slice(at, at + 16)].map((char) => char.charCodeAt(0));
+      const codes = [...bytes.subarray(at, at + 16)];
       const text = codes.map((code) => code >= 32 && code < 127 ? String.fromCharCode(code) : ".").join("");
       lines.push(`${at.toString(16).padStart(6, "0")}  ${codes.map((code) => code.toString(16).padStart(2, "0")).join(" ").padEnd(47)}  ${text}`);
     }
@@ -476,7 +488,7 @@
     place.replaceChildren();
     let shown = links;
     const about = [];
-    if (plan.links_hidden) about.push(`Names in ${plan.links_hidden} nodes are not told: their data is masked.`);
+    if (plan.links_hidden) about.push(`Names in ${counted(plan.links_hidden, "node")} are not told: what is masked is not shown.`);
     if (!plan.references) about.push("The plan's policy has no references.");
     else if (!plan.has_data) about.push("What a node names is its data, and this page was made without data.");
     else if (!links.length) about.push("No node that the plan writes names another.");
@@ -485,8 +497,8 @@
       shown = path === null ? [] : [...(bySource.get(path) || []), ...(byTarget.get(path) || [])];
       const near = shown.length;
       shown = shown.slice(0, LINKS_MAX);
-      about.push(near ? `${shown.length} of the ${near} links of the chosen node; ${links.length} in all.` : `${links.length} links. Choose a node to see its own.`);
-    } else about.push(`${links.length} links: who names on the left, what is named on the right.`);
+      about.push(near ? `${shown.length} of the ${counted(near, "link")} of the chosen node; ${links.length} in all.` : `${links.length} links. Choose a node to see its own.`);
+    } else about.push(`${counted(links.length, "link")}: who names on the left, what is named on the right.`);
     byId("links-told").textContent = about.join(" ");
     if (!shown.length) return;
     const sources = [...new Set(shown.map((link) => link.source))], targets = [...new Set(shown.map((link) => link.target))];
