@@ -9,6 +9,7 @@ judgement: `test_judging_commit.py`. Negative control: with the judgement switch
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from kazoo.security import ACL as KazooACL
@@ -39,6 +40,7 @@ from zkmig.plan import planfile
 from zkmig.policy.captures import CapturePattern
 from zkmig.policy.policy import Policy
 from zkmig.policy.rules import JsonData, NeverEmpty, Rules, Unchanged
+from zkmig.rules.pychecks import pinned
 from zkmig.rules.violation import Violation
 from zkmig.stop import StopRequest
 
@@ -110,6 +112,24 @@ def test_tampered_with_while_it_waits(site: Site, sealed: SealedPlan, single_sho
     assert last.outcome == "aborted"
     assert last.reason == f"{site.path('/sets/spare')}: against the rule 'sets'"
     assert site.look()["/hosts/h00"].data == b"r1"
+
+
+def test_a_check_that_fails_to_load_while_it_waits(site: Site, tmp_path: Path) -> None:
+    """Who applies is told what it raised; the record, which everybody reads, that it could not be loaded."""
+    down = tmp_path / "down"
+    (tmp_path / "checks.py").write_text(
+        "from pathlib import Path\n"
+        f"if Path({str(down)!r}).exists(): raise OSError('canary')\n"
+        "def check(tree): return []\n"
+    )
+    checked = Policy(rules=Rules(checks=(pinned("inventory", "checks.py:check", str(tmp_path)),)))
+    site.init(tree())
+    plan = site.plan(tree(rack=b"r2"), limits=BATCHES, policy=checked)
+    with pytest.raises(BadInput, match="the check 'inventory' cannot be loaded: OSError: canary"):
+        site.apply(plan, options=Options(single_shot="never", say=when_said("draining", down.touch)))
+    last = site.record().last
+    assert last is not None
+    assert (last.outcome, last.reason) == ("aborted", "the check 'inventory' cannot be loaded")
 
 
 def test_a_share_counts_what_others_took(site: Site, sealed: SealedPlan) -> None:

@@ -26,6 +26,10 @@ from zkmig.plan import planfile
 from zkmig.plan.batches import cut
 from zkmig.plan.operations import CreateNode, DeleteNode, Pin, RaiseCounter, WriteData
 from zkmig.plan.plan import Limits, Plan
+from zkmig.plan.soundness import Soundness
+from zkmig.policy.captures import CapturePattern
+from zkmig.policy.rules import Rules, Unchanged
+from zkmig.rules.baseline import MARK_BYTES, Baseline, Before
 
 HEAD = head_size_max("prod")
 PIN = Pin.of(stat_of())
@@ -185,6 +189,21 @@ def test_batches_that_do_not_hold_every_operation_once_are_refused(tmp_path: Pat
     planfile.write(dataclasses.replace(SMALL, batch_ends=ends), path)
     with pytest.raises(DamagedFile, match="batches"):
         planfile.read(path)
+
+
+def test_a_baseline_without_marks_is_refused(tmp_path: Path) -> None:
+    """What a rule of unchanged nodes is held against; else the judgement itself would fail, in the window."""
+    rules = Rules(guardrails=(Unchanged("kept", CapturePattern.parse("/app/*")),))
+    path = str(tmp_path / "plan")
+    for marks, is_sound in ((b"m" * MARK_BYTES * 2, True), (b"m" * MARK_BYTES, False), (b"", False)):
+        baseline = Baseline({"kept": Before(("/app/c", "/app/d"), marks)})
+        plan = dataclasses.replace(SMALL, soundness=Soundness(rules, baseline))
+        planfile.write(plan, path, force=True)
+        if is_sound:
+            assert planfile.read(path)[0] == plan
+        else:
+            with pytest.raises(DamagedFile):
+                planfile.read(path)
 
 
 def test_a_plan_that_lost_a_block_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

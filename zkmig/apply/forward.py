@@ -31,7 +31,7 @@ from zkmig.epoch.journal import Journal, load
 from zkmig.epoch.owner import HEAD_LENGTH, Migrator
 from zkmig.epoch.record import RULES, ConflictNote, LastOutcome, Pending, Record
 from zkmig.epoch.transitions import State
-from zkmig.errors import Conflict, NotPermitted, Outcome, PlanImpossible, Refused, RuleViolated, Stopped, ZkmigError
+from zkmig.errors import Conflict, NotPermitted, Outcome, PlanImpossible, Refused, Stopped, ZkmigError
 from zkmig.model.quota import Quota
 from zkmig.plan.operations import DeleteNode, WriteData
 from zkmig.plan.plan import RECORD_BYTES_MAX, Plan
@@ -128,7 +128,7 @@ class Forward:
     def _abort_before_writing(self, error: ZkmigError) -> None:
         """Nothing was written yet, so that nobody needs to wait for a decision, whatever has gone wrong."""
         try:
-            abort(self.migrator, reason_of(error) if isinstance(error, RuleViolated) else error.what)
+            abort(self.migrator, reason_of(error))
         except ZkmigError:
             if isinstance(error, Refused | Stopped):
                 raise  # else the first one says more

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from zkmig.errors import BadInput, NotPermitted, RuleViolated, StalePlan
+from zkmig.errors import BadInput, NotPermitted, RuleViolated, StalePlan, ZkmigError
 from zkmig.model import path as paths
 from zkmig.model.snapshot import Snapshot
 from zkmig.plan.operations import DeleteNode
@@ -21,6 +21,7 @@ from zkmig.policy.captures import any_of
 from zkmig.policy.rules import MaxDeletions
 from zkmig.rules.guardrails import gone_text
 from zkmig.rules.judge import judge
+from zkmig.rules.pychecks import NotLoaded
 from zkmig.rules.relied import may_matter, relied_on
 from zkmig.rules.violation import Verdict, Violation
 from zkmig.source import ensemble as live
@@ -160,8 +161,12 @@ def public_reason(violated: Violation) -> str:
     return f"against the rule {violated.rule!r}"
 
 
-def reason_of(error: RuleViolated) -> str:
-    """The same of an error."""
+def reason_of(error: ZkmigError) -> str:
+    """The same of an error that was met before anything was written."""
+    if isinstance(error, NotLoaded):
+        return error.public
+    if not isinstance(error, RuleViolated):
+        return error.what
     first = next((each for each in error.violations if isinstance(each, Violation)), None)
     return f"{first.path}: {public_reason(first)}" if first is not None else "against a rule"
 

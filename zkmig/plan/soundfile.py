@@ -8,6 +8,7 @@ from typing import Any
 
 from zkmig.plan.soundness import Soundness
 from zkmig.policy.packed import packed, unpacked
+from zkmig.policy.rules import Unchanged
 from zkmig.rules.baseline import MARK_BYTES, Baseline, Before
 from zkmig.rules.violation import Verdict, Violation
 
@@ -51,6 +52,10 @@ def soundness_of(header: Any, items: Iterable[dict[str, Any]]) -> Soundness:
         piece, so_far = Before.of_plain(item["before"]), found.get(name, Before())
         found[name] = Before(so_far.paths + piece.paths, so_far.marks + piece.marks, piece.count)
     held = unpacked(rules)
+    for rule in held.guardrails:
+        before = found.get(rule.name, Before())
+        if isinstance(rule, Unchanged) and len(before.marks) != MARK_BYTES * len(before.paths):
+            raise ValueError("what was there before is not known of every path")
     verdict = Verdict(
         tuple(Violation(*violation) for violation in violations),
         dict(more),

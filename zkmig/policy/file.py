@@ -19,6 +19,7 @@ max_deletions = "10%"
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
 from collections.abc import Callable, Iterator
@@ -329,6 +330,9 @@ def _message(fault: Any) -> str:
     if fault["type"] == "literal_error":
         return f"it can only be {fault['ctx']['expected']}".replace("'", '"')
     text: str = _MESSAGES.get(fault["type"], fault["msg"])
+    if fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1:
+        near = difflib.get_close_matches(fault["loc"][0], list(_File.model_fields), 1)
+        text += f"; did you mean {near[0]}?" if near else ""
     return text.removeprefix("Value error, ")
 
 

@@ -41,6 +41,12 @@ _FOREIGN = (Exception, SystemExit)
 _END = object()
 
 
+class NotLoaded(BadInput):
+    """public: for records that everybody reads: without the text of what was raised, which may hold anything."""
+
+    public = ""
+
+
 class _Loaded(NamedTuple):
     function: Callable[[ReadOnlyTree], Any]
     sha256: str  # of the source that it was loaded from
@@ -156,8 +162,12 @@ def _executed(check: PythonCheck, source: bytes) -> ModuleType:
 
 
 def _not_loaded(check: PythonCheck, error: BaseException) -> BadInput:
-    what = f"the check {check.name!r} cannot be loaded: {type(error).__name__}: {error}"
-    return BadInput(what, check.file or check.call, "mend it, or leave the check out")
+    what = f"the check {check.name!r} cannot be loaded"
+    found = NotLoaded(
+        f"{what}: {type(error).__name__}: {error}", check.file or check.call, "mend it, or leave the check out"
+    )
+    found.public = what
+    return found
 
 
 def _entry_point(check: PythonCheck) -> _Loaded:
