@@ -19,10 +19,10 @@ from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Snapshot
 from zkmig.model.znode import Kind
 from zkmig.plan.make import make_plan
-from zkmig.plan.operations import RaiseCounter
+from zkmig.plan.operations import RAISED_BY_MAX, RaiseCounter
 from zkmig.plan.predict import predict
 from zkmig.policy.captures import CapturePattern
-from zkmig.script.draft import COUNTER_MAX, RAISED_BY_MAX, Draft
+from zkmig.script.draft import COUNTER_MAX, Draft
 
 MORE = settings(max_examples=100)
 MINE = (Acl(ALL, "digest", "me:vlUvLnd8MlacsE80rDuu6ONESbM="),)
@@ -449,7 +449,7 @@ def test_a_counter_is_raised_by_no_more_than_can_be_written(draft: Draft) -> Non
     now = snapshot_of(BASE)["/app/a"].counter
     draft.raise_counter("/app/a", now + RAISED_BY_MAX)
     for to in (now + RAISED_BY_MAX + 1, COUNTER_MAX):
-        with pytest.raises(BadInput, match=f"to raise it to {to} takes more than 10000000 creates"):
+        with pytest.raises(BadInput, match=f"to raise it to {to} takes more than 5000000 creates"):
             draft.raise_counter("/app/a", to)
     draft.create("/app/new")
     with pytest.raises(BadInput, match="its counter is at 0"):

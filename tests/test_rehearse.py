@@ -159,7 +159,7 @@ def test_counters_of_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_counter_that_takes_hours_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan raises it, so that the copy has to have it; a limit for each alone would not do. Nothing is started."""
-    monkeypatch.setattr(copies, "KEPT_PAIRS_MAX", 100)
+    monkeypatch.setattr(copies, "RAISED_BY_MAX", 100)
     target = snapshot_of(settled({"": Node(), "/a": Node(counter=60), "/b": Node(counter=41)}), "/app")
     assert not copy_of(target, {}, ["/app/a"]).low
     with pytest.raises(Refused, match="a sequence counter that is at 60") as caught:

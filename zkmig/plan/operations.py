@@ -100,6 +100,9 @@ class DeleteNode(NamedTuple):  # there may be a million, and a tuple is made in 
         return self.before_size
 
 
+RAISED_BY_MAX = 5_000_000  # what scripts may ask for and rehearsals do; each is a create and a delete: some minutes
+
+
 @dataclass(frozen=True, slots=True)
 class RaiseCounter:
     """Raise the sequence counter of `path` by `pairs` creates of a child that is deleted in the same multi.

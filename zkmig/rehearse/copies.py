@@ -22,10 +22,10 @@ from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Snapshot
 from zkmig.model.staging import SnapshotBuilder
 from zkmig.model.znode import Kind
+from zkmig.plan.operations import RAISED_BY_MAX
 from zkmig.rehearse.places import places
 
 COUNTER_PAIRS_MAX = 500_000  # creates, beyond those of the children: a thousand take about 0.1 s
-KEPT_PAIRS_MAX = 5_000_000  # the same where the plan raises the counter, which then has to be exact: some minutes
 _CVERSION_MAX = 2**31 - 1
 _SHOWN = bytes(Kind.EPHEMERAL.value if kind == KIND_EPHEMERAL else Kind.PERSISTENT.value for kind in range(256))
 
@@ -116,11 +116,11 @@ def _counters_to_find(tree: Snapshot) -> dict[int, int]:
 
 def _refuse_high(tree: Snapshot, kept: Collection[int]) -> None:
     pairs = {node: tree.counter_at(node) - tree.columns.stats.num_children[node] for node in kept}
-    if sum(pairs.values()) > KEPT_PAIRS_MAX:
+    if sum(pairs.values()) > RAISED_BY_MAX:
         highest = max(pairs, key=pairs.__getitem__)
         raise Refused(
             f"it cannot be rehearsed: the plan raises a sequence counter that is at {tree.counter_at(highest)}, which "
-            f"takes a copy as many creates to have; {KEPT_PAIRS_MAX} in all are made",
+            f"takes a copy as many creates to have; {RAISED_BY_MAX} in all are made",
             tree.path_at(highest),
             "leave this path out of a plan to rehearse, or rehearse on a snapshot taken where it is lower",
         )

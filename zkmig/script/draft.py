@@ -20,6 +20,7 @@ from zkmig.model.acl import ALL, OPEN_ACL, Acl, AclList
 from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Consistency, Provenance, Snapshot
 from zkmig.model.znode import Kind, Znode
+from zkmig.plan.operations import RAISED_BY_MAX
 from zkmig.policy.kinds import TTL_MS_MAX
 from zkmig.script import finding
 from zkmig.script.finding import Found
@@ -27,7 +28,6 @@ from zkmig.script.overlay import Body, Node, Overlay
 
 _DIGITS_MAX = 1_100  # behind the point of any float
 COUNTER_MAX = 2**30 - 1  # of which a Stat, with 32 bits for twice as much, can tell
-RAISED_BY_MAX = 10_000_000  # each number is a create and a delete: more than an hour at the rate that others may expect
 
 
 class Draft:
