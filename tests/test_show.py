@@ -38,6 +38,7 @@ from zkmig.plan.scriptpin import ScriptPin
 from zkmig.policy.policy import Policy
 from zkmig.show.changes import SORTS, change_tree
 from zkmig.show.facts import facts_of
+from zkmig.show.page import FAULTS_MAX
 from zkmig.show.text import LINES_MAX, tree_lines
 from zkmig.show.values import Masks, Sight
 from zkmig.show.watches import watches_of
@@ -377,6 +378,25 @@ def test_bad_input_is_refused_in_a_line(program: Program) -> None:
     assert program("show", "p", "--html", "x.html", "--force", "--json").succeeded().document["changes"] == 1
     assert stat.S_IMODE(made.stat().st_mode) == 0o600
     assert made.read_text().endswith("</html>\n")
+
+
+def test_of_many_nodes_that_have_moved_on_a_page_names_some(program: Program) -> None:
+    """As text names some, and all with --all; the page has what there is to say beside each node too."""
+    source = {"": Node()} | {f"/n{number:03}": Node() for number in range(FAULTS_MAX + 3)}
+    planfile.write(plan_between(source, {"": Node()}), str(program.folder / "p"))
+    zks.write(snapshot_of(source), str(program.folder / "now.zks"))
+    program("show", "p", "--before", "now.zks", "--html", "x.html").succeeded()
+    made = (program.folder / "x.html").read_text()
+    facts = json.loads(made.partition('"facts":')[2].partition(',"links"')[0])
+    assert [text for about, text in facts if about == "before"][-2:] == [
+        f"/app/n{FAULTS_MAX - 1:03}: it is there already, and the plan creates it",
+        "and 3 more, as each of them says",
+    ]
+    assert made.count('"fault":') == FAULTS_MAX + 3
+    few = program("show", "p", "--before", "now.zks").succeeded().stdout
+    assert f"before    and {FAULTS_MAX + 4 - 20} more (--all)" in few
+    every = program("show", "p", "--before", "now.zks", "--all").succeeded().stdout
+    assert every.count("it is there already") == FAULTS_MAX + 3
 
 
 def test_a_page_of_too_many_nodes_is_refused_before_their_tree_is_made(
