@@ -96,6 +96,15 @@ def test_what_the_test_before_left_is_gone(zkmig_tree, zkmig_server, tmp_path):
     client.stop()
 
 
+@pytest.mark.parametrize("run", [1, 2])
+def test_what_is_made_by_hand_goes_too(zkmig_tree, zkmig_server, run):
+    client = KazooClient(zkmig_server.hosts)
+    client.start()
+    assert client.get_children("/") == ["zookeeper"]
+    client.create("/by/hand", makepath=True)
+    client.stop()
+
+
 def test_a_whole_server(zkmig_tree):
     zkmig_tree.load({"/a/b": b"1"}, root="/")
     assert zkmig_tree.data() == {"": b"", "/a": b"", "/a/b": b"1"}
@@ -113,7 +122,7 @@ def test_fixtures_for_migrations(pytester: pytest.Pytester) -> None:
     Path(pytester.path, "0007_split_pools.py").write_text(SCRIPT)
     pytester.makepyfile(test_migrations=TESTS)
     result = pytester.runpytest_subprocess(*ALONE, "-q", timeout=100)
-    result.assert_outcomes(passed=8)
+    result.assert_outcomes(passed=10)
 
 
 def test_a_failing_migration_fails_its_test(pytester: pytest.Pytester) -> None:

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import signal
-import stat
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kazoo.client import KazooClient
@@ -23,7 +19,8 @@ from kazoo.security import ACL, Id
 
 import zkmig
 from tests.interruptions import at
-from tests.program import Program, location
+from tests.program import location
+from tests.rehearsed import SMALL, SMALL_AFTER, plan_between, sealed
 from tests.scopes import AFTER, ALICE, BEFORE, ME, MINE, MY_IDENTITY, SMALL_BATCHES, Site, settled
 from tests.test_history import NEXT
 from tests.trees import EPHEMERAL, REAL_TREES, Node, Tree, load_real, snapshot_of
@@ -31,35 +28,20 @@ from zkmig.apply.options import Options
 from zkmig.dev import Server
 from zkmig.epoch.record import Held
 from zkmig.errors import BadInput, NotProven, Refused, StalePlan
-from zkmig.model.acl import ALL, OPEN_ACL, READ, Acl, digest_id
+from zkmig.model.acl import ALL, OPEN_ACL, READ, Acl
 from zkmig.model.quota import Quota
 from zkmig.model.snapshot import Snapshot
 from zkmig.model.znode import Kind
 from zkmig.plan.make import make_plan
 from zkmig.plan.operations import DeleteNode, Pin, WriteData
-from zkmig.plan.plan import Plan
 from zkmig.policy.captures import CapturePattern
 from zkmig.policy.policy import Policy
 from zkmig.policy.rules import MinChildren, Rules
-from zkmig.rehearse import copies, stage_server
+from zkmig.rehearse import copies
 from zkmig.rehearse.copies import copy_of
 from zkmig.rehearse.repin import repinned, same_but_pins, stale_paths
 from zkmig.rehearse.run import APPLY, APPLY_AT_ONCE, LOAD, REVERT, START
 from zkmig.rehearse.run import rehearse as run
-
-SMALL: Tree = settled({"": Node(b"root"), "/a": Node(b"1"), "/a/b": Node(b"2"), "/q": Node(b"", counter=9)})
-SMALL_AFTER: Tree = settled({"": Node(b"root"), "/a": Node(b"new"), "/c": Node(None), "/q": Node(b"", counter=12)})
-
-
-def plan_between(before: Tree, after: Tree, root: str = "/app", **more: Any) -> tuple[Plan, Snapshot]:
-    """A plan, and its target."""
-    target = snapshot_of(before, root)
-    return make_plan(snapshot_of(after, root), target, **more), target
-
-
-def sealed(plan: Plan) -> zkmig.SealedPlan:
-    return zkmig.SealedPlan(plan, "0" * 64)
-
 
 # -- pure -------------------------------------------------------------------------------------------------------------
 
@@ -318,8 +300,9 @@ def test_what_cannot_be_taken_back_is_not_reverted(kind: str) -> None:
     plan, target = plan_between(SMALL, {**SMALL, "/q": Node(b"", counter=30 if kind == "counters alone" else 9)})
     if kind == "quotas alone":
         plan = dataclasses.replace(plan, quotas=(Quota("/app/a", "count=100,bytes=-1"),))
-    names = [stage.name for stage in run(sealed(plan), target).stages]
-    assert names == ([] if kind == "nothing" else [START, LOAD, APPLY])
+    found = run(sealed(plan), target)
+    assert [stage.name for stage in found.stages] == ([] if kind == "nothing" else [START, LOAD, APPLY])
+    assert any("the way back" in sentence for sentence in found.not_rehearsed) == (kind != "nothing")
 
 
 # -- not proven -------------------------------------------------------------------------------------------------------
@@ -373,6 +356,28 @@ def test_tampering_behind_a_stage_is_caught(stage: str, how: str) -> None:
     assert caught.value.exit_code == 4
     assert caught.value.stage == stage
     assert "tampered" not in str(caught.value)
+
+
+def test_files_that_cannot_be_kept_do_not_hide_what_was_not_proven(tmp_path: Path) -> None:
+    """Somebody takes the folder's name meanwhile. Where all was proven, that is the error."""
+    plan, target = plan_between(SMALL, SMALL_AFTER)
+    keep = tmp_path / "kept"
+
+    def hinder(stage: str, hosts: str) -> None:
+        keep.mkdir(exist_ok=True)
+        if stage == wrong:
+            client = KazooClient(hosts)
+            client.start()
+            client.delete("/app/a/b")
+            client.stop()
+
+    wrong = LOAD
+    with pytest.raises(NotProven, match=rf"failed at '{LOAD}'") as caught:
+        run(sealed(plan), target, keep=str(keep), after=hinder)
+    assert "could not be kept" in caught.value.__notes__[0]
+    wrong = ""
+    with pytest.raises(BadInput, match="could not be kept"):
+        run(sealed(plan), target, keep=str(keep), after=hinder)
 
 
 def test_tampering_in_the_midst_of_a_stage_is_a_conflict() -> None:
@@ -461,158 +466,3 @@ def test_bad_input(tmp_path: Path) -> None:
         zkmig.rehearse(plan, target, keep=tmp_path)
     with pytest.raises(BadInput, match="folder above"):
         zkmig.rehearse(plan, target, keep=tmp_path / "no" / "such")
-
-
-# -- the program ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def prepared(site: Site, program: Program) -> Iterator[Program]:
-    """p.zkplan and t.zks in the program's folder; auth holds the credentials."""
-    site.init(SMALL)
-    zkmig.save_plan(site.plan(SMALL_AFTER).plan, str(program.folder / "p.zkplan"))
-    zkmig.save_snapshot(zkmig.read(location(site.server.hosts, site.root)), str(program.folder / "t.zks"))
-    (program.folder / "tmp").mkdir()
-    yield program
-    assert list((program.folder / "tmp").iterdir()) == []  # however it ended
-
-
-def environment(program: Program) -> dict[str, str]:
-    return {"TMPDIR": str(program.folder / "tmp"), "ZKMIG_AUTH": "digest:me:hunter2"}
-
-
-@pytest.mark.parametrize("more", [(), ("--target", "t.zks")])
-def test_the_program(prepared: Program, site: Site, more: tuple[str, ...]) -> None:
-    ran = prepared("rehearse", "p.zkplan", *more, env=environment(prepared)).succeeded()
-    assert ran.stdout.count("\nok ") == 6
-    assert "proven" in ran.stdout.splitlines()[-1]
-    document = prepared("rehearse", "p.zkplan", *more, "--json", env=environment(prepared)).succeeded().document
-    assert document["outcome"] == "proven"
-    assert [stage["name"] for stage in document["stages"]] == [START, LOAD, APPLY, REVERT, APPLY_AT_ONCE, REVERT]
-    assert document["stages"][1]["tree_hash"] == document["tree_hash"] == document["stages"][-1]["tree_hash"]
-    assert site.record().epoch == 0
-
-
-def test_the_program_keeps_the_servers_files(prepared: Program) -> None:
-    """A server started on them has the tree as it was before the epochs, and those in its history."""
-    prepared("rehearse", "p.zkplan", "--keep", "kept", env=environment(prepared)).succeeded()
-    assert (prepared.folder / "kept" / "data" / "version-2").is_dir()
-    assert not (prepared.folder / "kept" / "pid").exists()
-    ran = prepared("rehearse", "p.zkplan", "--keep", "kept", env=environment(prepared))
-    ran.failed(2, "kept", "--keep")
-
-
-def test_kept_files_are_for_their_owner_while_they_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data that ACLs guard stands in them, and the files themselves may be read by all: the folder keeps others out."""
-    (tmp_path / "server").mkdir(mode=0o700)
-    (tmp_path / "server" / "data").mkdir()
-    (tmp_path / "server" / "data" / "log.1").write_bytes(b"secret")
-    seen: list[int] = []
-    settle = shutil.copystat
-
-    def spying(source: Any, target: Any, **options: Any) -> None:
-        seen.append(stat.S_IMODE(os.stat(tmp_path / "kept").st_mode))
-        settle(source, target, **options)
-
-    monkeypatch.setattr(shutil, "copystat", spying)
-    stage_server._keep(tmp_path / "server", str(tmp_path / "kept"))
-    assert set(seen) == {0o700}
-    assert (tmp_path / "kept" / "data" / "log.1").read_bytes() == b"secret"
-
-
-def test_the_super_user_of_the_target_is_one_here_too(tmp_path: Path) -> None:
-    """What no ACL of the target keeps out is not refused by ACLs of the copy, which knows that user by another name."""
-    server, who = stage_server.make_server()
-    with server:
-        tree = location(server.hosts, "/app")
-        kazoo = KazooClient(server.hosts, auth_data=[("digest", "me:hunter2")])
-        kazoo.start()
-        try:
-            kazoo.create("/app/mine", b"1", acl=[ACL(ALL, Id("digest", digest_id("me", "hunter2")))], makepath=True)
-        finally:
-            kazoo.stop()
-            kazoo.close()
-        zkmig.init(tree, scope="app", auth=(who,))
-        script = tmp_path / "0001_mine.py"
-        script.write_text('import zkmig\n@zkmig.migration(epoch=1)\ndef mine(tree):\n    tree.set("/app/mine", b"2")\n')
-        found = zkmig.rehearse(script, tree, auth=(who,))
-    assert found.as_super
-    assert any("super user" in sentence for sentence in found.not_rehearsed)
-    assert [stage.name for stage in found.stages] == [START, LOAD, APPLY, REVERT, APPLY_AT_ONCE, REVERT]
-
-
-def test_the_program_on_a_stale_plan(prepared: Program, site: Site) -> None:
-    site.kazoo.set(f"{site.root}/a", b"1")
-    prepared("rehearse", "p.zkplan", env=environment(prepared)).failed(3, "written since", f"{site.root}/a")
-
-
-def test_bad_usage_of_the_program(prepared: Program) -> None:
-    prepared("rehearse", "p.zkplan", "--target", "t.zks", "--at", "zk://h", env=environment(prepared)).failed(2, "--at")
-    prepared("rehearse", "t.zks", env=environment(prepared)).failed(2, "snapshot")
-    prepared("rehearse", "missing.zkplan", env=environment(prepared)).failed(2, "missing.zkplan")
-    (prepared.folder / "cut.zkplan").write_bytes((prepared.folder / "p.zkplan").read_bytes()[:-40])
-    prepared("rehearse", "cut.zkplan", env=environment(prepared)).failed(2, "cut.zkplan")
-    without = prepared("rehearse", "p.zkplan", env={**environment(prepared), "PATH": "/nowhere", "JAVA_HOME": ""})
-    assert without.code in (0, 2), without  # found elsewhere, or named
-
-
-SCRIPT = """
-import zkmig
-
-
-@zkmig.migration(epoch=1)
-def change(tree):
-    tree.set(f"{tree.root}/a", b"by a script")
-    tree.delete(f"{tree.root}/a/b")
-"""
-
-
-def test_a_script(prepared: Program, site: Site) -> None:
-    """Planned for its target first; not applied to it. The next epoch alone can be rehearsed there."""
-    (prepared.folder / "0001_change.py").write_text(SCRIPT)
-    (prepared.folder / "0002_change.py").write_text(SCRIPT.replace("epoch=1", "epoch=2"))
-    (prepared.folder / "0001_fails.py").write_text(SCRIPT.replace("/a/b", "/x"))
-    env, at = environment(prepared), location(site.server.hosts)
-    before = site.look()
-    for more in (("--at", at, "--scope", site.names.scope), ("--target", "t.zks")):
-        ran = prepared("rehearse", "0001_change.py", *more, "--json", env=env).succeeded()
-        assert ran.document["outcome"] == "proven"
-        assert ran.document["writes"] == 2
-    assert site.look() == before
-    ran = prepared("rehearse", "0002_change.py", "--at", at + site.root, env=env)
-    ran.failed(3, "0002_change.py", "is for epoch 2, and the next one is 1")
-    prepared("rehearse", "0001_fails.py", "--at", at + site.root, env=env).failed(2, "0001_fails.py:8")
-    prepared("rehearse", "0001_change.py", env=env).failed(2, "--at")
-    prepared("rehearse", "p.zkplan", "--scope", "prod", env=env).failed(2, "--scope")
-    prepared("rehearse", "p.zkplan", env={**env, "ZKMIG_SCOPE": "prod", "ZKMIG_AT": "zk://nowhere:1"}).succeeded()
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_server_too(prepared: Program, number: signal.Signals, code: int) -> None:
-    """Once its process is there: afterwards neither that nor its folder is."""
-    process = prepared.start("rehearse", "p.zkplan", env=environment(prepared))
-    try:
-        pid = await_server(prepared.folder / "tmp", process)
-        process.send_signal(number)
-        _, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == code, stderr
-    assert "Traceback" not in stderr
-    # Where the signal comes before the program knows the process that it has started, the folder's keeper ends it.
-    deadline = time.monotonic() + 20
-    while Path(f"/proc/{pid}").exists() or list((prepared.folder / "tmp").glob("*/pid")):
-        assert time.monotonic() < deadline, "the server, or its folder, is still there"
-        time.sleep(0.01)
-
-
-def await_server(folder: Path, process: subprocess.Popen[str]) -> int:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for file in folder.glob("*/pid"):
-            text = file.read_text().strip()
-            if text:
-                return int(text)
-        assert process.poll() is None
-        time.sleep(0.01)
-    raise AssertionError("no server was started")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import zkmig
 from tests.trees import Node, snapshot_of
 
@@ -12,3 +14,11 @@ def test_of_a_snapshot_the_scope_is_not_known() -> None:
     found = zkmig.rehearse(zkmig.make_plan(tree, tree), tree)
     assert not found.stages
     assert any("epoch and holds, of which a snapshot does not tell" in sentence for sentence in found.not_rehearsed)
+
+
+def test_of_an_empty_plan_nothing_is_kept(tmp_path: Path) -> None:
+    """Nor is it said: no server was started, so that there are no files of it."""
+    tree = snapshot_of({"": Node(), "/a": Node(b"1")})
+    found = zkmig.rehearse(zkmig.make_plan(tree, tree), tree, keep=tmp_path / "kept")
+    assert found.kept == ""
+    assert not (tmp_path / "kept").exists()

@@ -59,6 +59,7 @@ def zkmig_server(zkmig_throw_away: ThrowAway) -> Server:
 def zkmig_tree(zkmig_throw_away: ThrowAway) -> Iterator[TestTree]:
     """A tree and its scope on `zkmig_server`, not there until `load`. Whatever is on the server goes with the test."""
     with ExitStack() as stack:
+        stack.callback(_wipe, zkmig_throw_away)  # with or without `load`, and after its session
         yield TestTree(zkmig_throw_away, stack)
 
 
@@ -100,10 +101,7 @@ class TestTree:
         from zkmig.rehearse import handmade
         from zkmig.rehearse.copies import copy_of, identities_in, relocated
         from zkmig.rehearse.loading import load, stand_ins_for
-        from zkmig.rehearse.stage_server import SESSION_TIMEOUT_MS
-        from zkmig.source.location import parse_hosts
         from zkmig.stop import StopRequest
-        from zkmig.wire.client import Client
 
         if self.is_loaded:
             raise BadInput("a tree was loaded already", self.root, "one test, one tree")
@@ -113,13 +111,7 @@ class TestTree:
             found = tree if isinstance(tree, zkmig.Snapshot) else zkmig.read(os.fspath(tree))
             found = relocated(found, root or found.root)
         self.root, self.scope, self.is_loaded = found.root, scope, True
-        client = Client(
-            parse_hosts(self.throw_away.server.hosts),
-            auth=(self.throw_away.super_user,),
-            session_timeout_ms=SESSION_TIMEOUT_MS,
-        )
-        self.stack.enter_context(client)
-        self.stack.callback(_wipe, client)
+        client = self.stack.enter_context(_client(self.throw_away))
         stand_ins = stand_ins_for(client, identities_in(found))
         load(client, copy_of(found, stand_ins, ()), Options(), StopRequest())
         _make_scope(client, self.scope, self.root, epoch)
@@ -178,8 +170,22 @@ def _make_scope(client: Client, scope: str, root: str, epoch: int) -> None:
         client.call(SetData(names.record, records.encode(dataclasses.replace(made, epoch=epoch)), 0))
 
 
-def _wipe(client: Client) -> None:
-    """Delete all that tests have left on the server, quotas and control planes with it."""
+def _client(throw_away: ThrowAway) -> Client:
+    from zkmig.rehearse.stage_server import SESSION_TIMEOUT_MS
+    from zkmig.source.location import parse_hosts
+    from zkmig.wire.client import Client
+
+    hosts = parse_hosts(throw_away.server.hosts)
+    return Client(hosts, auth=(throw_away.super_user,), session_timeout_ms=SESSION_TIMEOUT_MS)
+
+
+def _wipe(throw_away: ThrowAway) -> None:
+    """Delete all that a test has left on the server, quotas and control planes with it."""
+    with _client(throw_away) as client:
+        _delete_all(client)
+
+
+def _delete_all(client: Client) -> None:
     from zkmig.apply.prune import below
     from zkmig.model.path import SYSTEM_ROOT
     from zkmig.model.quota import QUOTA_ROOT

@@ -9,9 +9,17 @@ from zkmig.model.acl import Identity
 from zkmig.model.columns import KIND_PERSISTENT
 from zkmig.model.path import CONTROL_ROOT, SYSTEM_ROOT
 from zkmig.model.snapshot import Snapshot
+from zkmig.plan.operations import RaiseCounter
 from zkmig.plan.plan import Plan
 from zkmig.rehearse.copies import Copy
 from zkmig.rehearse.permission import unknown_to
+
+
+def is_taken_back(plan: Plan) -> bool:
+    """Whether anything of it can be taken back: counters are not, nor are quotas."""
+    rest = plan.ordered.rest
+    is_more = bool(len(plan.ordered.creates)) or any(not isinstance(operation, RaiseCounter) for operation in rest)
+    return is_more or bool(plan.acl_steps)
 
 
 def what_is_left(
@@ -24,6 +32,8 @@ def what_is_left(
     reason = plan.why_not_single_shot()
     if reason is not None:
         yield f"one transaction for all of it, which is not possible: {reason}"
+    if not plan.is_empty and not is_taken_back(plan):
+        yield f"the way back: sequence counters and quotas are never taken back{'; nor one transaction' * (not reason)}"
     if why_super:
         yield f"permissions: {why_super}; all was written by a super user, whom no ACL keeps out"
     if stand_ins:

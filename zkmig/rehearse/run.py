@@ -30,7 +30,7 @@ from zkmig.plan.operations import AclStep, CreateNode, RaiseCounter
 from zkmig.plan.plan import Plan, TargetPin
 from zkmig.rehearse.compare import counters_higher, difference, predicted
 from zkmig.rehearse.copies import Copy, acl_with_ids, copy_of, identities_in
-from zkmig.rehearse.limits import what_is_left
+from zkmig.rehearse.limits import is_taken_back, what_is_left
 from zkmig.rehearse.loading import EVERYBODY, load, make_ancestors, stand_ins_for
 from zkmig.rehearse.permission import why_super
 from zkmig.rehearse.repin import refuse_stale, repinned, same_but_pins, stale_paths
@@ -123,7 +123,7 @@ class _Rehearsing:
         self._load()
         self._take_place()
         self._there_and_back("never")
-        if self.plan.why_not_single_shot() is None and self._is_undoable:
+        if self.plan.why_not_single_shot() is None and is_taken_back(self.plan):
             self._there_and_back("require")
 
     def result(self, where: str, notes: tuple[str, ...], keep: str) -> Rehearsal:
@@ -140,7 +140,7 @@ class _Rehearsing:
             warnings=tuple(self.warnings),
             not_rehearsed=(*notes, *what_is_left(plan, self.target, self.copy, self.stand_ins, self.why_super)),
             as_super=bool(self.why_super),
-            kept=keep,
+            kept=keep if self.stages else "",
         )
 
     # -- stages -------------------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ class _Rehearsing:
     def _there_and_back(self, how: SingleShot) -> None:
         base = self.seen
         self._apply(base, how)
-        if self._is_undoable:
+        if is_taken_back(self.plan):
             self._revert(base, how)
 
     def _apply(self, base: Snapshot | None, how: SingleShot) -> None:
@@ -316,13 +316,6 @@ class _Rehearsing:
             soundness = dataclasses.replace(soundness, baseline=baseline_of(soundness.rules, self.copy.tree))
         operations = dataclasses.replace(plan.ordered, creates=dataclasses.replace(creates, acl_table=table), rest=rest)
         return dataclasses.replace(plan, operations=operations, acl_steps=steps, soundness=soundness)
-
-    @property
-    def _is_undoable(self) -> bool:
-        """Whether anything of it can be taken back: counters are not, nor are quotas."""
-        rest = self.plan.ordered.rest
-        is_more = bool(len(self.plan.ordered.creates)) or any(not isinstance(op, RaiseCounter) for op in rest)
-        return is_more or bool(self.plan.acl_steps)
 
     # -- sessions -----------------------------------------------------------------------------------------------------
 

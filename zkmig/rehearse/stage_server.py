@@ -69,10 +69,19 @@ def running(plan: Plan, target: Snapshot | None, keep: str) -> Iterator[tuple[Se
     with server:
         try:
             yield server, credential
-        finally:
-            if keep:
-                server.stop()
-                _keep(server.log_path.parent, keep)
+        except BaseException as error:
+            try:
+                _kept(server, keep)
+            except BadInput as other:  # what has ended the rehearsal says more
+                error.add_note(f"  also: {other}")
+            raise
+        _kept(server, keep)
+
+
+def _kept(server: Server, keep: str) -> None:
+    if keep:
+        server.stop()
+        _keep(server.log_path.parent, keep)
 
 
 def _keep(folder: Path, keep: str) -> None:
