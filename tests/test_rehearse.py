@@ -149,6 +149,18 @@ def test_a_counter_that_takes_hours_is_refused(monkeypatch: pytest.MonkeyPatch) 
     assert caught.value.where == "/app/a"
 
 
+def test_a_plan_that_raises_counters_for_hours_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what it raises in all, here a queue that is moved and one that goes on; nothing is started."""
+    after = settled({"": Node(), "/moved": Node(counter=60), "/b": Node(counter=41)})
+    plan, target = plan_between(settled({"": Node(), "/a": Node(counter=60), "/b": Node(counter=0)}), after)
+    monkeypatch.setattr(copies, "RAISED_BY_MAX", 100)
+    with pytest.raises(Refused, match="by 101 in all, to 60 here") as caught:
+        run(sealed(plan), target)
+    assert caught.value.where == "/app/moved"
+    monkeypatch.setattr(copies, "RAISED_BY_MAX", 101)
+    copies.refuse_long(plan)
+
+
 def test_every_sort_of_change_from_a_live_target(site: Site) -> None:
     """Stages, hashes, and a target that was only read: as kazoo sees it, and its scope's record."""
     site.init(BEFORE)

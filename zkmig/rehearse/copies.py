@@ -22,7 +22,8 @@ from zkmig.model.scope import Scope
 from zkmig.model.snapshot import Snapshot
 from zkmig.model.staging import SnapshotBuilder
 from zkmig.model.znode import Kind
-from zkmig.plan.operations import RAISED_BY_MAX
+from zkmig.plan.operations import RAISED_BY_MAX, RaiseCounter
+from zkmig.plan.plan import Plan
 from zkmig.rehearse.places import places
 
 COUNTER_PAIRS_MAX = 500_000  # creates, beyond those of the children: a thousand take about 0.1 s
@@ -55,6 +56,20 @@ def copy_of(target: Snapshot, stand_ins: Mapping[Identity, Identity], raised: Co
     ephemerals = _ephemerals_below(tree)
     durable = with_counters(tree, {node: tree.counter_at(node) - count for node, count in ephemerals.items()})
     return Copy(tree, durable, tuple(shown.path_at(node) for node in lowered))
+
+
+def refuse_long(plan: Plan) -> None:
+    """Refused where the plan itself raises counters for hours, as one does that moves a queue with a high one."""
+    raises = [operation for operation in plan.ordered.rest if isinstance(operation, RaiseCounter)]
+    total = sum(operation.pairs for operation in raises)
+    if total > RAISED_BY_MAX:
+        highest = max(raises, key=lambda operation: operation.to)
+        raise Refused(
+            f"it cannot be rehearsed: the plan raises sequence counters by {total} in all, to {highest.to} here, and "
+            f"each is a create; {RAISED_BY_MAX} in all are made",
+            highest.path,
+            "rehearse a plan without this path, or on a snapshot taken where it is lower",
+        )
 
 
 def shown_kinds(tree: Snapshot) -> Snapshot:

@@ -29,7 +29,7 @@ from zkmig.plan.make import make_plan
 from zkmig.plan.operations import AclStep, CreateNode, RaiseCounter
 from zkmig.plan.plan import Plan, TargetPin
 from zkmig.rehearse.compare import counters_higher, difference, predicted
-from zkmig.rehearse.copies import Copy, acl_with_ids, copy_of, identities_in
+from zkmig.rehearse.copies import Copy, acl_with_ids, copy_of, identities_in, refuse_long
 from zkmig.rehearse.limits import is_taken_back, what_is_left
 from zkmig.rehearse.loading import EVERYBODY, load, make_ancestors, stand_ins_for
 from zkmig.rehearse.permission import why_super
@@ -81,6 +81,7 @@ def rehearse(
     """
     where = target.provenance.location if target is not None else sealed.plan.target.location
     refuse_stale(stale_paths(sealed.plan, target), where or sealed.plan.target.root)
+    refuse_long(sealed.plan)
     options = options or Options()
     with ExitStack() as stack:
         one = _Rehearsing(
