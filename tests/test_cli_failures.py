@@ -91,6 +91,18 @@ def test_other_ends(error: BaseException, code: int, line: str, capsys: pytest.C
     assert capsys.readouterr().err == f"zkmig: {line}\n"
 
 
+def test_what_is_no_exception_is_told_without_its_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """Foreign code raises sorts of its own, as checks in Python do: a traceback would show data."""
+
+    class Odd(BaseException):
+        pass
+
+    assert fail(Odd("canary")) == 70
+    told = capsys.readouterr().err
+    assert told.startswith("zkmig: internal error: Odd at ")
+    assert "canary" not in told
+
+
 def test_a_reader_that_leaves_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
     assert fail(BrokenPipeError(errno.EPIPE, "Broken pipe")) == 0
     assert exit_code_of(lambda: 1) == 1

@@ -133,6 +133,7 @@ def test_dataclasses_and_a_marked_function_of_a_sibling_do_not_confuse_it(tmp_pa
         ("\ntree.set('/app/none', b'')", [":6: /app/none: there is no such znode"]),
         ("raise KeyError(tree.data('/app/a'))", [":5: it raised KeyError"]),
         ("raise ValueError(str(tree.get('/app/a')))", [":5: it raised ValueError"]),
+        ("class Odd(BaseException): ...\nraise Odd('canary')", [":6: it raised Odd"]),
         ("import ast\nast.literal_eval('no canary')", [":6: it raised SyntaxError"]),
         ("import sys\nsys.exit(3)", [":6: it raised SystemExit"]),
         ("tree.get_json('/app/a')", [":5: /app/a: its data (13 bytes) is no JSON"]),

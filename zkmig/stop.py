@@ -15,6 +15,10 @@ EXIT_SIGTERM = 143
 IN_FLIGHT_GRACE_S = 15.0
 
 
+class Interruption(BaseException):
+    """A signal ends what can be ended at once. No Exception, so that nothing on the way takes it for a failure."""
+
+
 class StopRequest:
     """Asked to stop? Reads stop at once; writes stop after the batch in flight (`patiently`)."""
 

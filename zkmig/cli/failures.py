@@ -13,7 +13,7 @@ import click
 
 from zkmig.cli.terminal import escape
 from zkmig.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERNAL, ZkmigError
-from zkmig.stop import EXIT_SIGINT
+from zkmig.stop import EXIT_SIGINT, Interruption
 
 DEBUG_VARIABLE = "ZKMIG_DEBUG"
 
@@ -22,8 +22,8 @@ _OF_OUTPUT = {errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT}
 _OF_CLICK = (click.ClickException, click.exceptions.Exit, click.Abort)
 
 
-class Interrupted(BaseException):
-    """A signal ended what could be ended at once. No Exception, so that nothing on the way takes it for a failure."""
+class Interrupted(Interruption):
+    """A signal ended what could be ended at once. error: what is said of that."""
 
     def __init__(self, error: ZkmigError) -> None:
         super().__init__(str(error))
@@ -42,6 +42,8 @@ def exit_code_of(work: Callable[[], int | None]) -> int:
         code = _interrupted()
     except SystemExit:
         code = EXIT_DONE  # click ends so when the pipe it writes help to was closed
+    except BaseException as error:  # noqa: BLE001 - as above, of foreign code's own, as asyncio's CancelledError is
+        code = _report(error)
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -51,7 +53,7 @@ def exit_code_of(work: Callable[[], int | None]) -> int:
     return code
 
 
-def _report(error: Exception) -> int:
+def _report(error: BaseException) -> int:
     if os.environ.get(DEBUG_VARIABLE) == "1" and not isinstance(error, _OF_CLICK):
         traceback.print_exception(error, file=sys.stderr)
     match error:
@@ -92,7 +94,7 @@ def _report_output(error: OSError) -> int:
     return EXIT_INTERNAL
 
 
-def _notes(error: Exception) -> None:
+def _notes(error: BaseException) -> None:
     for note in getattr(error, "__notes__", ()):
         click.echo(escape(note), err=True)
 
@@ -106,7 +108,7 @@ def _line(text: str) -> None:
     click.echo(f"zkmig: {escape(text.replace(chr(10), ' '))}", err=True)
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "zkmig" in Path(frame.filename).parts and frame.filename != __file__] or frames
     return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "an unknown place"

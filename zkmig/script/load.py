@@ -25,6 +25,7 @@ from zkmig.script.apart import apart
 from zkmig.script.draft import Draft
 from zkmig.script.migration import Migration, made_since, made_so_far
 from zkmig.script.numbering import number_of
+from zkmig.stop import Interruption
 
 SCRIPT_BYTES_MAX = 4 << 20
 
@@ -121,7 +122,9 @@ def blamed_on(path: str, tells: bool = False) -> Iterator[None]:
     except ZkmigError as error:
         inside = f"{error.where}: {error.what}" if error.where else error.what
         raise BadInput(inside, _place(error, path), error.hint) from error
-    except (Exception, SystemExit) as error:
+    except (KeyboardInterrupt, Interruption):
+        raise  # not of the script: somebody ends the program
+    except BaseException as error:  # also SystemExit, and asyncio's CancelledError, which are no Exceptions
         name = type(error).__name__
         text = f" ({error})" if tells else ""
         raise BadInput(f"it raised {name}{text}", _place(error, path), "ZKMIG_DEBUG=1 shows the traceback") from error
