@@ -117,9 +117,12 @@ def _again(request: dict[str, Any], seed: int, files: tuple[int, ...]) -> dict[s
         found = json.loads(answered)
         if isinstance(found, dict) and process.returncode == 0:
             return found
-    raise BadInput(
-        f"run again in a process of its own, that ended with {process.returncode}", path, "look for exits in it"
-    )
+    code = process.returncode
+    if code < 0:
+        how, hint = f"was killed by signal {-code}", "look whether there is memory enough, and for what it runs"
+    else:
+        how, hint = f"ended with {code}", "look for exits in it"
+    raise BadInput(f"run again in a process of its own, that {how}", path, hint)
 
 
 def _other_seeds(count: int) -> Iterator[int]:
