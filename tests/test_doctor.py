@@ -259,6 +259,27 @@ def test_a_scope_and_the_roles_in_it(site: Site) -> None:
     assert above.of("scope")
 
 
+def test_roles_are_judged_in_their_own_scope_and_where_the_session_sees(site: Site) -> None:
+    """A closed znode beside a scope is nothing to its reader. One inside, closed to the session too, leaves it unknown,
+    never in order; so does an id that the server masks. Method: look from `/` as the admin, then as nobody."""
+    shut = [f"{site.root}-beside", site.path("/shut")]
+    site.init({"": Node(b"")}, Roles((MY_IDENTITY,), (ALICES_IDENTITY, WORLD)))
+    for path in shut:
+        site.kazoo.create(path, b"", acl=BOBS)
+    try:
+        found = zkmig.diagnose(location(site.server.hosts, "/"), auth=[ME])
+        masked = zkmig.diagnose(location(site.server.hosts, site.root)).of("access-role")
+    finally:
+        for path in shut:
+            site.kazoo.delete(path)
+    told = [finding for finding in found.of("access-role") if f"of scope {site.names.scope} " in finding.what]
+    assert len(told) == 3
+    assert {finding.severity for finding in told} == {Severity.UNKNOWN}
+    assert all(shut[1] in finding.what and shut[0] not in finding.what for finding in told)
+    assert any("was not looked at" in finding.what for finding in masked)
+    assert not any(finding.severity is Severity.OK for finding in masked)
+
+
 def test_no_scope(plain: Server) -> None:
     """Where nobody ran init, the command for it is proposed."""
     found = zkmig.diagnose(location(plain.hosts, "/fine"))

@@ -224,6 +224,26 @@ def test_roles_and_quorum() -> None:
     assert "members-up" not in found
 
 
+def test_voters_that_are_not_named_may_serve() -> None:
+    """A voter that the location leaves out is not said to be down: two voters and an observer named of three and one,
+    then one down of three named of five. With all named, the same is a thin quorum."""
+    with_observer = CONFIG.replace("version=0", "server.4=zk4:2888:3888:observer\nversion=0")
+    seen = ensemble(members=[member(1, "leader"), member(2), member(3, "observer")])
+    for one in seen.members:
+        one.config = with_observer
+    found = judged(seen)
+    assert "quorum-thin" not in found
+    assert "members-not-named" in found
+
+    seen = ensemble()
+    for one in seen.members:
+        one.config = "".join(f"server.{n}=zk{n}:2888:3888:participant\n" for n in range(1, 6))
+    seen.members[2].fault = "connection refused"
+    assert "quorum-thin" not in judged(seen)
+    seen.members[1].fault = "connection refused"
+    assert "at most 3 of 5" in judged(seen)["quorum-thin"][0].what
+
+
 def test_members_of_other_ensembles_and_local_sessions() -> None:
     """A session that is not taken up: another ensemble, or the same one with sessions that are local."""
     seen = ensemble()

@@ -49,10 +49,16 @@ class Lacking:
 class RoleAccess:
     """What one role may do. name: as an operator knows it. lacking, unsure: by permission bit; unsure: only the server
     knows, since an entry that would count is of a scheme that cannot be judged from here (sasl, x509, address ranges).
+
+    root: where its scope begins; what lies elsewhere is none of its business. nodes: judged. unseen: nodes closed to
+    the session, of which, or below which, nothing is known of the role.
     """
 
     name: str
     identities: tuple[Identity, ...]
+    root: str = "/"
+    nodes: int = 0
+    unseen: Lacking = field(default_factory=Lacking)
     lacking: dict[int, Lacking] = field(default_factory=lambda: {bit: Lacking() for bit in PERMISSIONS})
     unsure: dict[int, Lacking] = field(default_factory=lambda: {bit: Lacking() for bit in PERMISSIONS})
     _seen: dict[AclList, tuple[int, int]] = field(default_factory=dict)
@@ -62,6 +68,7 @@ class RoleAccess:
 
         settled: bits whose doubt the caller settles in another way, so that it is not counted.
         """
+        self.nodes += 1
         missing, doubtful = self._judged(acl)
         if missing:
             for bit in PERMISSIONS:
@@ -100,6 +107,13 @@ class Access:
     is_there: bool = True
     roles: tuple[RoleAccess, ...] = ()
     closed: Lacking = field(default_factory=Lacking)
+
+    def close(self, path: str) -> None:
+        """One more that is closed to the session, and so to what is known of the roles whose scopes it touches."""
+        self.closed.add(path)
+        for role in self.roles[1:]:
+            if paths.overlap(role.root, path):
+                role.unseen.add(path)
 
     @property
     def unreadable(self) -> list[str]:
@@ -142,11 +156,12 @@ def _judge_node(found: Access, path: str, reply: Reply) -> int | None:
         found.nodes += 1
         _, doubtful = found.roles[0].judge(path, result.acl, settled=READ)
         for role in found.roles[1:]:
-            role.judge(path, result.acl)
+            if paths.contains(role.root, path):
+                role.judge(path, result.acl)
         return result.stat.num_children if result.stat.num_children or doubtful & READ else None
     if reply.error == Code.NO_AUTH:
         found.nodes += 1
-        found.closed.add(path)
+        found.close(path)
     elif reply.error != Code.NO_NODE:
         raise error_for(reply.error, path, GetAcl.operation)
     elif not found.nodes:
@@ -164,7 +179,7 @@ def _children(client: Client, found: Access, to_list: Sequence[tuple[str, int]])
             if isinstance(result, ChildrenResult):
                 yield from (paths.join(path, f"/{name}") for name in result.children)
             elif result == Code.NO_AUTH:  # ADMIN shows the ACL, and no more
-                found.closed.add(path)
+                found.close(path)
             elif result != Code.NO_NODE:
                 raise error_for(int(result), path, GetChildren.operation)
 

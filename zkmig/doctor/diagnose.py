@@ -81,9 +81,10 @@ def _look_at_tree(seen: Seen, client: Client, reads_only: bool, progress: Callab
             for what, identities in (("admin", each.roles.admin), ("reader", each.roles.reader)):
                 for one in identities:
                     if is_masked_id(one):
-                        continue  # the real id is kept from this session
-                    name = one.id.partition(":")[0] if one.scheme == "digest" else one.id
-                    roles.append(RoleAccess(f"{what} {one.scheme}:{name} of scope {each.registration.scope}", (one,)))
+                        continue  # the real id is kept from this session, and judge_tree says so
+                    id_shown = one.id.partition(":")[0] if one.scheme == "digest" else one.id
+                    name = f"{what} {one.scheme}:{id_shown} of scope {each.registration.scope}"
+                    roles.append(RoleAccess(name, (one,), each.registration.root))
     seen.access = looking.look(client, scope, roles, progress)
     _look_at_quotas(seen, client)
     if not reads_only:

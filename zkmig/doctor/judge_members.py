@@ -230,9 +230,11 @@ def _ensemble(seen: Seen) -> Iterator[Finding]:
         means = "a reconfiguration is under way, or one of them was missed"
         yield Finding("config-differs", WARNING, some(sorted(configs)), what, means, "see /zookeeper/config at each")
     voters = [number for number, role in servers.items() if role == "participant"]
-    up = [member for member in _serving(seen) if member.mode != "observer"]
-    if len(voters) > 1 and len(up) <= len(voters) // 2 + 1 and len(up) < min(len(voters), len(seen.members)):
-        what = f"{len(up)} of {len(voters)} voting members serve"
+    named = [member for member in seen.members if member.mode != "observer"]
+    up = [member for member in named if not member.fault]
+    most = len(up) + max(0, len(servers) - len(seen.members))  # those that the location does not name may serve
+    if len(voters) > 1 and most <= len(voters) // 2 + 1 and len(up) < min(len(voters), len(named)):
+        what = f"{'at most ' if most > len(up) else ''}{most} of {len(voters)} voting members serve"
         means = "one more lost, and nobody can write: a migration would stand still"
         yield Finding("quorum-thin", PROBLEM, seen.place.hosts_text, what, means, "bring the others back first")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from zkmig.doctor.access import PERMISSIONS, Access, Lacking, RoleAccess
+from zkmig.doctor.access import PERMISSIONS, Access, Lacking, RoleAccess, is_masked_id
 from zkmig.doctor.finding import Finding, Severity, some
 from zkmig.doctor.seen import ScopeSeen, Seen
+from zkmig.epoch.control import Roles
 from zkmig.epoch.transitions import State
 from zkmig.model import path as paths
 from zkmig.model.acl import ADMIN, CREATE, DELETE, READ, WORLD, WRITE, Identity
@@ -153,14 +154,25 @@ def _access(seen: Seen) -> Iterator[Finding]:
         return
     if seen.is_super:
         yield Finding("access", OK, path, f"super may do everything with its {access.nodes} znodes")
-        return
-    if access.closed.count:
+    elif access.closed.count:
         what = f"{_nodes(access.closed)} may not be read or listed: {some_of(access.closed)}"
         yield Finding("access-read", PROBLEM, path, what, f"what lies below is unknown; {_NEEDED[READ][1]}", _GIVE)
     session, *others = access.roles
-    yield from _session_access(session, access, path)
+    if not seen.is_super:
+        yield from _session_access(session, access, path)
     for role in others:
-        yield from _role_access(role, access, path)
+        yield from _role_access(role, path)
+    for each in seen.scopes:
+        masked = [] if each.roles is None else [one for one in _all_of(each.roles) if is_masked_id(one)]
+        if masked:
+            what = f"what {some(map(_shown, masked))} of scope {each.registration.scope} may do was not looked at"
+            means = "without ADMIN the servers mask who that is"
+            todo = "ask again with an admin's credentials"
+            yield Finding("access-role", UNKNOWN, path, what, means, todo)
+
+
+def _all_of(roles: Roles) -> tuple[Identity, ...]:
+    return tuple(dict.fromkeys((*roles.admin, *roles.reader)))
 
 
 def _session_access(role: RoleAccess, access: Access, path: str) -> Iterator[Finding]:
@@ -181,20 +193,26 @@ def _session_access(role: RoleAccess, access: Access, path: str) -> Iterator[Fin
             yield Finding(code, OK, path, f"{SESSION} may {verb} all {access.nodes} znodes")
 
 
-def _role_access(role: RoleAccess, access: Access, path: str) -> Iterator[Finding]:
+def _role_access(role: RoleAccess, path: str) -> Iterator[Finding]:
     """Readers have to read; admins have to do all of it."""
     is_reader = role.name.startswith("reader")
-    for bit, name in PERMISSIONS.items():
-        if is_reader and bit != READ:
-            continue
-        lacking = role.lacking[bit]
+    needed = {bit: _VERBS.get(bit, name) for bit, name in PERMISSIONS.items() if bit == READ or not is_reader}
+    for bit, verb in needed.items():
+        lacking, unsure = role.lacking[bit], role.unsure[bit]
         if lacking.count:
-            verb = _VERBS.get(bit, name)
-            what = f"{role.name} may not {verb} {_nodes(lacking)} of {access.nodes}: {some_of(lacking)}"
+            what = f"{role.name} may not {verb} {_nodes(lacking)} of {role.nodes}: {some_of(lacking)}"
             means = "a Reader of that identity gets no whole view" if is_reader else _NEEDED[bit][1]
             todo = "widen their ACLs, or name other identities with zkmig init"
             yield Finding("access-role", WARNING if is_reader else NOTE, path, what, means, todo)
-    if not any(role.lacking[bit].count for bit in ((READ,) if is_reader else PERMISSIONS)):
+        if unsure.count:
+            what = f"whether {role.name} may {verb} {_nodes(unsure)} only the server knows: {some_of(unsure)}"
+            means = "their ACLs name schemes or masked ids"
+            yield Finding("access-role", UNKNOWN, path, what, means, "try it with that identity's credentials")
+    if role.unseen.count:
+        what = f"what {role.name} may do is not known at {_nodes(role.unseen)} and below: {some_of(role.unseen)}"
+        means = f"they are closed to {SESSION}"
+        yield Finding("access-role", UNKNOWN, path, what, means, "ask again with credentials that may read them")
+    if role.nodes and not role.unseen.count and not any(role.lacking[b].count + role.unsure[b].count for b in needed):
         what = f"{role.name}: nothing is kept from it here that it needs, as far as ACLs tell"
         yield Finding("access-role", OK, path, what)
 
