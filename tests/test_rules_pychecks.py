@@ -15,6 +15,7 @@ from zkmig.policy.packed import packed, unpacked
 from zkmig.policy.rules import PythonCheck, Rules
 from zkmig.rules.judge import baseline_of, judge
 from zkmig.rules.pychecks import pinned
+from zkmig.stop import Interruption
 
 TREE = {"": Node(), "/pools": Node(), "/pools/web": Node(b'{"hosts": []}'), "/pools/db": Node(b'{"hosts": ["h1"]}')}
 
@@ -108,6 +109,7 @@ def test_a_check_that_an_installed_package_offers(
         ("raise ValueError('secret')", "the check failed: ValueError at checks.py line 2"),
         ("return tree['/none']", "the check failed: KeyError at"),
         ("import sys; sys.exit(0)", "the check failed: SystemExit at checks.py line 2"),
+        ("import asyncio; raise asyncio.CancelledError", "the check failed: CancelledError at checks.py line 2"),
         ("yield 'first'; raise ValueError('secret')", "first"),
     ],
 )
@@ -118,6 +120,16 @@ def test_whatever_a_check_does_is_a_verdict(body: str, words: str | None, tmp_pa
     assert "secret" not in "".join(said)
     if "first" in body:
         assert "ValueError" in said[1]
+
+
+@pytest.mark.parametrize("ended", [KeyboardInterrupt, Interruption])
+def test_a_signal_is_no_failure_of_the_check(
+    ended: type[BaseException], tmp_path: Path, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who ends the program ends it, also while a check runs."""
+    monkeypatch.setattr("builtins.ended_by", ended, raising=False)
+    with pytest.raises(ended):
+        lines(in_file(tmp_path, "def check(tree):\n    raise ended_by\n"), snapshot)
 
 
 def test_a_function_that_takes_no_tree_is_told_how(tmp_path: Path, snapshot: Snapshot) -> None:
@@ -131,6 +143,7 @@ def test_a_function_that_takes_no_tree_is_told_how(tmp_path: Path, snapshot: Sna
         ("check = 3", "is no function"),
         ("raise OSError('x')", "cannot be loaded: OSError"),
         ("import sys; sys.exit(0)", "cannot be loaded: SystemExit"),
+        ("import asyncio; raise asyncio.CancelledError", "cannot be loaded: CancelledError"),
         ("def check(tree)", "cannot be loaded: SyntaxError"),
         ("import no_such_module", "cannot be loaded: ModuleNotFoundError"),
     ],

@@ -18,7 +18,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -29,13 +29,15 @@ from zkmig.model.snapshot import Snapshot
 from zkmig.policy.rules import PythonCheck
 from zkmig.rules.readonly import ReadOnlyTree
 from zkmig.rules.violation import Violation, told
+from zkmig.stop import Interruption
 
 GROUP = "zkmig.checks"  # of entry points
 SENTENCE_CHARS_MAX = 1000
 FAILED = "the check failed"
 
-# Whatever foreign code raises; sys.exit() too, which would otherwise end the program as if all were well.
-_FOREIGN = (Exception, SystemExit)
+# All else that foreign code raises is a failure of it: sys.exit() too, which would otherwise end the program as if all
+# were well, and asyncio's CancelledError, which is no Exception either.
+_OURS = (KeyboardInterrupt, Interruption, GeneratorExit)
 
 
 _END = object()
@@ -73,7 +75,9 @@ def judged(check: PythonCheck, tree: Snapshot) -> Iterator[Violation]:
     try:
         for each in _said(loaded.function, ReadOnlyTree(tree)):
             yield _violation(check, tree, each)
-    except _FOREIGN as error:  # whatever a check raises, the tree is not known to be sound
+    except _OURS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - whatever a check raises, the tree is not known to be sound
         # Its message may hold data.
         yield Violation(check.name, tree.root, f"{FAILED}: {type(error).__name__}{_place(error)}")
 
@@ -133,10 +137,8 @@ def _found(check: PythonCheck) -> _Loaded:
         found = getattr(_executed(check, source), name, None)
         digest = hashlib.sha256(source).hexdigest()
         return _Loaded(_function(found, check, name), digest)
-    try:
+    with _loading(check):
         module = importlib.import_module(head)
-    except _FOREIGN as error:
-        raise _not_loaded(check, error) from None
     function = _function(getattr(module, name, None), check, name)
     return _Loaded(function, _digest(function, check))
 
@@ -154,11 +156,19 @@ def _executed(check: PythonCheck, source: bytes) -> ModuleType:
     module = ModuleType(f"zkmig_check_{hashlib.sha256(check.file.encode()).hexdigest()[:16]}")
     module.__file__ = check.file
     sys.modules[module.__name__] = module  # dataclasses look for their module there
-    try:
+    with _loading(check):
         exec(compile(source, check.file, "exec", dont_inherit=True), module.__dict__)
-    except _FOREIGN as error:
-        raise _not_loaded(check, error) from None
     return module
+
+
+@contextmanager
+def _loading(check: PythonCheck) -> Iterator[None]:
+    try:
+        yield
+    except _OURS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - of foreign code, which may raise what is no Exception
+        raise _not_loaded(check, error) from None
 
 
 def _not_loaded(check: PythonCheck, error: BaseException) -> BadInput:
@@ -182,10 +192,8 @@ def _entry_point(check: PythonCheck) -> _Loaded:
         raise BadInput(
             f"several packages offer the check {check.call!r}", check.name, "write it like package.module:function"
         )
-    try:
+    with _loading(check):
         found = points[0].load()
-    except _FOREIGN as error:
-        raise _not_loaded(check, error) from None
     function = _function(found, check, points[0].attr)
     return _Loaded(function, _digest(function, check))
 
