@@ -26,6 +26,7 @@ from tests.torture import txnlog
 from tests.trees import Node
 from zkmig.dev import Server
 from zkmig.dev.certificates import make_certificates
+from zkmig.doctor import members
 from zkmig.doctor.finding import Diagnosis, Severity
 from zkmig.doctor.words import ANSWER_BYTES_MAX, ask
 from zkmig.epoch.control import Roles
@@ -33,12 +34,14 @@ from zkmig.epoch.record import Held
 from zkmig.errors import BadInput, Unreachable
 from zkmig.model.acl import WORLD
 from zkmig.source.location import parse_hosts
+from zkmig.wire.client import Client
 from zkmig.wire.credential import Credential
 from zkmig.wire.tls import Tls
 
 BOB = Credential("digest", b"bob:pw")
 BOBS = [make_digest_acl("bob", "pw", all=True)]
 READ_ONLY = [make_acl("world", "anyone", read=True)]
+DAY_MS = 86_400_000
 SESSIONS = {txnlog.CREATE_SESSION, txnlog.CLOSE_SESSION}
 
 
@@ -402,6 +405,23 @@ def test_what_is_no_server_is_a_member_that_is_down(plain: Server) -> None:
     assert {finding.where for finding in found.of("member-down")} == {closed, flooding, silent}
     assert found.of("version")[0].where == plain.hosts
     assert not found.of("members-up")
+
+
+def test_a_member_is_read_by_a_session_that_notices_soon_when_it_freezes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long a member may be silent goes by the session's time-out. Method: a server that grants a day; the day is
+    told, and what is asked there is asked by a session of seconds."""
+    granted: list[int] = []
+    ask_for_config = members._config
+
+    def asked(client: Client) -> str | None:
+        granted.append(client.session_timeout_ms)
+        return ask_for_config(client)
+
+    monkeypatch.setattr(members, "_config", asked)
+    with Server(config={"maxSessionTimeout": DAY_MS}) as server:
+        found = zkmig.diagnose(location(server.hosts, "/"))
+    assert granted == [members.SHORT_SESSION_MS]
+    assert str(DAY_MS // 1000) in only(found, "session-limits")
 
 
 def test_a_front_that_passes_sessions_only(plain: Server) -> None:

@@ -181,6 +181,8 @@ def examine(member: Member, asking: Asking, zxid_floor: int, closed: Sequence[st
 def _open_sessions(member: Member, asking: Asking, zxid_floor: int, closed: Sequence[str]) -> None:
     with asking.client([member], _TIMEOUT_MS_MAX, zxid_floor) as client:
         longest = client.session_timeout_ms
+    # Another one to read by: how long a member may be silent goes by the time-out, and that one may be days.
+    with asking.client([member], SHORT_SESSION_MS, zxid_floor) as client:
         member.config = _config(client)
         member.lets_read = tuple(path for path in closed if client.call_reply(GetData(path)).error == Code.OK)
         member.has_multi_read = client.has_multi_read  # last: a server that does not know it hangs up
