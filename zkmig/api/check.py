@@ -12,6 +12,7 @@ from zkmig.api.policies import load_policy
 from zkmig.api.trees import ReadProgress, Tree, read_options, scan_target, take, take_or_none
 from zkmig.apply.engine import SealedPlan
 from zkmig.apply.judging import judge_written, with_causes
+from zkmig.apply.options import quiet
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.record import RULES
 from zkmig.epoch.transitions import State
@@ -39,10 +40,6 @@ Say = Callable[[str], None]
 AnyPolicyFile = Policy | Rules | str | os.PathLike[str]
 
 
-def _quiet(_: str) -> None:
-    """What is said goes nowhere."""
-
-
 def check(
     tree_or_plan: Tree | Plan | SealedPlan | os.PathLike[str],
     *,
@@ -52,7 +49,7 @@ def check(
     control: str = CONTROL_ROOT,
     require_consistent: bool = False,
     progress: ReadProgress | None = None,
-    say: Say = _quiet,
+    say: Say = quiet,
     **session: Unpack[SessionOptions],
 ) -> Verdict:
     """What the rules of a policy say of a tree, or of the tree that a plan leads to. Nothing is written.

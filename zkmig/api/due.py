@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Unpack
 
 from zkmig.api.access import Access, SessionOptions, open_scope
+from zkmig.apply.options import quiet
 from zkmig.epoch.attempts import AttemptNote, Fate, read_attempts, read_note
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.owner import read_owner
@@ -30,10 +31,6 @@ from zkmig.wire.client import Client
 Say = Callable[[str], None]
 
 POLL_S = 0.5
-
-
-def _quiet(_: object) -> None:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +53,7 @@ def find_due(
     scope: str | None = None,
     wait: bool = False,
     control: str = CONTROL_ROOT,
-    say: Say = _quiet,
+    say: Say = quiet,
     **session: Unpack[SessionOptions],
 ) -> Due:
     """The scripts that lead from the committed epoch to `epoch`, all loaded, and checked against the scope's history.

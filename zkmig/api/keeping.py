@@ -10,7 +10,7 @@ from typing import Unpack
 from zkmig.api.access import Access, SessionOptions, open_scope
 from zkmig.apply import prune as pruning
 from zkmig.apply import remove as removing
-from zkmig.apply.options import DRAIN_TIMEOUT_S, Options, Progress
+from zkmig.apply.options import DRAIN_TIMEOUT_S, Options, Progress, quiet
 from zkmig.apply.prune import Pruned
 from zkmig.apply.remove import Removed
 from zkmig.apply.rollback import read_deviations
@@ -27,10 +27,6 @@ Say = Callable[[str], None]
 Report = Callable[[Progress], None]
 
 KEEP_DEFAULT = 1
-
-
-def _quiet(_: object) -> None:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +91,8 @@ def prune(
     wait: bool = False,
     steal: bool = False,
     control: str = CONTROL_ROOT,
-    report: Report = _quiet,
-    say: Say = _quiet,
+    report: Report = quiet,
+    say: Say = quiet,
     **session: Unpack[SessionOptions],
 ) -> Pruned:
     """Take away the journals of all attempts but those that reverting the last `keep` committed epochs works from.
@@ -131,8 +127,8 @@ def remove(
     drain_timeout_s: float = DRAIN_TIMEOUT_S,
     evict: Sequence[str] = (),
     control: str = CONTROL_ROOT,
-    report: Report = _quiet,
-    say: Say = _quiet,
+    report: Report = quiet,
+    say: Say = quiet,
     **session: Unpack[SessionOptions],
 ) -> Removed:
     """Remove a scope: its record, history and undo; with the last scope the control root too. The tree stays as it is.

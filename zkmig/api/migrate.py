@@ -24,6 +24,7 @@ from zkmig.api.trees import (
 from zkmig.apply import engine
 from zkmig.apply.engine import SealedPlan, scope_of
 from zkmig.apply.forward import DRAIN_TIMEOUT_S, Applied, Options, Progress
+from zkmig.apply.options import quiet
 from zkmig.apply.preflight import examine
 from zkmig.apply.preview import Preview, preview_resume, preview_rollback
 from zkmig.apply.rollback import RolledBack
@@ -59,10 +60,6 @@ WILL_BE_STALE = "this plan will be stale"  # so says `make_plan` while an epoch 
 FRAME_BYTES_ANY = 1 << 30  # of a session that only sends what a plan was cut to
 
 
-def _quiet(_: object) -> None:
-    """What is said or reported goes nowhere."""
-
-
 # -- planning ---------------------------------------------------------------------------------------------------------
 
 
@@ -78,7 +75,7 @@ def make_plan(
     identities: Iterable[Identity] | None = None,
     require_consistent: bool = False,
     progress: ReadProgress | None = None,
-    say: Say = _quiet,
+    say: Say = quiet,
     **session: Unpack[SessionOptions],
 ) -> Plan:
     """The plan that makes `target` equal to `source`.
@@ -271,8 +268,8 @@ def apply(
     throttle: float | None = None,
     evict: Sequence[str] = (),
     control: str = CONTROL_ROOT,
-    report: Report = _quiet,
-    say: Say = _quiet,
+    report: Report = quiet,
+    say: Say = quiet,
     **session: Unpack[SessionOptions],
 ) -> Applied:
     """Carry a plan out as migration epoch `epoch`, which must be the committed one plus 1.
@@ -354,8 +351,8 @@ def resume(
     evict: Sequence[str] = (),
     agreed: Preview | None = None,
     control: str = CONTROL_ROOT,
-    report: Report = _quiet,
-    say: Say = _quiet,
+    report: Report = quiet,
+    say: Say = quiet,
     **session: Unpack[SessionOptions],
 ) -> Applied | RolledBack | None:
     """Go on from wherever the last migrator stopped: to the commit, or to the end of a rollback it had begun.
@@ -397,8 +394,8 @@ def rollback(
     throttle: float | None = None,
     agreed: Preview | None = None,
     control: str = CONTROL_ROOT,
-    report: Report = _quiet,
-    say: Say = _quiet,
+    report: Report = quiet,
+    say: Say = quiet,
     **session: Unpack[SessionOptions],
 ) -> RolledBack:
     """Take an epoch back that is not committed, from what its journal holds.
@@ -428,7 +425,7 @@ def preview(
     *,
     scope: str | None = None,
     control: str = CONTROL_ROOT,
-    say: Say = _quiet,
+    say: Say = quiet,
     **session: Unpack[SessionOptions],
 ) -> Preview:
     """What `resume` or `rollback` would do now. Refused as they would be; a living owner is not looked for."""

@@ -12,7 +12,7 @@ from zkmig.api.scopes import committed
 from zkmig.api.scripts import AnyScript, plan_script
 from zkmig.api.trees import ReadProgress, Tree, read_options, scan_target, split_excludes, take_or_none
 from zkmig.apply.engine import SealedPlan
-from zkmig.apply.options import Options
+from zkmig.apply.options import Options, quiet
 from zkmig.epoch.control import ControlPaths, read_record
 from zkmig.epoch.transitions import MIGRATING, State
 from zkmig.errors import BadInput, OtherIncarnation, Refused, StalePlan, WrongEpoch
@@ -39,10 +39,6 @@ NO_SCOPE = "the scope: its state, epoch and holds, of which a snapshot does not 
 SUPER_ON_TARGET = "these credentials are those of the target's super user"
 
 
-def _quiet(_: object) -> None:
-    pass
-
-
 def rehearse(
     plan: AnyPlan | AnyScript,
     target: Tree | None = None,
@@ -53,9 +49,9 @@ def rehearse(
     excludes: Sequence[str] = (),
     keep: str | os.PathLike[str] | None = None,
     progress: ReadProgress | None = None,
-    report: Report = _quiet,
-    say: Say = _quiet,
-    stage: Callable[[str], object] = _quiet,
+    report: Report = quiet,
+    say: Say = quiet,
+    stage: Callable[[str], object] = quiet,
     **session: Unpack[SessionOptions],
 ) -> Rehearsal:
     """Carry a plan out, and take it back, on a throw-away server that holds a copy of its target. The target is only

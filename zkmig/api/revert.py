@@ -14,7 +14,7 @@ from zkmig.api.migrate import FRAME_BYTES_ANY, Report, Say, SingleShot, pace_of,
 from zkmig.api.planfiles import is_unused, save_under_free_name
 from zkmig.apply import engine
 from zkmig.apply.engine import SealedPlan
-from zkmig.apply.options import DRAIN_TIMEOUT_S, Applied
+from zkmig.apply.options import DRAIN_TIMEOUT_S, Applied, quiet
 from zkmig.apply.revert import NOTE, images
 from zkmig.epoch.owner import TakeOver
 from zkmig.errors import Outcome, ZkmigError
@@ -36,10 +36,6 @@ class Reverted:
     plan_path: str
 
 
-def _quiet(_: object) -> None:
-    pass
-
-
 def plan_revert(
     at: str,
     epoch: int,
@@ -48,7 +44,7 @@ def plan_revert(
     limits: Limits | None = None,
     wait: bool = False,
     control: str = CONTROL_ROOT,
-    say: Say = _quiet,
+    say: Say = quiet,
     **session: Unpack[SessionOptions],
 ) -> Plan:
     """The plan that takes back `epoch`, which must be the last committed one, from the undo that is kept.
@@ -94,9 +90,9 @@ def revert(
     throttle: float | None = None,
     evict: Sequence[str] = (),
     control: str = CONTROL_ROOT,
-    report: Report = _quiet,
-    say: Say = _quiet,
-    saved: Callable[[str], object] = _quiet,
+    report: Report = quiet,
+    say: Say = quiet,
+    saved: Callable[[str], object] = quiet,
     **session: Unpack[SessionOptions],
 ) -> Reverted:
     """Take back committed epoch `epoch` as epoch `epoch` + 1; see `plan_revert` for what that does and when it may.

@@ -16,7 +16,7 @@ from zkmig.api.migrate import Report, Say, SingleShot, apply, hosts_of, pin_scop
 from zkmig.api.planfiles import is_unused, save_under_free_name
 from zkmig.api.trees import ReadProgress, Tree, read_options, scan_target, split_excludes, take, with_excludes
 from zkmig.apply.engine import SealedPlan
-from zkmig.apply.options import DRAIN_TIMEOUT_S, Applied
+from zkmig.apply.options import DRAIN_TIMEOUT_S, Applied, quiet
 from zkmig.changes import DEFAULT_POLICY
 from zkmig.errors import BadInput, Outcome, Refused, ZkmigError
 from zkmig.model import path as paths
@@ -40,10 +40,6 @@ AnyScript = Script | str | os.PathLike[str]
 
 PLANS_FOLDER = ".plans"
 WILL_BE_REFUSED = "apply will refuse the plan"  # so says `plan_script` of a script whose turn it is not
-
-
-def _quiet(_: object) -> None:
-    """What is said or reported goes nowhere."""
 
 
 def load_script(path: str | os.PathLike[str]) -> Script:
@@ -74,7 +70,7 @@ def plan_script(
     identities: Iterable[Identity] | None = None,
     require_consistent: bool = False,
     progress: ReadProgress | None = None,
-    say: Say = _quiet,
+    say: Say = quiet,
     **session: Unpack[SessionOptions],
 ) -> Plan:
     """The plan that makes of `target` what the script makes of a draft of it.
@@ -232,7 +228,7 @@ def foresee(
     policy: AnyPolicy = None,
     control: str = CONTROL_ROOT,
     progress: ReadProgress | None = None,
-    say: Say = _quiet,
+    say: Say = quiet,
     **session: Unpack[SessionOptions],
 ) -> tuple[Plan, ...]:
     """A plan for each script, the first of the tree as it is, each further one of the tree that those before lead to.
@@ -319,8 +315,8 @@ def apply_scripts(
     throttle: float | None = None,
     evict: Sequence[str] = (),
     control: str = CONTROL_ROOT,
-    report: Report = _quiet,
-    say: Say = _quiet,
+    report: Report = quiet,
+    say: Say = quiet,
     **session: Unpack[SessionOptions],
 ) -> tuple[Applied, ...]:
     """Plan and apply the scripts that lead from the committed epoch to `epoch`, one epoch each, in order.

@@ -13,6 +13,10 @@ from zkmig.epoch.record import Record
 DRAIN_TIMEOUT_S = 60.0
 
 
+def quiet(_: object) -> None:
+    """For what is said or reported and nobody listens to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Where long work stands: its phase, and done of total units of it.
@@ -40,8 +44,8 @@ class Options:
 
     single_shot: str = "auto"
     drain_timeout_s: float = DRAIN_TIMEOUT_S
-    report: Callable[[Progress], None] = lambda _: None
-    say: Callable[[str], None] = lambda _: None
+    report: Callable[[Progress], None] = quiet
+    say: Callable[[str], None] = quiet
     writes_per_s: float | None = None
     open_probe: OpenProbe | None = None
     all_take: Callable[[int], bool] | None = None

@@ -23,6 +23,9 @@ class Severity(Enum):
         return f"{count} {self.value}{'s' if has_plural else ''}"
 
 
+PROBLEM, WARNING, UNKNOWN, NOTE, OK = Severity
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """code: stable, for scripts (docs/doctor.md lists all). where: a member, several, or a path; "" for this machine.

@@ -8,20 +8,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from zkmig.doctor.finding import Finding, Severity, some
+from zkmig.doctor.finding import NOTE, OK, PROBLEM, UNKNOWN, WARNING, Finding, some
 from zkmig.doctor.members import FRAME_BYTES_ASKED, Member, servers_in
 from zkmig.doctor.seen import Seen
 from zkmig.doctor.versions import FLOOR, MAINTAINED, foreign_name, known_bugs, version_in
 from zkmig.plan.plan import BATCH_FRAME_BYTES_MAX
 from zkmig.wire.requests import FRAME_BYTES_MAX_DEFAULT
 
-OK, NOTE, WARNING, PROBLEM, UNKNOWN = (
-    Severity.OK,
-    Severity.NOTE,
-    Severity.WARNING,
-    Severity.PROBLEM,
-    Severity.UNKNOWN,
-)
 COMMIT_LOG_COUNT: Final = 500
 """Transactions that a server keeps in its heap unless told otherwise (zookeeper.commitLogCount)."""
 HEAP_PER_FRAME: Final = 3

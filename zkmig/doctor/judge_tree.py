@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from zkmig.doctor.access import PERMISSIONS, Access, Lacking, RoleAccess, is_masked_id
-from zkmig.doctor.finding import Finding, Severity, some
+from zkmig.doctor.finding import NOTE, OK, PROBLEM, UNKNOWN, WARNING, Finding, some
 from zkmig.doctor.seen import ScopeSeen, Seen
 from zkmig.epoch.control import Roles
 from zkmig.epoch.transitions import State
@@ -13,13 +13,6 @@ from zkmig.model import path as paths
 from zkmig.model.acl import ADMIN, CREATE, DELETE, READ, WORLD, WRITE, Identity
 from zkmig.model.quota import UNLIMITED, Quota
 
-OK, NOTE, WARNING, PROBLEM, UNKNOWN = (
-    Severity.OK,
-    Severity.NOTE,
-    Severity.WARNING,
-    Severity.PROBLEM,
-    Severity.UNKNOWN,
-)
 QUOTA_SHARE = 0.9
 SESSION = "this session"
 
