@@ -463,7 +463,7 @@ def test_only_the_last_committed_epoch(site: Site) -> None:
     with pytest.raises(Refused, match="epoch 1 is not the last committed one, which is 2;"):
         revert(site)
     revert(site, 2)
-    with pytest.raises(Refused, match="epoch 2 is not the last committed one, which is 3 which took it back"):
+    with pytest.raises(Refused, match="epoch 2 is not the last committed one, which is 3, which took it back"):
         revert(site, 2)
 
 

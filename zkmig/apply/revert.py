@@ -112,7 +112,7 @@ def _attempt_of(record: Record, names: ControlPaths, epoch: int, attempts: Seque
         raise Refused("no epoch has been committed yet, so there is none to take back", where)
     last = next((a for a in attempts if a.fate is Fate.COMMITTED and a.note.epoch == record.epoch), None)
     if epoch != record.epoch:
-        did = " which took it back" if last is not None and last.note.reverts == epoch else ""
+        did = ", which took it back" if last is not None and last.note.reverts == epoch else ""
         raise Refused(
             f"epoch {epoch} is not the last committed one, which is {record.epoch}{did}",
             where,
