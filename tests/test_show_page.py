@@ -400,6 +400,39 @@ def test_references_rules_and_batches_are_drawn(browser: Browser, opened: Open) 
     )
 
 
+def test_on_paper_nothing_is_cut_off(browser: Browser, opened: Open) -> None:
+    """A page printed on A4 has no scroll bars: the graph of references, wider than the sheet on a screen, fits it, and
+    so does a node's data. As a control, the same width on a screen needs a scroll bar."""
+    pattern = CapturePattern.parse("/app/services/{svc}")
+    template = Template.parse("/app/pools/{value}", frozenset(("svc",)))
+    long = "n" * 60
+    services = {"/services": Node(), "/services/s": Node(long.encode())}
+    plan, before = plan_between(
+        {"": Node(), "/pools": Node(), f"/pools/{long}": Node(), **services},
+        {"": Node()},
+        Policy(rules=Rules(references=(Reference("its pool", pattern, template),))),
+    )
+    opened(plan, before)
+    choose(browser, "/app/services/s")
+    paper = {"width": 700, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    wider = """return [...document.querySelectorAll("*")].filter((each) => !each.closest("svg") &&
+        each.scrollWidth > each.clientWidth && getComputedStyle(each).overflowX !== "visible").map((each) => each.id)"""
+    try:
+        browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", paper)
+        assert "graph" in browser.run(wider)
+        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        assert browser.run(wider) == []
+        drawn, sheet = browser.run(
+            """const right = (what) => document.querySelector(what).getBoundingClientRect().right;
+            return [Math.max(...[...document.querySelectorAll("#graph text")].map((each) =>
+                each.getBoundingClientRect().right)), right("body")]"""
+        )
+        assert drawn <= sheet
+    finally:
+        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+        browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_the_page_is_plain_data_for_other_readers(tmp_path: Path) -> None:
     """The JSON in it is the plan, and says so without a browser."""
     plan, before = hostile_plan()

@@ -503,7 +503,8 @@
     if (!shown.length) return;
     const sources = [...new Set(shown.map((link) => link.source))], targets = [...new Set(shown.map((link) => link.target))];
     const height = 24, width = 1000, at = (paths, path) => paths.indexOf(path) * height + 18;
-    const graph = svgOf("svg", { width, height: Math.max(sources.length, targets.length) * height + 12, role: "group", "aria-label": "References" });
+    const tall = Math.max(sources.length, targets.length) * height + 12;
+    const graph = svgOf("svg", { width, height: tall, viewBox: `0 0 ${width} ${tall}`, role: "group", "aria-label": "References" });
     for (const link of shown) {
       const from = at(sources, link.source) - 4, to = at(targets, link.target) - 4;
       graph.append(svgOf("path", { class: `link ${link.isNew ? "come" : "gone"}`, d: `M 405 ${from} C 500 ${from}, 500 ${to}, 595 ${to}` },
