@@ -96,6 +96,22 @@ def test_of_what_the_policy_masks_no_hash_is_told(site: Site, program: Program) 
         assert data_hash(b"of others") not in ran.stdout
 
 
+def test_what_the_policy_masks_is_known_though_a_note_was_lost(site: Site) -> None:
+    """The attempt's note is damaged while its epoch is open; who goes on with the plan knows its masks."""
+    site.init(BEFORE)
+    masks = (CapturePattern.parse(site.path("/change/15")),)
+    sealed = site.plan(NEXT, policy=Policy(masks=masks))
+    site.leave_open(sealed, 3)
+    (home,) = site.kazoo.get_children(site.names.epochs)
+    site.kazoo.set(f"{site.names.epochs}/{home}", b"{")
+    site.resume(sealed)
+    for name in ("14", "15"):
+        site.kazoo.set(site.path(f"/change/{name}"), BEFORE[f"/change/{name}"].data or b"")
+    hashes = {one.path: one.data_hash for one in once(site) if one.path is not None}
+    shown = data_hash(BEFORE["/change/14"].data)
+    assert hashes == {site.path("/change/14"): shown, site.path("/change/15"): None}
+
+
 def test_what_cannot_be_watched_is_refused(site: Site) -> None:
     site.init(BEFORE)
     with pytest.raises(Refused, match="no epoch has been committed"):

@@ -363,6 +363,7 @@ class Forward:
             ended=time.time(),
             single_shot=single_shot,
             conflict=None,
+            masks=self.plan.masks,  # also where the note was damaged meanwhile
         )
 
     def _room(self) -> int:
