@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,13 +44,16 @@ class Browser:
         for argument in _ARGUMENTS:
             options.add_argument(argument)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=Service(driver))
+        self._folder = tempfile.TemporaryDirectory(prefix="zkmig-browser-")  # a Chromium that ends leaves some behind
+        service = Service(driver, env={**os.environ, "TMPDIR": self._folder.name})
+        self.driver = webdriver.Chrome(options=options, service=service)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.driver.quit()
+        with self._folder:
+            self.driver.quit()
 
     def open(self, page: Path) -> None:
         """Open a file. What was in the logs before is dropped."""
