@@ -20,7 +20,8 @@ from tests.plan_values import Step, plan_of, stat_of, steps
 from zkmig import sealed
 from zkmig.epoch.control import head_size_max
 from zkmig.errors import BadInput, DamagedFile
-from zkmig.model.acl import OPEN_ACL
+from zkmig.model.acl import ALL, OPEN_ACL, Acl
+from zkmig.model.quota import Quota
 from zkmig.model.znode import Kind
 from zkmig.plan import planfile
 from zkmig.plan.batches import cut
@@ -28,12 +29,14 @@ from zkmig.plan.operations import CreateNode, DeleteNode, Pin, RaiseCounter, Wri
 from zkmig.plan.plan import Limits, Plan
 from zkmig.plan.soundness import Soundness
 from zkmig.policy.captures import CapturePattern
+from zkmig.policy.leftout import LeftOut
 from zkmig.policy.rules import Rules, Unchanged
 from zkmig.rules.baseline import MARK_BYTES, Baseline, Before
 
 HEAD = head_size_max("prod")
 PIN = Pin.of(stat_of())
 FEWER = settings(max_examples=30)
+FROM_HEADER = ("acls", "quotas", "quotas_left")  # sections since version 4
 
 
 def plan_for(made: list[Step]) -> Plan:
@@ -88,6 +91,42 @@ def test_long_sections_go_into_many_blocks(tmp_path: Path, monkeypatch: pytest.M
     assert planfile.read(str(tmp_path / "plan"))[0] == plan
 
 
+def test_as_many_acls_and_quotas_as_a_tree_may_have(tmp_path: Path) -> None:
+    """Each user a subtree with an ACL and a quota: more of them than one list in a sealed file may hold."""
+    users = range(sealed.SEQUENCE_MAX + 5)
+    acls = [(*OPEN_ACL, Acl(ALL, "digest", f"u{user}:hash")) for user in users]
+    creates = tuple(CreateNode(f"/app/{user}", None, acl) for user, acl in zip(users, acls, strict=True))
+    quotas = tuple(Quota(f"/app/{user}", "count=9,bytes=-1") for user in users)
+    left = LeftOut(quotas=tuple(f"/source/{user}" for user in users))
+    plan = dataclasses.replace(plan_of(creates, (len(creates),), Limits(), HEAD), quotas=quotas, left_out=left)
+    path = str(tmp_path / "plan")
+    planfile.write(plan, path)
+    assert planfile.read(path)[0] == plan
+
+
+@pytest.mark.parametrize("quotas_left", [None, (), ("/source/a", "/source/b")])
+@pytest.mark.parametrize("version", [3, planfile.FORMAT.version])
+def test_earlier_versions_are_read(tmp_path: Path, version: int, quotas_left: tuple[str, ...] | None) -> None:
+    """Version 3 had ACLs and quotas in its header; what was not looked for, and what was not found, stay two things."""
+    quotas = (Quota("/app", "count=9,bytes=-1"),)
+    plan = dataclasses.replace(SMALL, quotas=quotas, left_out=LeftOut(quotas=quotas_left))
+    path = tmp_path / "plan"
+    planfile.write(plan, str(path))
+    if version == 3:
+        header, *blocks = [block.value for block in sealed.read(path, planfile.FORMAT)]
+        moved = {name: [item for of, items in blocks if of == name for item in items] for name in FROM_HEADER}
+        lengths = {name: length for name, length in header["lengths"].items() if name not in FROM_HEADER}
+        header |= {"lengths": lengths, "acls": moved["acls"], "quotas": moved["quotas"]}
+        if quotas_left is not None:
+            header["left_out"]["quotas"] = moved["quotas_left"]
+        path.unlink()
+        with sealed.create(path, dataclasses.replace(planfile.FORMAT, version=3)) as writer:
+            for block in (header, *(block for block in blocks if block[0] not in FROM_HEADER)):
+                writer.block(block)
+            writer.seal()
+    assert planfile.read(str(path))[0] == plan
+
+
 def test_the_hash_depends_on_the_plan_alone(tmp_path: Path) -> None:
     names = {planfile.write(SMALL, str(tmp_path / str(number))) for number in range(3)}
     assert names == {planfile.plan_hash(SMALL)}
@@ -104,6 +143,8 @@ def test_the_hash_tells_plans_apart_by_every_field() -> None:
         {"touched": ()},
         {"notes": ()},
         {"identity": None},
+        {"quotas": (Quota("/app", "count=9,bytes=-1"),)},
+        {"left_out": LeftOut(quotas=("/app",))},
         {"head_bytes": HEAD + 1},
         {"limits": Limits(single_shot_ops_max=1)},
         {"target": dataclasses.replace(SMALL.target, epoch=5)},
@@ -178,7 +219,8 @@ def test_a_sound_seal_around_something_else_is_refused(tmp_path: Path, blocks: l
     with sealed.create(path, planfile.FORMAT) as writer:
         for block in blocks:
             writer.block(block)
-    with pytest.raises(DamagedFile):
+        writer.seal()
+    with pytest.raises(DamagedFile, match="no part of a plan"):
         planfile.read(str(path))
 
 
@@ -218,7 +260,8 @@ def test_a_plan_that_lost_a_block_is_refused(tmp_path: Path, monkeypatch: pytest
             for number, block in enumerate(blocks):
                 if number != left_out:
                     writer.block(block)
-        with pytest.raises(DamagedFile):
+            writer.seal()
+        with pytest.raises(DamagedFile, match="no part of a plan"):
             planfile.read(str(path))
 
 

@@ -1,11 +1,13 @@
 """The plan file: a sealed file whose seal names the plan.
 
-    header    a map: the plan's single values (source, target, limits, ...), length of each section, ACLs of creates
-    sections  [name, [item, ...]] blocks: creates, operations (those behind them), acl_steps, batch_ends, touched,
-              notes, baseline (since version 3: what the plan's rules need to know of the tree before)
+    header    a map: the plan's single values (source, target, limits, ...), length of each section
+    sections  [name, [item, ...]] blocks: acls (of creates), creates, operations (those behind them), acl_steps,
+              batch_ends, touched, notes, quotas (to set), quotas_left (that are not carried), baseline (since version
+              3: what the plan's rules need to know of the tree before)
 
 An item of creates is columns of up to CREATES_PER_ITEM nodes: paths and data, each as lengths and a blob; null markers,
-positions in the header's ACLs, kinds; times to live by position in the item. Integers in columns are little-endian.
+positions among the ACLs, kinds; times to live by position in the item. Integers in columns are little-endian. Before
+version 4, ACLs and quotas were lists in the header, which had room for `sealed.SEQUENCE_MAX` of each.
 
 The seal goes into the epoch record, so that a migration is gone on with only with the very file it was begun with.
 """
@@ -23,7 +25,7 @@ from typing import Any
 
 from zkmig import sealed
 from zkmig.errors import BadInput, DamagedFile
-from zkmig.model.acl import Identity, acl_of_plain
+from zkmig.model.acl import AclList, Identity, acl_of_plain
 from zkmig.model.quota import Quota
 from zkmig.model.znode import Kind
 from zkmig.plan.creates import Creates, Operations
@@ -34,12 +36,23 @@ from zkmig.plan.soundfile import header_of, items_of, soundness_of
 from zkmig.policy.captures import CapturePattern
 from zkmig.policy.leftout import LeftOut
 
-FORMAT = sealed.Format(b"zkplan\0", 3, "plan file", "zkmig plan", oldest=2)
+FORMAT = sealed.Format(b"zkplan\0", 4, "plan file", "zkmig plan", oldest=2)
 
 ITEMS_PER_BLOCK = 1 << 12
-BYTES_PER_BLOCK = 4 << 20  # of data; a single item may exceed it
+BYTES_PER_BLOCK = 4 << 20  # of data and ACLs; a single item may exceed it
 CREATES_PER_ITEM = 1 << 13
-SECTIONS = ("creates", "operations", "acl_steps", "batch_ends", "touched", "notes", "baseline")
+SECTIONS = (
+    "acls",
+    "creates",
+    "operations",
+    "acl_steps",
+    "batch_ends",
+    "touched",
+    "notes",
+    "quotas",
+    "quotas_left",
+    "baseline",
+)
 
 
 def is_planfile(path: str) -> bool:
@@ -101,24 +114,29 @@ def _put(plan: Plan, writer: sealed.Writer) -> str:
     baseline = list(items_of(fields.pop("soundness")))
     ranges = _create_ranges(creates)
     packed = {
+        "acls": iter(creates.acl_table),
         "creates": (_pack_creates(creates, start, stop) for start, stop in ranges),
         "operations": map(_pack_operation, rest),
         "acl_steps": map(_pack_step, fields.pop("acl_steps")),
         **{name: iter(fields.pop(name)) for name in ("batch_ends", "touched", "notes")},
+        "quotas": ((quota.path, quota.text) for quota in fields.pop("quotas")),
+        "quotas_left": iter(plan.left_out.quotas or ()),
         "baseline": iter(baseline),
     }
     lengths = {name: len(getattr(plan, name)) for name in ("acl_steps", "batch_ends", "touched", "notes")}
-    lengths |= {"creates": len(ranges), "operations": len(rest), "baseline": len(baseline)}
-    fields["quotas"] = [[quota.path, quota.text] for quota in plan.quotas]
+    lengths |= {"acls": len(creates.acl_table), "creates": len(ranges), "operations": len(rest)}
+    lengths |= {"quotas": len(plan.quotas), "quotas_left": len(plan.left_out.quotas or ()), "baseline": len(baseline)}
+    if plan.left_out.quotas is not None:
+        fields["left_out"] = dataclasses.replace(plan.left_out, quotas=())
     header = {name: _plain(value) for name, value in fields.items()}
     header["soundness"] = header_of(plan.soundness)
-    writer.block({**header, "lengths": lengths, "acls": creates.acl_table})
+    writer.block({**header, "lengths": lengths})
     for name in SECTIONS:
         items: list[Any] = []
         size = 0
         for item in packed[name]:
             items.append(item)
-            size += _data_size(item)
+            size += _acl_size(item) if name == "acls" else _data_size(item)
             if len(items) == ITEMS_PER_BLOCK or size >= BYTES_PER_BLOCK:
                 writer.block([name, items])
                 items, size = [], 0
@@ -131,6 +149,10 @@ def _data_size(item: Any) -> int:
     if isinstance(item, dict):
         return BYTES_PER_BLOCK  # columns of creates, and pieces of the baseline, have blocks of their own
     return len(item[2]) if isinstance(item, list) and isinstance(item[2], bytes) else 0
+
+
+def _acl_size(acl: AclList) -> int:
+    return sum(len(entry.id) for entry in acl)
 
 
 def _plain(value: Any) -> Any:
@@ -209,7 +231,7 @@ def _from_little(raw: bytes) -> array[int]:
 def _build(header: dict[str, Any], sections: dict[str, list[Any]]) -> Plan:
     lengths = header.pop("lengths")
     for name in SECTIONS:
-        if len(sections[name]) != lengths.get(name, 0):  # version 2 has no baseline
+        if len(sections[name]) != lengths.get(name, 0):  # earlier versions do not have them all
             raise ValueError(f"{name} are missing")
     ends = tuple(sections["batch_ends"])
     if any(type(end) is not int for end in ends) or any(end <= start for start, end in pairwise((0, *ends))):
@@ -218,8 +240,10 @@ def _build(header: dict[str, Any], sections: dict[str, list[Any]]) -> Plan:
     target["hosts"] = tuple((host, port) for host, port in target["hosts"])
     identity = header.pop("identity")
     script = header.pop("script", None)
+    left_out = LeftOut.of_plain(header.pop("left_out"))
+    quotas_left = (*(left_out.quotas or ()), *sections["quotas_left"])  # before version 4 they were all in the header
     operations = Operations(
-        _unpack_creates(sections["creates"], header.pop("acls")),
+        _unpack_creates(sections["creates"], header.pop("acls", sections["acls"])),
         tuple(map(_unpack_operation, sections["operations"])),
     )
     if len(operations) != (ends[-1] if ends else 0):
@@ -234,8 +258,8 @@ def _build(header: dict[str, Any], sections: dict[str, list[Any]]) -> Plan:
         limits=Limits(**header.pop("limits")),
         identity=Identity(*identity) if identity else None,
         notes=tuple(sections["notes"]),
-        left_out=LeftOut.of_plain(header.pop("left_out")),
-        quotas=tuple(Quota(path, text) for path, text in header.pop("quotas")),
+        left_out=left_out if left_out.quotas is None else dataclasses.replace(left_out, quotas=quotas_left),
+        quotas=tuple(Quota(path, text) for path, text in header.pop("quotas", sections["quotas"])),
         soundness=soundness_of(header.pop("soundness", None), sections["baseline"]),
         script=ScriptPin(**script) if script else None,
         masks=tuple(CapturePattern.parse(text).text for text in header.pop("masks", ())),  # none in version 2
