@@ -192,6 +192,27 @@ def test_a_write_that_is_lost_again_and_again_is_given_up(site: Site, proxy: Pro
     assert_is(site.look(), AFTER)
 
 
+def test_a_frame_that_was_not_taken_in_the_end_may_have_landed_before(site: Site, proxy: Proxy) -> None:
+    """Goal: who is told to plan smaller batches is not told that nothing landed. Method: a single shot lands, twice its
+    answer is lost, and then so is the question whether the server takes such a frame."""
+    site.init({"": Node(b""), "/a": Node(b"1")})
+    sealed = site.plan({"": Node(b""), "/a": Node(b"2" * 1_000)})
+
+    def judge(opcode: int, seen: int) -> Fate:
+        if opcode in WRITES:
+            return Fate.UNANSWERED if seen in (5, 6) else Fate.PASS
+        return Fate.LOST if seen == 7 else Fate.PASS
+
+    # Of what only asks, a path of thousands of bytes alone is judged.
+    proxy.concerns = lambda frame: int.from_bytes(frame[8:12], "big") in WRITES or b"a" * 1_000 in frame
+    proxy.judge = judge
+    with pytest.raises(OutcomeUnknown, match=r"took no frame of .* raise jute\.maxbuffer") as caught:
+        site.apply(sealed, client=site.client(hosts=proxy.hosts), options=Options(single_shot="require"))
+    assert proxy.cuts == 3
+    assert "a write may have landed" in str(caught.value)
+    assert (site.record().epoch, site.look()["/a"].data) == (1, b"2" * 1_000)
+
+
 @pytest.mark.parametrize("number", [0, 1, 5, 6, 7, 12, 16])
 def test_a_connection_found_lost_before_a_write(swinging: Site, proxy: Proxy, number: int) -> None:
     """While nothing was under way: nothing is doubtful, and the session is simply taken up again."""

@@ -7,7 +7,7 @@ From the first unanswered sending on, whatever keeps that from being told is an 
 
 from __future__ import annotations
 
-from zkmig.errors import Outcome, OutcomeUnknown, PlanImpossible, Unreachable, ZkmigError
+from zkmig.errors import Outcome, OutcomeUnknown, Unreachable, ZkmigError
 from zkmig.stop import StopRequest
 from zkmig.wire.client import Client, probe_frame_limit
 from zkmig.wire.codes import Code, error_for
@@ -50,11 +50,13 @@ class Sending:
                 self._client.reconnect()
             server, size = [self._client.server], frame_size(multi)
             if lost == SENDS_MAX - 1 and not probe_frame_limit(server, size, self._client.tls):
-                # Such a server only drops the connection, which looks like any other loss [zookeeper-facts 11].
-                raise PlanImpossible(
-                    f"this server takes no frame of {size} bytes",
+                # Such a server only drops the connection, which looks like any other loss [zookeeper-facts 11]; and so
+                # does any other loss look here. Nor was it this server, perhaps, to which it was sent before.
+                raise OutcomeUnknown(
+                    f"sent without an answer, and then this server took no frame of {size} bytes",
                     multi.operations[-1].path,
-                    "raise jute.maxbuffer on every server of the target, or roll back and plan smaller batches",
+                    "run zkmig status, then zkmig resume; if that ends here too, raise jute.maxbuffer on every server "
+                    "of the target, or roll back and plan smaller batches",
                 )
         except Unreachable as error:
             raise _unknown(error) if lost or in_doubt else error from error
@@ -94,4 +96,5 @@ class Sending:
 
 
 def _unknown(error: ZkmigError) -> OutcomeUnknown:
-    return OutcomeUnknown(error.what, error.where, "run zkmig status, then zkmig resume")
+    hint = error.hint if isinstance(error, OutcomeUnknown) else ""
+    return OutcomeUnknown(error.what, error.where, hint or "run zkmig status, then zkmig resume")
