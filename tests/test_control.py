@@ -128,7 +128,10 @@ def test_the_only_scope_needs_no_name(lone_site: Site) -> None:
         only_scope(site.client(), None, control)
 
 
-@pytest.mark.parametrize("data", [b"", b"junk", b"[]", b'{"format": 9, "scopes": {}}', b'{"format": 1}'])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"junk", b"[]", b'{"format": 9, "scopes": {}}', b'{"format": 1}', b'{"format": 1, "scopes": {"a": 1}}'],
+)
 def test_a_registry_that_is_none_is_refused(lone_site: Site, data: bytes) -> None:
     lone_site.init(TREE)
     lone_site.kazoo.set(lone_site.names.registry, data)

@@ -35,7 +35,7 @@ from zkmig.epoch.control import Roles
 from zkmig.epoch.leases import GuardEntry, Lease
 from zkmig.epoch.owner import Migrator, TakeOver
 from zkmig.epoch.transitions import State
-from zkmig.errors import BadInput, NotOwner, NotPermitted, Outcome, Refused
+from zkmig.errors import BadInput, NotOwner, NotPermitted, Outcome, Refused, UnknownFormat
 from zkmig.model.acl import WORLD
 from zkmig.wire.credential import Credential
 from zkmig.wire.requests import Multi, Read, Write, frame_size
@@ -389,6 +389,19 @@ def test_any_number_can_be_evicted(site: Site, eve: KazooClient) -> None:
     evictions = read_evictions(site.client(), site.names.attempt(1, str(site.record().committed_attempt)))
     assert sorted(eviction.entry for eviction in evictions) == sorted(names)
     assert_stopped(site, *eve.get_children(home))
+
+
+@pytest.mark.parametrize("said", [{"at": "x"}, {"czxid": []}, {"entry": None}, [], 7])
+def test_what_is_no_record_of_evictions_is_told_in_a_line(site: Site, said: object) -> None:
+    """Goal: a field of another type is no traceback. Method: one sound eviction and one of kazoo's beside it."""
+    site.init(BEFORE)
+    site.leave_open(site.plan(AFTER), 1)
+    attempt = site.names.attempt(1, str(site.record().attempt))
+    sound = {"entry": "acting/a", "czxid": 1, "what": "w", "by": "h", "at": 1.0}
+    evicted = [sound, sound | said if isinstance(said, dict) else said]
+    site.kazoo.create(f"{attempt.home}/evicted-1", json.dumps({"format": 1, "evicted": evicted}).encode())
+    with pytest.raises(UnknownFormat, match="not a record of evictions"):
+        read_evictions(site.client(), attempt)
 
 
 def test_whatever_goes_wrong_before_the_first_write_ends_the_attempt(site: Site) -> None:

@@ -6,6 +6,9 @@ read by kazoo, before and after. With a guard switched off, the same checker mus
 
 from __future__ import annotations
 
+import json
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,9 +19,11 @@ from tests.scopes import AFTER, BEFORE, Site, assert_is, assert_went_back
 from tests.trees import Node
 from zkmig.apply import rollback as rollbacks
 from zkmig.apply.aclsteps import AclWrite
+from zkmig.apply.following import next_commands
 from zkmig.apply.forward import Options
 from zkmig.apply.status import read_status
 from zkmig.apply.verify import Deviation
+from zkmig.cli.status import screen
 from zkmig.epoch.journal import Journal
 from zkmig.epoch.owner import Migrator, TakeOver, read_owner
 from zkmig.epoch.pace import Steady
@@ -54,6 +59,35 @@ def test_while_one_lives_the_next_is_refused(site: Site) -> None:
     first.release()
     assert not read_owner(site.client(), site.names).alive
     site.apply(sealed)
+    assert_is(site.look(), AFTER)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"{",
+        b"[" * 100_000,
+        {"plan_path": [1]},
+        {"plan_path": 1 << 70},
+        {"since": []},
+        {"since": 10**400},
+        {"session_timeout_ms": math.inf},
+        {"session_timeout_ms": 10**400},
+    ],
+)
+def test_what_the_owner_says_of_itself_stops_nobody(site: Site, said: bytes | dict[str, object]) -> None:
+    """Goal: it informs, so that what is none of it is not known, and all else goes on. Method: kazoo writes it."""
+    site.init(BEFORE)
+    sealed = site.plan(AFTER)
+    site.leave_open(sealed, 2)
+    if isinstance(said, dict):
+        fields = json.loads(site.kazoo.get(site.names.owner)[0] or b"")
+        said = json.dumps(fields | said).encode()
+    site.kazoo.set(site.names.owner, said)
+    status = read_status(site.client(), site.names)
+    assert 0 < status.owner.session_timeout_ms <= 30_000
+    assert screen(status, next_commands(status, "zk://h"), time.time())
+    site.resume(sealed)
     assert_is(site.look(), AFTER)
 
 

@@ -254,6 +254,20 @@ def test_what_only_a_rollback_finds_put_back_is_named_to_admins_alone(site: Site
             others.get(f"{home}/put-back")
 
 
+@pytest.mark.parametrize("said", [b'[["/a", Infinity]]', b"[" * 100_000, b'[["/a", []]]', b"7"])
+def test_a_memory_that_is_none_holds_up_no_rollback(site: Site, said: bytes) -> None:
+    """Goal: what was put back in an earlier attempt informs alone. Method: kazoo writes over it before the next."""
+    site.init(BEFORE)
+    for _ in range(2):
+        sealed = site.plan(NEXT)
+        site.leave_open(sealed, len(sealed.plan.batch_ends))
+        site.kazoo.set(site.path("/change/15"), OLD)
+        (deviation,) = site.rollback().deviations
+        assert deviation.reason.endswith(sentence(1))
+        for home in site.kazoo.get_children(site.names.epochs):
+            site.kazoo.set(f"{site.names.epochs}/{home}/put-back", said)
+
+
 # -- what a conflict says of data -------------------------------------------------------------------------------------
 
 

@@ -151,7 +151,7 @@ class PutBacks:
             place = f"{home_of(self._migrator.names, attempt.note).home}/{PUT_BACK}"
             reply = self._migrator.client.call_reply(GetData(place))
             if isinstance(reply.result, DataResult):
-                with suppress(ValueError, TypeError, RecursionError):
+                with suppress(ValueError, TypeError, OverflowError, RecursionError):
                     found |= {str(path): int(times) for path, times in json.loads(reply.result.data or b"")}
         return found
 

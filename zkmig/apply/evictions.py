@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 from zkmig.apply.entries import Entry
 from zkmig.epoch.attempts import noting, own_note
 from zkmig.epoch.control import AttemptPaths
 from zkmig.epoch.journal import CHUNK_BYTES_MAX
 from zkmig.epoch.owner import Migrator
+from zkmig.epoch.record import nested
 from zkmig.errors import UnknownFormat
 from zkmig.source.bulk import NodeRead, read_nodes
 from zkmig.wire.client import Client
@@ -38,9 +39,6 @@ class Eviction:
 
     def __str__(self) -> str:
         return f"{self.entry} ({self.what}) by {self.by}"
-
-
-FIELDS = tuple(field.name for field in fields(Eviction))
 
 
 def record_evictions(migrator: Migrator, attempt: AttemptPaths, entries: Sequence[Entry]) -> list[Eviction]:
@@ -95,6 +93,6 @@ def read_evictions(client: Client, attempt: AttemptPaths) -> list[Eviction]:
 def _decode(node: NodeRead) -> list[Eviction]:
     try:
         listed = json.loads(node.data or b"")["evicted"]
-        return [Eviction(*(each[name] for name in FIELDS)) for each in listed]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return [nested(Eviction, each) for each in listed]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnknownFormat("this is not a record of evictions", node.path, "upgrade, or ask who wrote it") from error

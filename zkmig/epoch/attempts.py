@@ -177,20 +177,14 @@ class AttemptNote:
             return None
 
     def _is_sound(self) -> bool:
-        """Whether what came from JSON is of the types that are made use of."""
+        """Whether what came from JSON is of the types that are made use of; owners and conflict are, see `nested`."""
         numbers = [self.epoch, self.writes, self.batches, self.journal_bytes, self.chunks, self.deviations]
         texts = [self.attempt, self.plan_hash, self.base, self.plan_path, self.reason, self.manifest_hash, self.user]
         numbers += self.counts.values()
-        for owner in self.owners:
-            numbers += [owner.token, owner.pid]
-            texts += [owner.host, owner.plan_path]
-        if self.conflict is not None:
-            numbers += [self.conflict.batch, self.conflict.put_back, self.conflict.attempts]
-            texts += [self.conflict.path, self.conflict.operation, self.conflict.reason]
         if self.script is not None:
             texts += dataclasses.astuple(self.script)
         optional = (self.applied, self.reverts)
-        times = (self.ended, self.pruned, *(owner.since for owner in self.owners))
+        times = (self.ended, self.pruned)
         return (
             all(isinstance(number, int) for number in numbers)
             and all(isinstance(text, str) for text in texts)

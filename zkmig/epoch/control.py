@@ -227,6 +227,8 @@ def read_registry(client: Client, control: str = CONTROL_ROOT) -> tuple[tuple[Re
         if fields["format"] != REGISTRY_FORMAT:
             raise UnknownFormat(f"scope registry of format {fields['format']}", path, "upgrade zkmig")
         entries = tuple(Registration(scope, root) for scope, root in sorted(fields["scopes"].items()))
+        if not all(isinstance(entry.root, str) for entry in entries):
+            raise ValueError("a root is no path")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnknownFormat("this is not a scope registry", path, "restore it or ask who wrote it") from error
     return entries, result.stat.version

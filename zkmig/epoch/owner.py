@@ -70,6 +70,7 @@ OWNER_POLL_S = 0.25
 BEAT_TRIES = 3  # where holds come and go
 BEAT_PART = 1 / 6  # of its session's time-out: so often at most the owner at work says that it gets on
 EPHEMERAL = 1  # create flag
+TIMEOUT_MS_MAX = 2**31 - 1  # of a session; the protocol has no more room for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,9 @@ def read_owner(client: Client, names: ControlPaths) -> OwnerView:
     if token > 0:
         try:
             fields = json.loads(node.data or b"")
-            timeout_ms = int(fields.pop("session_timeout_ms"))
             owner = nested(Owner, fields)
+            timeout = fields["session_timeout_ms"]
+            timeout_ms = timeout if type(timeout) is int and 0 < timeout <= TIMEOUT_MS_MAX else timeout_ms
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             owner = None  # informative only: the token is what counts
     if lock is None:

@@ -7,10 +7,14 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from types import NoneType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zkmig.epoch.transitions import MIGRATING, State, check_transition
 from zkmig.errors import UnknownFormat
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 FORMAT = 1
 READABLE_FORMATS = range(1, FORMAT + 1)
@@ -64,13 +68,6 @@ class Held:
     def document(self, now: float | None = None) -> dict[str, Any]:
         """For --json."""
         return {**dataclasses.asdict(self), "expired": self.is_expired(now)}
-
-    def is_sound(self) -> bool:
-        """Whether what came from JSON is of the right types."""
-        times = (self.since, 0 if self.deadline is None else self.deadline)
-        return all(isinstance(text, str) for text in (self.reason, self.holder)) and all(
-            isinstance(moment, int | float) for moment in times
-        )
 
 
 def shown_time(unix_s: float) -> str:
@@ -252,13 +249,30 @@ def decode(data: bytes | None, path: str) -> Record:
         raise UnknownFormat(f"damaged epoch record: {error}", path, "restore it or ask who wrote it") from error
 
 
-_Part = TypeVar("_Part", Owner, Held, Pending, ConflictNote, LastOutcome)
+_Part = TypeVar("_Part", bound="DataclassInstance")
+_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "str": (str,), "float": (int, float), "None": (NoneType,)}
 
 
 def nested(kind: type[_Part], fields: dict[str, Any]) -> _Part:
-    """One of the record's parts from its JSON; keys that a later version has added are passed over."""
-    known = {f.name for f in dataclasses.fields(kind)}
-    return kind(**{name: value for name, value in fields.items() if name in known})
+    """A part of the record, or its like, from its JSON; keys that a later version has added are passed over.
+
+    ValueError for a value of another type: whoever uses it later would fail at it.
+    """
+    known = {f.name: f.type for f in dataclasses.fields(kind)}
+    values = {name: value for name, value in fields.items() if name in known}
+    _check_annotated(values, known)
+    return kind(**values)
+
+
+def _check_annotated(values: dict[str, Any], annotations: dict[str, Any]) -> None:
+    """Each value is of a type that the annotation of its field names, as in "int | None", and a number of 64 bits.
+
+    A bool is no int. Larger integers are nothing that was ever written, and fail where they meet a float.
+    """
+    for name, value in values.items():
+        is_large = type(value) is int and not -(1 << 63) <= value < 1 << 63
+        if is_large or not any(type(value) in _TYPES[each] for each in annotations[name].split(" | ")):
+            raise ValueError(f"{name} is not of type {annotations[name]}")
 
 
 _NESTED: dict[str, Any] = {
@@ -270,19 +284,26 @@ _NESTED: dict[str, Any] = {
 }
 
 
+# Fields of the record that are a number or a text, or null where there is none.
+_SCALARS = frozenset(
+    f.name for f in dataclasses.fields(Record) if all(each in _TYPES for each in str(f.type).split(" | "))
+)
+
+
 def _build(fields: dict[str, Any]) -> Record:
-    known = {f.name for f in dataclasses.fields(Record)} - {"unknown"}
+    known = {f.name: f.type for f in dataclasses.fields(Record) if f.name != "unknown"}
     values = {name: value for name, value in fields.items() if name in known}
+    _check_annotated({name: value for name, value in values.items() if name in _SCALARS}, known)
     values["unknown"] = {name: value for name, value in fields.items() if name not in known}
     values["state"] = State(values["state"])
     values["base"] = State(values["base"])
+    if type(values["excludes"]) is not list or not all(type(path) is str for path in values["excludes"]):
+        raise ValueError("excludes are not a list of paths")
     values["excludes"] = tuple(values["excludes"])
     for name, kind in _NESTED.items():
         if values.get(name) is not None:
             values[name] = nested(kind, values[name])
     _check_types(values, {"epoch": int, "incarnation": str, "root": str, "batches_total": int})
-    if values.get("held") is not None and not values["held"].is_sound():
-        raise ValueError("held has fields of other types")
     if values["state"] in MIGRATING:
         # What whoever goes on or takes back will need; a reader needs it for undo.
         _check_types(values, {"target_epoch": int, "attempt": str, "plan_hash": str, "manifest_hash": str})
