@@ -24,11 +24,13 @@ from tests.scopes import (
 from tests.trees import Node, Tree, snapshot_of
 from zkmig.apply.engine import SealedPlan
 from zkmig.apply.forward import Forward, Options
+from zkmig.apply.obstacles import NOTHING_ABOVE
 from zkmig.apply.verify import REPLACED
 from zkmig.epoch.control import Roles
 from zkmig.epoch.transitions import State
 from zkmig.errors import (
     EXIT_OUTCOME_UNKNOWN,
+    Conflict,
     NotPermitted,
     Outcome,
     PlanImpossible,
@@ -199,6 +201,50 @@ def test_nodes_replaced_after_the_last_batch_survive_a_rollback(site: Site) -> N
         (site.path(name), REPLACED) for name in left
     }
     assert {path: seen.data for path, seen in site.look().items() if path} == dict.fromkeys(left, b"foreign")
+    assert site.record().state is State.STABLE
+
+
+@pytest.mark.parametrize("is_ephemeral", [True, False])
+def test_a_node_replaced_between_two_batches_survives_a_rollback(site: Site, is_ephemeral: bool) -> None:
+    """Goal: no batch dates it, since it is all that is left of the only node of one; yet no plan creates an ephemeral,
+    and what has stopped the epoch is known. Method: replaced before the next batch goes out, at the same version."""
+    site.init(settled({"": Node(), "/k": Node()}))
+    sealed = site.plan(settled({"": Node(), "/k": Node(), **{f"/{number}": Node(bytes(900)) for number in range(4)}}))
+    assert len(sealed.plan.batch_ends) == 4
+    theirs = site.open_kazoo()
+    client = site.client()
+
+    def replace(request: Read | Write) -> None:
+        if isinstance(request, Multi) and any(op.path == site.path("/1") for op in request.operations):
+            client.before = lambda _: None
+            while not theirs.exists(site.path("/0")):  # its batch is under way
+                theirs.sync(site.root)
+            theirs.delete(site.path("/0"))
+            theirs.create(site.path("/0"), b"theirs", ephemeral=is_ephemeral)
+
+    client.before = replace
+    with pytest.raises(Conflict, match=REPLACED):
+        site.apply(sealed, client=client)
+    result = site.rollback()
+    assert [(one.path, one.reason) for one in result.deviations] == [(site.path("/0"), REPLACED)]
+    assert {path: seen.data for path, seen in site.look().items() if path} == {"/k": b"", "/0": b"theirs"}
+    assert site.record().state is State.STABLE
+
+
+def test_what_was_above_is_gone_costs_a_rollback_no_multi_for_each_node(site: Site) -> None:
+    """Nothing can be brought back below a node that somebody has deleted; that is said, of each."""
+    above = {"": Node(), "/k": Node(), "/k/a": Node()}
+    site.init(settled({**above, **{f"/k/a{name}": node for name, node in MANY.items()}, "/k/a/n1/x": Node()}))
+    sealed = site.plan(settled({"": Node(), "/k": Node()}), limits=Limits())
+    site.leave_open(sealed, len(sealed.plan.batch_ends))
+    site.kazoo.delete(site.path("/k"))
+    client = site.client()
+    sent: list[Read | Write] = []
+    client.before = lambda request: sent.extend([request] if isinstance(request, Multi) else [])
+    result = site.rollback(client=client)
+    assert {one.reason for one in result.deviations} >= {NOTHING_ABOVE}
+    assert len({one.path for one in result.deviations}) == len(MANY) + 2
+    assert len(sent) <= 9, len(sent)
     assert site.record().state is State.STABLE
 
 

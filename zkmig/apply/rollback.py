@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from zkmig.apply.aclsteps import DELETED, FOREIGN_ACL, AclWrite, write_acls
 from zkmig.apply.conflicts import PutBacks, explained
 from zkmig.apply.forward import abort, attempt_of, cursor_version
+from zkmig.apply.obstacles import find_replaced, left_as_is, without_blocked
 from zkmig.apply.options import Options, Progress, say_hold
 from zkmig.apply.pacing import Pacing, paced
 from zkmig.apply.tempo import TempoSeen
@@ -28,18 +29,16 @@ from zkmig.epoch.transitions import State
 from zkmig.errors import Conflict, NotPermitted, Outcome, Refused
 from zkmig.model import path as paths
 from zkmig.model.acl import CREATE, DELETE, AclList, Identity, grants, may_show_as
-from zkmig.model.stat import Stat
 from zkmig.model.znode import Znode
 from zkmig.plan.operations import CreateNode, RaiseCounter
 from zkmig.source.bulk import NodeRead, read_acls, read_nodes
 from zkmig.wire.client import Client
 from zkmig.wire.codes import Code, code_name
 from zkmig.wire.jute import utf8_size
-from zkmig.wire.replies import ChildrenResult, StatResult
-from zkmig.wire.requests import Check, Create, Delete, Exists, GetChildren, SetData, WriteOp
+from zkmig.wire.replies import ChildrenResult
+from zkmig.wire.requests import Check, Create, Delete, GetChildren, SetData, WriteOp
 
 CURSOR = 0  # the undo cursor's place among the operations of an undo batch
-EXISTS_DEPTH = 128
 NAMED_MAX = 3  # names in one reason
 ACL_ROUNDS = 2
 DEVIATION_PREFIX = "deviation-"
@@ -147,7 +146,7 @@ class _Undo:
         note, _ = own_note(self.migrator, self.migrator.record)
         self.puts = PutBacks(self.migrator, note)
         batches = undo_batches(self.journal, self.manifest, self.cursor)
-        self.replaced = find_replaced(self.migrator.client, attempt, self.journal, self.cursor)
+        self.replaced = find_replaced(self.migrator.client, attempt, self.journal, self.cursor, note.conflict)
         migrator, options = self.migrator, self.options
         with paced(
             len(batches),
@@ -216,7 +215,7 @@ class _Undo:
         writes = list(self._writes(batch))
         left_out = self._passed_over(batch)
         if not batch.raises:
-            writes, blocked_now = _without_blocked(self.migrator.client, writes)
+            writes, blocked_now = without_blocked(self.migrator.client, writes)
             left_out += blocked_now
         while True:
             head = self._head(attempt, index, left_out)
@@ -245,13 +244,19 @@ class _Undo:
                     "remove the cause, then run zkmig rollback again",
                     Outcome.PARTLY_WRITTEN,
                 )
-            left_out.append(_left(path, result.code) if result.code != Code.NOT_EMPTY else self._above(path, writes))
+            if result.code == Code.NOT_EMPTY:
+                left_out.append(self._above(blocked, writes))
+            elif batch.raises:
+                left_out.append(Deviation(path, f"left as it is, {why(result.code)}"))
+            else:
+                left_out.append(left_as_is(blocked, result.code))
 
-    def _above(self, path: str, writes: Sequence[WriteOp]) -> Deviation:
+    def _above(self, blocked: WriteOp, writes: Sequence[WriteOp]) -> Deviation:
         """A path that cannot go, and what is below it. writes: the rest of its multi, of which nothing is done yet."""
+        path = blocked.path
         reply = self.migrator.client.call_reply(GetChildren(path)).result
         if not isinstance(reply, ChildrenResult):
-            return _left(path, Code.NOT_EMPTY)  # gone meanwhile, or not to be read
+            return left_as_is(blocked, Code.NOT_EMPTY)  # gone meanwhile, or not to be read
         going = {write.path for write in writes if isinstance(write, Delete)}
         others = [name for name in reply.children if paths.join(path, f"/{name}") not in going]
         more = f" and {len(others) - NAMED_MAX} more" if len(others) > NAMED_MAX else ""
@@ -311,67 +316,6 @@ class _Undo:
 def _lets_raise(acl: AclList) -> bool:
     needed = CREATE | DELETE
     return any(grants(acl, [Identity(entry.scheme, entry.id)]) & needed == needed for entry in acl)
-
-
-def _without_blocked(client: Client, writes: Sequence[WriteOp]) -> tuple[list[WriteOp], list[Deviation]]:
-    """The writes less those that are bound to fail by what stands at their own paths, and these as deviations.
-
-    A failed multi names but one operation: where somebody has removed thousands, each would cost a multi of its own.
-    """
-    free: list[WriteOp] = []
-    blocked: list[Deviation] = []
-    replies = client.pipeline((Exists(write.path) for write in writes), EXISTS_DEPTH)
-    for write, reply in zip(writes, replies, strict=True):
-        stat = reply.result.stat if isinstance(reply.result, StatResult) else None
-        code = _foreseen(write, stat)
-        if code is None:
-            free.append(write)
-        else:
-            blocked.append(_left(write.path, code))
-    return free, blocked
-
-
-def _foreseen(write: WriteOp, stat: Stat | None) -> Code | None:
-    match write:
-        case Delete() | SetData():
-            if stat is None:
-                return Code.NO_NODE
-            return None if stat.version == write.version else Code.BAD_VERSION
-        case Check():
-            return None
-        case _:
-            return None if stat is None else Code.NODE_EXISTS
-
-
-def _left(path: str, code: int) -> Deviation:
-    return Deviation(path, f"left as it is, {why(code)}")
-
-
-def find_replaced(client: Client, attempt: AttemptPaths, journal: Journal, cursor: int) -> frozenset[str]:
-    """Paths that the attempt has created or written and where by now another node stands, made after their batch.
-
-    Such a node may have the very version that undoing expects, since versions repeat [zookeeper-facts 14]; its zxids
-    tell. What a batch has left is all of one zxid, and older than what any later batch has left; what others have put
-    in its place is younger. So the oldest of a batch dates it. Only where nothing of a batch is left as it was can the
-    oldest of what replaced it pass for a node that it has created.
-    """
-    at_stake = [e for e in journal.entries if NO_BATCH < e.batch < cursor and e.action is not Action.DELETED]
-    replies = client.pipeline((Exists(entry.path) for entry in at_stake), EXISTS_DEPTH)  # asks for no permission
-    left: dict[int, list[tuple[Entry, Stat]]] = {}  # by batch
-    for entry, reply in zip(at_stake, replies, strict=True):
-        if isinstance(reply.result, StatResult):
-            left.setdefault(entry.batch, []).append((entry, reply.result.stat))
-    replaced: list[str] = []
-    zxid = client.call(Exists(attempt.cursor)).stat.mzxid  # the last batch has written it
-    for batch in sorted(left, reverse=True):
-        dates = [stat.czxid if entry.before is None else stat.mzxid for entry, stat in left[batch]]
-        zxid = min(zxid, *dates)
-        is_certain = dates.count(zxid) > 1 or batch == cursor - 1
-        for entry, stat in left[batch]:
-            is_another = entry.before is not None and stat.czxid != entry.before.stat.czxid
-            if stat.czxid > zxid or (is_another and not is_certain):
-                replaced.append(entry.path)
-    return frozenset(replaced)
 
 
 def _acl_restores(client: Client, journal: Journal) -> tuple[list[AclWrite], list[Deviation]]:

@@ -143,10 +143,12 @@ def _one_by_one(creates: Creates, stretch: Stretch, born: array[int]) -> _Step:
         node = creates[index]
         data = None if stretch.nulls[place] else stretch.data[offsets[place] : offsets[place + 1]]
         version = stats.version[place]
-        if version != 0 or data != node.data:
-            step.deviations.append(Deviation(node.path, f"written by somebody else (version {version})"))
-        if stats.ephemeral_owner[place] or 0 < born[index] < stats.czxid[place]:
+        # One that nobody has written, with other data, is another node.
+        is_another = stats.ephemeral_owner[place] or 0 < born[index] < stats.czxid[place]
+        if is_another or (version == 0 and data != node.data):
             step.deviations.append(Deviation(node.path, REPLACED))
+        elif version != 0:
+            step.deviations.append(Deviation(node.path, f"written by somebody else (version {version})"))
         elif stats.czxid[place] != born[index] or stats.aversion[place]:
             step.guarded[node.path] = _Guarded(node.acl, 0, None)
     return step
@@ -161,11 +163,16 @@ def _value_deviations(client: Client, expected: Mapping[str, CreateNode | WriteD
         version, czxid = (wanted.pin.version + 1, wanted.pin.czxid) if isinstance(wanted, WriteData) else (0, None)
         if isinstance(node, NodeAbsent):
             yield Deviation(node.path, "gone")
-        elif czxid not in (None, node.stat.czxid) or (czxid is None and node.stat.ephemeral_owner):
+        elif czxid not in (None, node.stat.czxid) or (czxid is None and _is_another(node, wanted.data)):
             # The write could not tell: it is conditional on a version, and those repeat [zookeeper-facts 14].
             yield Deviation(node.path, REPLACED)
         elif node.stat.version != version or node.data != wanted.data:
             yield Deviation(node.path, f"written by somebody else (version {node.stat.version})")
+
+
+def _is_another(node: NodeRead, data: bytes | None) -> bool:
+    """Whether it cannot be the one that the plan has created with that data: an ephemeral, or other data unwritten."""
+    return bool(node.stat.ephemeral_owner) or (node.stat.version == 0 and node.data != data)
 
 
 def _acl_deviations(client: Client, expected: Mapping[str, _Guarded]) -> Iterator[Deviation]:
