@@ -182,7 +182,8 @@ def migrate(size: Size, server: Server, client: KazooClient, root: str, folder: 
                 await_true(lambda: late.open_views() >= size.views_late)
 
         zkmig.apply(plan, here, scope=scope, epoch=1, single_shot="never", report=pace)
-        await_true(lambda: all(r.look()[-1]["epoch"] == 1 for r in early.recorders + late.recorders))
+        recorders = early.recorders + late.recorders  # of which the last may not have taken a view yet
+    await_true(lambda: all((views := r.look()) and views[-1]["epoch"] == 1 for r in recorders))
     return History(before, image(client, root), early.recorders, late.recorders)
 
 
