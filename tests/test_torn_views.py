@@ -183,7 +183,7 @@ def migrate(size: Size, server: Server, client: KazooClient, root: str, folder: 
 
         zkmig.apply(plan, here, scope=scope, epoch=1, single_shot="never", report=pace)
         recorders = early.recorders + late.recorders  # of which the last may not have taken a view yet
-    await_true(lambda: all((views := r.look()) and views[-1]["epoch"] == 1 for r in recorders))
+        await_true(lambda: all((views := r.look()) and views[-1]["epoch"] == 1 for r in recorders))
     return History(before, image(client, root), early.recorders, late.recorders)
 
 
