@@ -30,7 +30,7 @@ from tests.scopes import (
     settled,
 )
 from tests.test_drain import guard
-from tests.trees import Node, Tree
+from tests.trees import Node, Tree, snapshot_of
 from zkmig.api import access
 from zkmig.apply.batches import BatchWriter
 from zkmig.apply.drain import DrainTimeout
@@ -374,6 +374,31 @@ def test_a_frame_that_the_server_does_not_take(narrow: Server) -> None:
         assert isinstance(result, Applied)
         assert (result.single_shot, result.batches) == (False, len(plan.plan.batch_ends))
         assert_is(site.look(), settled({"": Node(b""), **many}))
+
+
+def test_a_chunk_of_undo_that_the_server_does_not_take(narrow: Server) -> None:
+    """Goal: nothing is sent that can only be dropped, nor called of unknown outcome. Method: a node that its batch, and
+    what takes it back, can hold, but not with Stat, ACL and name of its chunk."""
+    with Site(narrow, "/chunk") as site:
+        tree = settled({"": Node(b""), "/k": Node(b""), "/big": Node(bytes(99_650))})
+        site.init(tree)
+        with pytest.raises(PlanImpossible, match="/chunk/big: to put its undo on the servers") as caught:
+            site.apply(site.plan({**tree, "/big": Node(b"small")}, limits=Limits()))
+        assert caught.value.outcome is Outcome.NOTHING_WRITTEN
+        assert site.kazoo.get_children(site.names.epochs) == []
+
+
+def test_a_chunk_larger_than_any_batch(narrow: Server) -> None:
+    """Goal: where a single shot is too large for the servers, a chunk that they do take is not. Method: a node whose
+    undo takes a few bytes more than the batch that writes it."""
+    with Site(narrow, "/larger") as site:
+        tree = settled({"": Node(b""), "/big": Node(bytes(90_000)), "/other": Node(bytes(20_000))})
+        site.init(tree)
+        after = {"": Node(b""), "/big": Node(b"1" * 90_000), "/other": Node(b"1" * 20_000)}
+        plan = zkmig.make_plan(snapshot_of(after, site.root), f"zk://{narrow.hosts}{site.root}", auth=[ME])
+        assert plan.limits.frame_bytes_max == 100_000
+        assert not zkmig.apply(plan, epoch=1, auth=[ME]).single_shot
+        assert site.look()["/big"].data == after["/big"].data
 
 
 def test_an_undo_that_the_server_would_not_take(narrow: Server) -> None:

@@ -21,7 +21,7 @@ from zkmig.reader import Reader
 from zkmig.wire.requests import Check
 
 FOREIGN = b"foreign"
-WRITTEN, DELETED = "/change/05", "/gone/03"
+WRITTEN, DELETED, OF_ACL = "/change/05", "/gone/03", "/turned"  # the last one's data is none of the plan's business
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def looking(
     return all_seen
 
 
-@pytest.mark.parametrize("relative", [WRITTEN, DELETED])
+@pytest.mark.parametrize("relative", [WRITTEN, DELETED, OF_ACL])
 def test_a_late_foreign_write_is_shown_on(
     site: Site, reader: Reader, relative: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

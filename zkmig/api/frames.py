@@ -45,9 +45,11 @@ def fit_to_servers(make: Callable[[Limits], Plan], limits: Limits, hosts: Hosts,
             "make the node smaller, or raise jute.maxbuffer on every server of the target",
         )
     single = plan.single_shot_bytes
-    if plan.why_not_single_shot() is None and single > max(usual, largest) and not all_take(hosts, single, tls):
-        narrow = dataclasses.replace(limits, frame_bytes_max=max(usual, largest))
-        return dataclasses.replace(plan, limits=narrow)
+    if plan.why_not_single_shot() is None and single > max(usual, largest):
+        taken = frame_limits(hosts, single, tls=tls).smallest.frame_bytes or 0
+        if taken < single:
+            # What they take, not what the largest batch does: the chunk with its undo may be somewhat larger.
+            return dataclasses.replace(plan, limits=dataclasses.replace(limits, frame_bytes_max=max(taken, largest)))
     return plan
 
 

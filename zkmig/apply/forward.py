@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NoReturn
 
 from zkmig.apply.aclsteps import finals, tightenings, write_acls
@@ -82,7 +83,9 @@ class Forward:
         self.rulings.predicted()
         with self._paced(0 if single_shot else len(self.plan.batch_ends)) as pacing:
             try:
-                uploaded = upload(self.migrator, self.plan, self.plan_hash, preimage, epoch, self.options, pacing)
+                uploaded = upload(
+                    self.migrator, self.plan, self.plan_hash, preimage, epoch, self.options, pacing, self._takes
+                )
             except Stopped as stopped:
                 stopped.outcome = Outcome.NOTHING_WRITTEN  # a journal that no record names is of no effect
                 raise
@@ -216,8 +219,9 @@ class Forward:
         What others write after the last look and before this would be shown as it was before, from now on, though views
         may have shown it already. Of absence there is no check.
         """
-        pinned = (op for op in self.plan.ordered.rest if isinstance(op, WriteData | DeleteNode))
-        checks = fitting((Check(op.path, op.pin.version) for op in pinned), self._room())
+        touched = (op for op in self.plan.ordered.rest if isinstance(op, WriteData | DeleteNode))
+        pins = ((each.path, each.pin) for each in chain(touched, self.plan.acl_steps))
+        checks = fitting((Check(path, pin.version) for path, pin in pins if pin is not None), self._room())
         result = self.migrator.transition(self.migrator.record.moved("open", State.OPEN), checks)
         if result.failed_index is not None:
             self._give_up(checks[result.failed_index - HEAD_LENGTH].path, result, "open")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from zkmig.apply.options import Options, Progress
@@ -12,13 +12,13 @@ from zkmig.apply.pacing import Pacing
 from zkmig.apply.preimage import Preimage
 from zkmig.epoch.attempts import AttemptNote, ScriptNote, user_name
 from zkmig.epoch.control import ATTEMPT_CHARS, AttemptPaths, Roles
-from zkmig.epoch.journal import Chunk, Manifest, digest, make_chunks
+from zkmig.epoch.journal import CHUNK_BYTES_MAX, Chunk, Manifest, digest, make_chunks
 from zkmig.epoch.owner import Migrator
-from zkmig.errors import Conflict, NotPermitted
+from zkmig.errors import Conflict, NotPermitted, PlanImpossible
 from zkmig.model.acl import WORLD
 from zkmig.plan.plan import Plan
 from zkmig.wire.codes import Code, code_name
-from zkmig.wire.requests import Create
+from zkmig.wire.requests import Create, frame_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,19 @@ class Uploaded:
 
 
 def upload(
-    migrator: Migrator, plan: Plan, plan_hash: str, preimage: Preimage, epoch: int, options: Options, pacing: Pacing
+    migrator: Migrator,
+    plan: Plan,
+    plan_hash: str,
+    preimage: Preimage,
+    epoch: int,
+    options: Options,
+    pacing: Pacing,
+    takes: Callable[[int], bool],
 ) -> Uploaded:
-    """Home with its note, undo chunks, cursors, and last the manifest. No record names it yet."""
+    """Home with its note, undo chunks, cursors, and last the manifest. No record names it yet.
+
+    takes: whether every server takes a frame of so many bytes.
+    """
     name = secrets.token_hex(ATTEMPT_CHARS // 2)
     attempt = migrator.names.attempt(epoch, name)
     acl = migrator.control_acl
@@ -42,6 +52,9 @@ def upload(
     for chunk in make_chunks(preimage.journal, preimage.read_sets, roles.admin, own, created=preimage.created):
         chunks.append(chunk)
         migrator.beat()  # packing asks no server anything, and a large journal takes its time
+    _refuse_too_large(
+        migrator, attempt, chunks, preimage, lambda size: size <= plan.limits.frame_bytes_max and takes(size)
+    )
     note = AttemptNote(
         epoch,
         name,
@@ -81,6 +94,32 @@ def upload(
     for path, data in manifest.nodes(attempt):
         migrator.write_all([Create(path, data, acl)], "write the manifest", witness=0)
     return Uploaded(name, digest(data))
+
+
+def _refuse_too_large(
+    migrator: Migrator,
+    attempt: AttemptPaths,
+    chunks: Sequence[Chunk],
+    preimage: Preimage,
+    takes: Callable[[int], bool],
+) -> None:
+    """PlanImpossible, before anything is written, for a chunk that a server would only drop the connection for.
+
+    One that holds a single large pre-image, with its Stat and its ACL twice, takes more than the batch that undoes it.
+    """
+    sizes = (
+        frame_size(migrator.guarded([Create(attempt.chunk(index), chunk.payload, chunk.acl)]))
+        for index, chunk in enumerate(chunks)
+        if len(chunk.payload) > CHUNK_BYTES_MAX
+    )
+    largest = max(sizes, default=0)
+    if largest and not takes(largest):
+        held = [entry.before for entry in preimage.journal.entries if entry.before is not None]
+        raise PlanImpossible(
+            f"to put its undo on the servers takes a transaction of {largest} bytes, more than one of them accepts",
+            max(held, key=lambda node: len(node.data or b"")).path,
+            "raise jute.maxbuffer on every server of the target, or leave the node as it is",
+        )
 
 
 def _upload_chunks(
