@@ -13,7 +13,8 @@ from kazoo.client import KazooClient
 from kazoo.security import OPEN_ACL_UNSAFE, READ_ACL_UNSAFE, make_digest_acl
 
 from tests.interruptions import Interrupted, at, interrupt, when_said
-from tests.scopes import AFTER, ALICES, BEFORE, MINE, READ_ONLY, Image, Seen, Site, assert_went_back
+from tests.scopes import AFTER, ALICES, BEFORE, MINE, READ_ONLY, Image, Seen, Site, assert_went_back, settled
+from tests.trees import Node
 from zkmig.apply.forward import Options
 from zkmig.epoch.transitions import State
 from zkmig.errors import Conflict, Outcome
@@ -202,6 +203,26 @@ def test_a_node_replaced_between_two_batches_survives_the_rollback(site: Site, r
     assert site.kazoo.get(path)[0] == b"foreign"
     assert path in {deviation.path for deviation in result.deviations}
     assert all(deviation.path.startswith(site.path(prefix)) for deviation in result.deviations)
+
+
+@pytest.mark.parametrize("act", ["delete", "replace"])
+def test_a_node_whose_counter_alone_is_raised_must_still_be_there(site: Site, act: str) -> None:
+    """Goal: the next number of a queue is what the epoch has promised. Method: somebody deletes it once all is written,
+    or makes it anew, which begins to count again."""
+    tree = settled({"": Node(b""), "/k": Node(b"1"), "/queue": Node(b"", counter=3)})
+    site.init(tree)
+    path = site.path("/queue")
+
+    def meddle() -> None:
+        site.kazoo.delete(path) if act == "delete" else replace(site.kazoo, path)
+
+    sealed = site.plan(settled({**tree, "/k": Node(b"2"), "/queue": Node(b"", counter=60)}))
+    options = Options(single_shot="never", say=when_said("verifying", meddle))
+    with pytest.raises(Conflict, match="gone" if act == "delete" else "its sequence counter is 0, not 60") as caught:
+        site.apply(sealed, options=options)
+    assert caught.value.where == path
+    site.rollback()
+    assert (site.record().state, site.look()["/k"].data) == (State.STABLE, b"1")
 
 
 @pytest.mark.parametrize("is_resumed", [False, True])

@@ -188,5 +188,7 @@ def _acl_deviations(client: Client, expected: Mapping[str, _Guarded]) -> Iterato
 def _counter_deviations(client: Client, plan: Plan) -> Iterator[Deviation]:
     wanted = {op.path: op.to for op in plan.ordered.rest if isinstance(op, RaiseCounter)}
     for node in read_nodes(client, wanted):
-        if isinstance(node, NodeRead) and node.stat.counter < wanted[node.path]:
+        if isinstance(node, NodeAbsent):
+            yield Deviation(node.path, "gone")
+        elif node.stat.counter < wanted[node.path]:
             yield Deviation(node.path, f"its sequence counter is {node.stat.counter}, not {wanted[node.path]}")
