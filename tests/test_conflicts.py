@@ -10,12 +10,28 @@ from typing import NamedTuple
 
 import pytest
 from kazoo.client import KazooClient
-from kazoo.security import OPEN_ACL_UNSAFE, READ_ACL_UNSAFE, make_digest_acl
+from kazoo.security import ACL, OPEN_ACL_UNSAFE, READ_ACL_UNSAFE, Id, make_digest_acl
 
 from tests.interruptions import Interrupted, at, interrupt, when_said
-from tests.scopes import AFTER, ALICES, BEFORE, MINE, READ_ONLY, Image, Seen, Site, assert_went_back, settled
+from tests.scopes import (
+    AFTER,
+    ALICE,
+    ALICES,
+    BEFORE,
+    ME,
+    MINE,
+    MINE_BUT_READABLE,
+    READ_ONLY,
+    Image,
+    Seen,
+    Site,
+    assert_went_back,
+    settled,
+)
 from tests.trees import Node
-from zkmig.apply.forward import Options
+from zkmig.apply.forward import Applied, Options
+from zkmig.apply.verify import REPLACED
+from zkmig.epoch.owner import TakeOver
 from zkmig.epoch.transitions import State
 from zkmig.errors import Conflict, Outcome
 from zkmig.model.acl import OPEN_ACL
@@ -318,3 +334,65 @@ def test_an_acl_changed_before_it_is_loosened_stands(site: Site) -> None:
     assert (record.state, record.epoch, record.pending) == (State.STABLE, 1, None)
     assert record.last is not None
     assert record.last.deviations == 1
+
+
+ALICES_ALONE = [make_digest_acl("alice", "wonder", all=True)]
+SECRET = b"a secret of alice"
+
+
+def put_a_secret(site: Site, relative: str) -> None:
+    site.kazoo.delete(site.path(relative))
+    site.kazoo.create(site.path(relative), SECRET, ALICES_ALONE)
+
+
+def assert_secret(site: Site, relative: str) -> None:
+    path = site.path(relative)
+    assert (site.kazoo.get(path)[0], site.kazoo.get_acls(path)[0]) == (SECRET, ALICES_ALONE)
+
+
+@pytest.mark.parametrize("single_shot", ["never", "require"])
+@pytest.mark.parametrize("relative", ["/new", "/old"])
+def test_a_node_replaced_while_acls_are_pending_keeps_its_own(site: Site, relative: str, single_shot: str) -> None:
+    """Goal: whoever goes on opens nobody's secret. Method: killed before the first ACL after the commit; somebody makes
+    a node of the epoch anew, with an aversion of 0 again, and one who may do everything resumes."""
+    site.kazoo.create(site.root)
+    acl = [ACL(entry.perms, Id(entry.scheme, entry.id)) for entry in MINE]
+    site.kazoo.create(site.path("/old"), b"", acl)  # with its ACL, so that nobody has set one
+    site.init()
+    acls = {"/old": MINE_BUT_READABLE, "/new": READ_ONLY}
+    wanted = {"": Node(None), **{path: Node(b"", acl) for path, acl in acls.items()}, "/new/c": Node(b"")}
+    client = site.client()
+    client.before = lambda request: interrupt() if isinstance(request, SetAcl) else None
+    with pytest.raises(Interrupted):
+        site.apply(site.plan(settled(wanted)), client=client, options=Options(single_shot=single_shot))
+    pending = site.record().pending
+    assert pending is not None
+    assert pending.acls == 2
+    site.kazoo.delete(site.path("/new/c"))
+    put_a_secret(site, relative)
+    result = site.resume(None, client=site.client(ME, ALICE), how=TakeOver(steal=True))
+    assert isinstance(result, Applied)
+    assert [(one.path, one.reason) for one in result.deviations] == [(site.path(relative), REPLACED)]
+    assert_secret(site, relative)
+    (other,) = acls.keys() - {relative}
+    assert site.look()[other].acl == acls[other]
+    assert site.record().pending is None
+
+
+def test_a_node_replaced_before_it_is_tightened_keeps_its_acl(site: Site) -> None:
+    """Killed in the opened epoch, before the first ACL; the node made anew is not touched, and the only way is back."""
+    site.kazoo.create(site.root)
+    site.kazoo.create(site.path("/old"), b"")
+    site.init()
+    sealed = site.plan(settled({"": Node(None), "/old": Node(b"", MINE), "/new": Node(b"")}))
+    client = site.client()
+    client.before = lambda request: interrupt() if isinstance(request, SetAcl) else None
+    with pytest.raises(Interrupted):
+        site.apply(sealed, client=client, options=Options(single_shot="never"))
+    put_a_secret(site, "/old")
+    both = site.client(ME, ALICE)
+    with pytest.raises(Conflict, match=REPLACED):
+        site.resume(sealed, client=both, how=TakeOver(steal=True))
+    site.rollback(client=both)
+    assert_secret(site, "/old")
+    assert site.record().state is State.STABLE

@@ -153,7 +153,7 @@ def test_without_tightening_before_the_batches(points: Enumeration, monkeypatch:
 
     def write_first(self: Forward, pacing: Pacing) -> None:
         write(self, pacing)
-        write_acls(self.migrator, tightenings(self.journal.acls))
+        write_acls(self.migrator, tightenings(self.journal.acls, {}))
 
     monkeypatch.setattr(Forward, "_tighten", lambda _: None)
     monkeypatch.setattr(Forward, "_write_batches", write_first)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -38,7 +38,7 @@ from tests.torture.crashpoints_scenarios import roll_back as take_back
 from tests.torture.crashpoints_watch import Watcher, judge
 from tests.trees import Node, Tree
 from zkmig.apply import aclsteps, forward, rollback, verify
-from zkmig.apply.aclsteps import AclWrite
+from zkmig.apply.aclsteps import AclWrite, Born
 from zkmig.apply.batches import BatchWriter
 from zkmig.apply.drain import Drain, DrainTimeout
 from zkmig.apply.options import Options
@@ -373,8 +373,8 @@ def _foreign_acl(arena: Arena) -> None:
 
 
 def _unconditional() -> AbstractContextManager[object]:
-    def blind(acls: Sequence[AclEntry]) -> list[AclWrite]:
-        return [replace(write, aversion=-1) for write in aclsteps.tightenings(acls)]
+    def blind(acls: Sequence[AclEntry], born: Mapping[str, Born]) -> list[AclWrite]:
+        return [replace(write, aversion=-1) for write in aclsteps.tightenings(acls, born)]
 
     return patch.object(forward, "tightenings", blind)
 

@@ -1,16 +1,24 @@
-"""ACL steps: setACL outside multis, conditional on the aversion, the same result however often they are run."""
+"""ACL steps: setACL outside multis, conditional on the aversion, the same result however often they are run.
+
+The aversion of a node that somebody has made anew is 0 again. So each path is looked at first: where another node
+stands by now, whose ACL may keep a secret, it is left.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from zkmig.apply.verify import Deviation, why
-from zkmig.epoch.journal import AclEntry
+from zkmig.apply.obstacles import stats_of
+from zkmig.apply.verify import REPLACED, Deviation, why
+from zkmig.epoch.attempts import home_written
+from zkmig.epoch.journal import AclEntry, Journal
 from zkmig.epoch.owner import Migrator
+from zkmig.epoch.record import Pending
 from zkmig.epoch.sending import SENDS_MAX
 from zkmig.errors import NotPermitted, OutcomeUnknown, Unreachable
 from zkmig.model.acl import AclList, may_show_as
+from zkmig.model.stat import Stat
 from zkmig.wire.codes import Code, error_for
 from zkmig.wire.faults import ConnectionLost
 from zkmig.wire.replies import AclResult
@@ -21,27 +29,50 @@ DELETED = "deleted by somebody else"
 FOREIGN_ACL = "its ACL was changed by somebody else"
 
 
+Born = tuple[int, int]
+"""The czxids that a node may have, first and last."""
+
+
 @dataclass(frozen=True, slots=True)
 class AclWrite:
     """Set `acl` on `path` if its aversion is still `aversion`.
 
-    is_fence: `acl` is what the node has anyway; the write only moves the aversion, so that an older one fails.
+    is_fence: `acl` is what the node has anyway; the write only moves the aversion, so that an older one fails. born:
+    else it is another node; None: that was looked at, or is not known.
     """
 
     path: str
     acl: AclList
     aversion: int
     is_fence: bool = False
+    born: Born | None = None
 
 
-def tightenings(acls: Sequence[AclEntry]) -> list[AclWrite]:
+def born_before(journal: Journal) -> dict[str, Born]:
+    """Of the nodes whose ACL an attempt sets, those that were there when it began."""
+    wanted = {step.path for step in journal.acls}
+    held = ((entry.path, entry.before) for entry in journal.entries if entry.path in wanted)
+    return {path: (node.stat.czxid, node.stat.czxid) for path, node in held if node is not None}
+
+
+def born_until(migrator: Migrator, pending: Pending, journal: Journal) -> dict[str, Born]:
+    """The same, and those that a committed attempt has created: they came between the first write of its home and its
+    commit, which is the last, where that could be noted there."""
+    created = [step.path for step in journal.acls if step.created]
+    written = home_written(migrator, pending.epoch, pending.attempt) if created else None
+    return born_before(journal) | ({} if written is None else dict.fromkeys(created, written))
+
+
+def tightenings(acls: Sequence[AclEntry], born: Mapping[str, Born]) -> list[AclWrite]:
     """What is taken away before any data is written."""
-    return [AclWrite(a.path, a.tighten, a.aversion) for a in acls if a.tighten is not None]
+    return [AclWrite(a.path, a.tighten, a.aversion, born=born.get(a.path)) for a in acls if a.tighten is not None]
 
 
-def finals(acls: Sequence[AclEntry]) -> list[AclWrite]:
-    """What is set after the commit."""
-    return [AclWrite(a.path, a.final, a.aversion_before_final) for a in acls if a.is_pending_after_commit]
+def finals(acls: Sequence[AclEntry], born: Mapping[str, Born] | None = None) -> list[AclWrite]:
+    """What is set after the commit. born: of those nodes of which it is known."""
+    waiting = (step for step in acls if step.is_pending_after_commit)
+    born = born or {}
+    return [AclWrite(a.path, a.final, a.aversion_before_final, born=born.get(a.path)) for a in waiting]
 
 
 def write_acls(
@@ -52,6 +83,7 @@ def write_acls(
     A write whose condition fails is done already when the ACL reads as wanted: by an earlier run, or by the same
     write sent before a connection was lost. NotPermitted: one was never done, and this identity may not.
     """
+    writes, replaced = _not_replaced(migrator, writes)
     series = _Series(migrator, writes, progress)
     losses = 0
     while series.answered < len(writes):
@@ -67,7 +99,38 @@ def write_acls(
         except Unreachable as error:
             raise OutcomeUnknown(error.what, error.where, "run zkmig resume") from error
     judged = (_judge(migrator, write, code) for write, code in series.doubtful)
-    return [*series.deviations, *filter(None, judged)]
+    return [*replaced, *series.deviations, *filter(None, judged)]
+
+
+def _not_replaced(migrator: Migrator, writes: Sequence[AclWrite]) -> tuple[Sequence[AclWrite], list[Deviation]]:
+    """Those on nodes that are not known to be others by now, and the rest as deviations."""
+    known = [write.path for write in writes if write.born is not None]
+    if not known:
+        return writes, []
+    stats = _look(migrator, known)
+    left: list[AclWrite] = []
+    replaced: list[Deviation] = []
+    for write in writes:
+        stat = stats.get(write.path)
+        if write.born is None or (stat is not None and write.born[0] <= stat.czxid <= write.born[1]):
+            left.append(write)
+        else:
+            replaced.append(Deviation(write.path, DELETED if stat is None else REPLACED))
+    return left, replaced
+
+
+def _look(migrator: Migrator, paths: Sequence[str]) -> dict[str, Stat | None]:
+    """On the next connection, if need be."""
+    client = migrator.client
+    for _ in range(SENDS_MAX - 1):
+        try:
+            if not client.is_connected:
+                client.reconnect()
+            return dict(stats_of(client, paths))
+        except ConnectionLost:
+            continue
+    client.reconnect()
+    return dict(stats_of(client, paths))
 
 
 class _Series:

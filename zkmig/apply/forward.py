@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NoReturn
 
-from zkmig.apply.aclsteps import finals, tightenings, write_acls
+from zkmig.apply.aclsteps import born_before, born_until, finals, tightenings, write_acls
 from zkmig.apply.batches import CURSOR, BatchWriter, fitting
 from zkmig.apply.conflicts import PutBacks, acls_given, examine_conflict
 from zkmig.apply.drain import Drain, settle_evicted
@@ -227,7 +227,7 @@ class Forward:
             self._give_up(checks[result.failed_index - HEAD_LENGTH].path, result, "open")
 
     def _tighten(self) -> None:
-        writes = tightenings(self.journal.acls)
+        writes = tightenings(self.journal.acls, born_before(self.journal))
         if not writes or self._cursor_version():
             return  # the first batch is only ever sent after all of them
         deviations = write_acls(self.migrator, writes)
@@ -496,9 +496,10 @@ def abort(
 
 def finish_pending(migrator: Migrator, journal: Journal, quotas: Sequence[Quota], options: Options) -> list[Deviation]:
     """Set what waits for the commit, ACLs and quotas, then take it off the record. What cannot be set is returned."""
-    if migrator.record.pending is None:
+    pending = migrator.record.pending
+    if pending is None:
         return []
-    writes = finals(journal.acls)
+    writes = finals(journal.acls, born_until(migrator, pending, journal))
     deviations = write_acls(migrator, writes, lambda done: options.report(Progress("ACLs", done, len(writes))))
     deviations += write_quotas(migrator, quotas, lambda done: options.report(Progress("quotas", done, len(quotas))))
     last = migrator.record.last

@@ -26,9 +26,9 @@ NOTHING_ABOVE = "not brought back: what was above it is gone"
 def without_blocked(client: Client, writes: Sequence[WriteOp]) -> tuple[list[WriteOp], list[Deviation]]:
     """The writes less those that are bound to fail by what stands at their own paths or is gone above them, and these
     as deviations."""
-    stats = dict(_stats(client, [write.path for write in writes]))
+    stats = dict(stats_of(client, [write.path for write in writes]))
     above = {paths.parent(write.path) for write in writes if _creates(write) and write.path != "/"}
-    missing = {path for path, stat in _stats(client, above - stats.keys()) if stat is None}
+    missing = {path for path, stat in stats_of(client, above - stats.keys()) if stat is None}
     free: list[WriteOp] = []
     blocked: list[Deviation] = []
     for write in writes:
@@ -43,7 +43,7 @@ def without_blocked(client: Client, writes: Sequence[WriteOp]) -> tuple[list[Wri
     return free, blocked
 
 
-def _stats(client: Client, asked: Iterable[str]) -> Iterable[tuple[str, Stat | None]]:
+def stats_of(client: Client, asked: Iterable[str]) -> Iterable[tuple[str, Stat | None]]:
     """Of each path, None where nothing is; asks for no permission."""
     listed = list(asked)
     for path, reply in zip(listed, client.pipeline(map(Exists, listed), EXISTS_DEPTH), strict=True):
@@ -86,7 +86,7 @@ def find_replaced(
     was there before may have been replaced before its batch, which then has written to it.
     """
     at_stake = [e for e in journal.entries if NO_BATCH < e.batch < cursor and e.action is not Action.DELETED]
-    stats = dict(_stats(client, [entry.path for entry in at_stake]))
+    stats = dict(stats_of(client, [entry.path for entry in at_stake]))
     replaced: list[str] = []
     left: dict[int, list[tuple[Entry, Stat]]] = {}  # by batch
     for entry in at_stake:

@@ -12,10 +12,10 @@ import getpass
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from zkmig.epoch.control import AttemptPaths, ControlPaths
 from zkmig.epoch.owner import HEAD_LENGTH, Migrator
@@ -41,6 +41,7 @@ PUT_BACK_MAX = 4  # paths remembered from one attempt to the next
 MASKS_BYTES_MAX = 600  # of their JSON; patterns that take more are kept as the one that all nodes match
 MASKS_ALL = ("/**",)
 
+_Read = TypeVar("_Read")
 _NAME = re.compile(r"(\d{1,10})-(.+)", re.DOTALL)
 
 
@@ -394,17 +395,30 @@ def noting(migrator: Migrator, record: Record, **changes: Any) -> list[SetData]:
 
 def own_note(migrator: Migrator, record: Record) -> tuple[AttemptNote, int]:
     """`read_note`, on the next connection if need be: a transition outlives a loss, so must what goes before it."""
+    return _through_losses(migrator, lambda: read_note(migrator.client, migrator.names, record))
+
+
+def _through_losses(migrator: Migrator, read: Callable[[], _Read]) -> _Read:
     client = migrator.client
     with migrator.stop.patiently():  # who was asked to stop still has to end the attempt
         for _ in range(SENDS_MAX - 1):
             try:
                 if not client.is_connected:
                     client.reconnect()
-                return read_note(client, migrator.names, record)
+                return read()
             except ConnectionLost:
                 continue
         client.reconnect()
-        return read_note(client, migrator.names, record)
+        return read()
+
+
+def home_written(migrator: Migrator, epoch: int, attempt: str) -> tuple[int, int] | None:
+    """The zxids at which an attempt's journal was begun and at which it was committed; None where this is not noted."""
+    path = migrator.names.attempt(epoch, attempt).home
+    home = _through_losses(migrator, lambda: _read_home(migrator.client, path))
+    if home is None or home.note is None or home.note.fate is not Fate.COMMITTED:
+        return None
+    return home.stat.czxid, home.stat.mzxid
 
 
 def transition_noted(
