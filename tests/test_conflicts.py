@@ -336,6 +336,31 @@ def test_an_acl_changed_before_it_is_loosened_stands(site: Site) -> None:
     assert record.last.deviations == 1
 
 
+@pytest.mark.parametrize("relative", ["/deleted", "/written"])
+def test_a_node_replaced_before_resume_is_neither_deleted_nor_written(site: Site, relative: str) -> None:
+    """Goal: versions repeat, and after a crash there is time: what somebody has put there since is not the plan's.
+    Method: a node of a batch to come is deleted and made again, at version 0 as before; then resume, and back."""
+    first = {"": Node(b""), **{f"/{number}": Node(bytes(900)) for number in range(4)}}
+    site.init(settled({**first, "/deleted": Node(b"old"), "/written": Node(b"old")}))
+    changed = {path: node._replace(data=node.data + b"1") for path, node in first.items() if node.data}
+    sealed = site.plan(settled({**first, **changed, "/written": Node(b"new")}))
+    site.leave_open(sealed, 1)
+    replace(site.kazoo, site.path(relative))
+    with pytest.raises(Conflict, match=REPLACED) as caught:
+        site.resume(sealed)
+    assert caught.value.where == site.path(relative)
+    conflict = site.record().conflict
+    assert conflict is not None
+    assert not conflict.may_go_on
+    assert site.rollback().deviations == ()
+    data = {path: seen.data for path, seen in site.look().items()}
+    assert data == {path: node.data for path, node in first.items()} | {
+        "/deleted": b"old",
+        "/written": b"old",
+        relative: b"foreign",
+    }
+
+
 ALICES_ALONE = [make_digest_acl("alice", "wonder", all=True)]
 SECRET = b"a secret of alice"
 

@@ -19,13 +19,14 @@ from zkmig.apply.batches import CURSOR, BatchWriter, fitting
 from zkmig.apply.conflicts import PutBacks, acls_given, examine_conflict
 from zkmig.apply.drain import Drain, settle_evicted
 from zkmig.apply.judging import Rulings, public_reason, reason_of
+from zkmig.apply.obstacles import first_replaced
 from zkmig.apply.options import DRAIN_TIMEOUT_S, Applied, Options, Progress, say_hold
 from zkmig.apply.pacing import Pacing, paced
 from zkmig.apply.preflight import examine
 from zkmig.apply.preimage import Preimage, recheck, take_preimage
 from zkmig.apply.quotas import quotas_set, write_quotas
 from zkmig.apply.upload import Uploaded, upload
-from zkmig.apply.verify import Deviation, find_deviations, why, written_nodes
+from zkmig.apply.verify import REPLACED, Deviation, find_deviations, why, written_nodes
 from zkmig.epoch.attempts import Fate, PutBack, own_note, shortened, transition_noted
 from zkmig.epoch.control import AttemptPaths
 from zkmig.epoch.journal import Journal, load
@@ -105,7 +106,11 @@ class Forward:
             single_shot = self._probe_frames(self.decide_single_shot())
             with self._paced(0 if single_shot else len(self.plan.batch_ends)) as pacing:
                 return self._from_preparing(single_shot, pacing)
-        with self._paced(len(self.plan.batch_ends) - self._cursor_version()) as pacing:
+        applied = self._cursor_version()
+        replaced = first_replaced(self.migrator.client, self.plan, applied)
+        if replaced is not None:
+            self._record_conflict(Deviation(replaced[0], REPLACED), "write", replaced[1])
+        with self._paced(len(self.plan.batch_ends) - applied) as pacing:
             return self._from_open(pacing)
 
     def _paced(self, batches: int) -> AbstractContextManager[Pacing]:

@@ -1,7 +1,7 @@
-"""Obstacles: what others have put in the way of an undo batch, told before it is sent, from Stats alone.
+"""Obstacles: what others have put in the way of a batch, or of one that undoes it, told before it is sent, from Stats.
 
 A failed multi names but one operation, and versions repeat: without a look first, a rollback would take a multi for
-each node that somebody has removed, and delete a node of somebody else that has the version of ours.
+each node that somebody has removed, and a node of somebody else that has the version of ours would be deleted.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from zkmig.epoch.journal import NO_BATCH, Action, Entry, Journal
 from zkmig.epoch.record import ConflictNote
 from zkmig.model import path as paths
 from zkmig.model.stat import Stat
+from zkmig.plan.operations import DeleteNode, WriteData
+from zkmig.plan.plan import Plan
 from zkmig.wire.client import Client
 from zkmig.wire.codes import Code
 from zkmig.wire.replies import StatResult
@@ -114,3 +116,23 @@ def _is_noted(path: str, stat: Stat, conflict: ConflictNote | None) -> bool:
     if conflict is None or not conflict.reason.startswith(REPLACED):
         return False
     return (path, stat.czxid) == (conflict.path, conflict.found_czxid)
+
+
+def first_replaced(client: Client, plan: Plan, applied: int) -> tuple[str, int] | None:
+    """The first path that a batch is still to write or delete and where by now another node stands, and that batch.
+
+    applied: how many batches have. For who goes on after a while: that node may well have the version that is expected.
+    """
+    creates, rest = len(plan.ordered.creates), plan.ordered.rest
+    ahead: dict[str, tuple[int, int]] = {}  # czxid, batch
+    for batch, (start, end) in enumerate(plan.batch_ranges()):
+        if batch < applied:
+            continue
+        for operation in rest[max(0, start - creates) : max(0, end - creates)]:
+            if isinstance(operation, WriteData | DeleteNode):
+                ahead[operation.path] = operation.pin.czxid, batch
+    for path, stat in stats_of(client, ahead):
+        czxid, batch = ahead[path]
+        if stat is not None and stat.czxid != czxid:
+            return path, batch
+    return None
