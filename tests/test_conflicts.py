@@ -31,6 +31,7 @@ from tests.scopes import (
 from tests.trees import Node
 from zkmig.apply.forward import Applied, Options
 from zkmig.apply.verify import REPLACED
+from zkmig.epoch.attempts import Fate, read_attempts
 from zkmig.epoch.owner import TakeOver
 from zkmig.epoch.transitions import State
 from zkmig.errors import Conflict, Outcome
@@ -359,6 +360,30 @@ def test_a_node_replaced_before_resume_is_neither_deleted_nor_written(site: Site
         "/written": b"old",
         relative: b"foreign",
     }
+
+
+def test_a_conflict_that_was_passed_is_told_no_more(site: Site) -> None:
+    """Goal: nobody is told to remove by hand what the epoch itself has put there. Method: what stood in the way is
+    removed, and who resumes is killed behind it; where it still stands, the conflict is told again."""
+    site.init(settled({"": Node(b"")}), allow_empty=True)
+    sealed = site.plan(settled({"": Node(b""), **{f"/{number}": Node(bytes(900)) for number in range(6)}}))
+    site.leave_open(sealed, 1)
+    path = site.path("/5")
+    site.kazoo.create(path, b"foreign")
+    for _ in range(2):
+        with pytest.raises(Conflict, match=path):
+            site.resume(sealed)
+        conflict = site.record().conflict
+        assert conflict is not None
+        assert (conflict.path, conflict.may_go_on) == (path, True)
+    site.kazoo.delete(path)
+    with pytest.raises(Interrupted):
+        site.resume(sealed, options=Options(single_shot="never", report=at("write", 6, interrupt)))
+    assert (site.record().state, site.record().conflict) == (State.OPEN, None)
+    (attempt,) = read_attempts(site.client(), site.names, site.record())
+    assert attempt.fate is Fate.UNDER_WAY
+    assert attempt.note.conflict is not None  # the last one met
+    assert isinstance(site.resume(sealed), Applied)
 
 
 ALICES_ALONE = [make_digest_acl("alice", "wonder", all=True)]

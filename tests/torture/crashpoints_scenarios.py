@@ -278,6 +278,19 @@ def _resume_until_conflict(site: Place, client: Client, sealed: SealedPlan) -> N
         resume(site, client, sealed)
 
 
+def _after_a_conflict(site: Place, sealed: SealedPlan) -> None:
+    """Somebody was in the way, and is not any more; the record still tells of it."""
+    _stop_at("Forward._write_batches")(site, sealed)
+    site.kazoo.create(site.path("/g2"))
+    with mortal(site) as client:
+        try:
+            resume(site, client, sealed)
+        except Conflict:
+            site.kazoo.delete(site.path("/g2"))
+        else:
+            raise AssertionError("there was no conflict")
+
+
 def _resume_at_once(site: Place, client: Client, sealed: SealedPlan) -> object:
     return resume(site, client, sealed, Options(single_shot="require"))
 
@@ -487,6 +500,7 @@ SCENARIOS = (
     ),
     Scenario("resume among the tightenings", "resume", NEW, resume, 1, _stop_at("Forward._tighten", 1), goes_on=True),
     Scenario("resume among the batches", "resume", NEW, resume, 1, _stop_at("Forward._write_batches", 3), goes_on=True),
+    Scenario("resume past a conflict", "resume", NEW, resume, 1, _after_a_conflict, goes_on=True),
     Scenario("resume of what is pending", "resume", NEW, resume, 1, _stop_at(":finish_pending", 1), goes_on=True),
     Scenario("resume of a rollback", "resume", NEW, resume, 0, _rolling_back, goes_on=True),
     Scenario("rollback of PREPARING", "rollback", NEW, roll_back, 0, _stop_at("Forward._prepare"), goes_on=True),

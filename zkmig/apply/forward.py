@@ -110,6 +110,9 @@ class Forward:
         replaced = first_replaced(self.migrator.client, self.plan, applied)
         if replaced is not None:
             self._record_conflict(Deviation(replaced[0], REPLACED), "write", replaced[1])
+        if record.conflict is not None:
+            # To be met again, or passed: then nobody is to be told any more to remove what stands on its path.
+            self._must(self.migrator.record.updated(conflict=None))
         with self._paced(len(self.plan.batch_ends) - applied) as pacing:
             return self._from_open(pacing)
 
