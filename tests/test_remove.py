@@ -100,7 +100,7 @@ def test_what_the_servers_forbid_is_met_before_anything_of_worth_is_gone(
 def test_readers_that_come_all_the_while_do_not_keep_it(site: Site, eve: KazooClient) -> None:
     """They register again as long as there is a scope: what is there goes in the transaction with which the scope
     goes."""
-    over = threading.Event()
+    over, has_come = threading.Event(), threading.Event()
     came: list[int] = []
 
     def come() -> None:
@@ -110,13 +110,14 @@ def test_readers_that_come_all_the_while_do_not_keep_it(site: Site, eve: KazooCl
             except KazooException:
                 return
             came.append(1)
+            has_come.set()
 
     thread = threading.Thread(target=come)
     thread.start()
     try:
+        assert has_come.wait(10)
         remove(site)
     finally:
         over.set()
         thread.join()
-    assert came
     assert not site.kazoo.exists(site.names.home)
