@@ -102,6 +102,7 @@ def test_as_many_acls_and_quotas_as_a_tree_may_have(tmp_path: Path) -> None:
     path = str(tmp_path / "plan")
     planfile.write(plan, path)
     assert planfile.read(path)[0] == plan
+    assert list(plan.acls())[: len(acls)] == [(create.path, create.acl) for create in creates]
 
 
 @pytest.mark.parametrize("quotas_left", [None, (), ("/source/a", "/source/b")])

@@ -130,9 +130,11 @@ class Plan:
     def acls(self) -> Iterator[tuple[str, AclList]]:
         """Every ACL that the target will be asked to store, with a path that it is for; most of them once."""
         creates = self.ordered.creates
+        # Looked up in one pass: a tree may have an ACL of its own for each user.
+        firsts = dict(zip(reversed(creates.acl_ids), reversed(range(len(creates))), strict=True))
         for acl_id, acl in enumerate(creates.acl_table):
-            if acl_id in creates.acl_ids:
-                yield creates.path_at(creates.acl_ids.index(acl_id)), acl
+            if acl_id in firsts:
+                yield creates.path_at(firsts[acl_id]), acl
         for operation in self.ordered.rest:
             if isinstance(operation, CreateNode):
                 yield operation.path, operation.acl
