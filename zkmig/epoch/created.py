@@ -42,16 +42,22 @@ class Created:
 
     def payloads(self, payload_bytes_max: int) -> Iterator[tuple[frozenset[Identity], bytes]]:
         """The entries cut into payloads, each of one group."""
-        for number, group in enumerate(self.group_table):
-            if len(self.group_table) == 1:
-                nodes = array("i", range(len(self)))
-            else:
-                nodes = array("i", [node for node, each in enumerate(self.groups) if each == number])
+        kinds_differ = bool(self.kinds.strip(_PERSISTENT))
+        for group, nodes in zip(self.group_table, self._nodes_by_group(), strict=True):
             for payload in _packer()(self.paths_blob, self.path_offsets, nodes, self.batches, payload_bytes_max):
                 yield group, payload
-            if self.kinds.strip(_PERSISTENT):
+            if kinds_differ:
                 for payload in self._kind_payloads(nodes, payload_bytes_max):
                     yield group, payload
+
+    def _nodes_by_group(self) -> list[array[int]]:
+        """In one pass: each user may be a group of their own."""
+        if len(self.group_table) == 1:
+            return [array("i", range(len(self)))]
+        found = [array("i") for _ in self.group_table]
+        for node, group in enumerate(self.groups):
+            found[group].append(node)
+        return found
 
     def _kind_payloads(self, nodes: Iterable[int], payload_bytes_max: int) -> Iterator[bytes]:
         """Of those that are not persistent, which is what an entry means that nothing else is said of."""
