@@ -72,3 +72,17 @@ def test_a_migrator_gets_every_byte_back_and_a_reader_masked_acls(admin: Identit
     assert before.acl == masked(SHOWN)
     assert before.data == b"data of /shown"
     assert public.acls == ()
+
+
+def test_what_everybody_may_read_is_one_chunk_whoever_owns_it() -> None:
+    """Each of 50 users has a node of their own. As many undo nodes would be a write each; what only the owner may read
+    needs one, the control of this."""
+
+    def shared(*others: Acl) -> int:
+        acls = [(*others, Acl(READ, "digest", f"user{number}:hash")) for number in range(50)]
+        journal = Journal(tuple(entry(f"/{number}", acl) for number, acl in enumerate(acls)), ())
+        sets = {e.path: read_set(e.before.acl) for e in journal.entries if e.before is not None}
+        return sum(not chunk.is_private for chunk in make_chunks(journal, sets, [OPS], [OPS]))
+
+    assert shared(Acl(READ, *WORLD)) == 1
+    assert shared() == 50

@@ -172,10 +172,13 @@ class Chunk:
 
 ReadSet = frozenset[Identity]
 
+_EVERYBODY: ReadSet = frozenset({WORLD})
+
 
 def read_set(acl: AclList) -> ReadSet:
-    """Who may READ a node with this ACL. An empty list lets everybody."""
-    return _holders(acl, READ) if acl else frozenset({WORLD})
+    """Who may READ a node with this ACL: everybody alone, whoever else is named. An empty list lets everybody."""
+    holders = _holders(acl, READ) if acl else _EVERYBODY
+    return _EVERYBODY if WORLD in holders else holders
 
 
 def _holders(acl: AclList, perm: int) -> ReadSet:
