@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -160,6 +160,37 @@ def test_a_journal_knows_as_what_each_is_created(made: list[CreateNode], payload
     }
     weight = sum(map(len, payloads)) - sum(len(data) for _, data in bare.payloads(payload_bytes_max))
     assert weight <= created.kind_sizes(creates.kinds)
+
+
+class ReadOnce(array):  # type: ignore[type-arg]
+    """A column that may be gone through once: once for each group would take its length squared."""
+
+    passes = 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.passes += 1
+        assert self.passes == 1
+        return super().__iter__()
+
+
+def test_a_journal_is_gathered_in_one_pass_however_many_groups_read_it() -> None:
+    """Each of 50 nodes is for a user of its own, or of two, or for nobody; each group's payload holds its own."""
+    creates = Creates.of(CreateNode(f"/{number}", b"", OPEN_ACL) for number in range(50))
+    table = tuple(frozenset({Identity("digest", f"user{number}:x")}) for number in range(60))
+    groups = ReadOnce("I", [number // 2 if number < 20 else number for number in range(50)])
+    whole = created.Created(
+        creates.paths_blob, creates.path_offsets, array("i", bytes(4 * 50)), groups, table, creates.kinds, creates.ttls
+    )
+    found: dict[str, list[str]] = {}
+    for group, payload in whole.payloads(400):
+        (reader,) = group
+        items = msgpack.Unpacker()
+        items.feed(payload)
+        found.setdefault(reader.id, []).extend(item[3] for item in items)
+    expected: dict[str, list[str]] = {}
+    for number in range(50):
+        expected.setdefault(f"user{number // 2 if number < 20 else number}:x", []).append(f"/{number}")
+    assert found == expected
 
 
 def test_long_paths_and_many_nodes_are_packed_as_msgpack_does() -> None:

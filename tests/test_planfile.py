@@ -10,6 +10,7 @@ import dataclasses
 import os
 import stat
 import tempfile
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from zkmig.model.quota import Quota
 from zkmig.model.znode import Kind
 from zkmig.plan import planfile
 from zkmig.plan.batches import cut
+from zkmig.plan.creates import Operations
 from zkmig.plan.operations import CreateNode, DeleteNode, Pin, RaiseCounter, WriteData
 from zkmig.plan.plan import Limits, Plan
 from zkmig.plan.soundness import Soundness
@@ -103,6 +105,28 @@ def test_as_many_acls_and_quotas_as_a_tree_may_have(tmp_path: Path) -> None:
     planfile.write(plan, path)
     assert planfile.read(path)[0] == plan
     assert list(plan.acls())[: len(acls)] == [(create.path, create.acl) for create in creates]
+
+
+class Unsearched(array):  # type: ignore[type-arg]
+    """A column that nobody may search: a search for each of its values would take its length squared."""
+
+    def __contains__(self, _: object) -> bool:
+        raise AssertionError("searched")
+
+    def index(self, *_: object) -> int:
+        raise AssertionError("searched")
+
+
+def test_acls_of_creates_are_found_without_a_search_for_each() -> None:
+    """The first path of each, where several nodes share one."""
+    names = ("a", "b", "a", "c", "b")
+    acls = {name: (*OPEN_ACL, Acl(ALL, "digest", f"{name}:hash")) for name in names}
+    creates = tuple(CreateNode(f"/app/{number}", None, acls[name]) for number, name in enumerate(names))
+    plan = dataclasses.replace(plan_of(creates, (len(creates),), Limits(), HEAD), acl_steps=())
+    columns = plan.ordered.creates
+    guarded = dataclasses.replace(columns, acl_ids=Unsearched("I", columns.acl_ids))
+    plan = dataclasses.replace(plan, operations=Operations(guarded, plan.ordered.rest))
+    assert list(plan.acls()) == [("/app/0", acls["a"]), ("/app/1", acls["b"]), ("/app/3", acls["c"])]
 
 
 @pytest.mark.parametrize("quotas_left", [None, (), ("/source/a", "/source/b")])
