@@ -132,6 +132,24 @@ def test_a_tree_arrives_elsewhere_under_other_names(places: Places) -> None:
     assert places.run("verify", places.source, places.target).code == 1
 
 
+def test_acls_that_were_set_are_told_beside_the_writes(places: Places) -> None:
+    """An epoch that sets ACLs alone has not done nothing, for people and for --json."""
+    root = places.root
+    for client in (places.ours, places.theirs):
+        places.grow(client, "/a", "/b")
+    places.run("init", places.target, "--scope", root[1:]).succeeded()
+    more = [ACL(31, Id("world", "anyone")), make_digest_acl("bob", "b", read=True)]
+    for name in ("a", "b"):
+        places.ours.set_acls(f"{root}/{name}", more)
+    places.plan().succeeded()
+    told = places.run("apply", "--epoch", 1, "p.zkplan", "--yes").succeeded().stdout
+    assert told.startswith("epoch 1 is committed: 0 writes in one transaction; 2 ACLs set\n")
+    places.ours.set_acls(f"{root}/a", more[:1])
+    places.plan(force=True).succeeded()
+    document = places.run("apply", "--epoch", 2, "p.zkplan", "--yes", "--json").succeeded().document
+    assert (document["writes"], document["acls_set"], document["quotas_set"]) == (0, 1, 0)
+
+
 def test_what_the_target_will_refuse_is_said_by_plan_and_refused_by_apply(places: Places) -> None:
     root = places.root
     places.grow(places.ours, "/a")

@@ -459,6 +459,7 @@ class Forward:
             single_shot,
             deviations=tuple(deviations),
             quotas=quotas_set(self.plan.quotas, deviations),
+            acls=len({step.path for step in self.plan.acl_steps} - {deviation.path for deviation in deviations}),
         )
 
 

@@ -66,7 +66,7 @@ class Applied:
     """What came of it. epoch: the committed one. batches: sent in OPEN, 0 for a single shot and for ACLs or quotas
     alone. already: it was committed before. nothing_to_do: the plan is empty. deviations: ACLs that somebody else
     changed meanwhile and that were left as they are. tempo: how fast it went, and what others felt of it; None where
-    nobody measured. quotas: how many were set."""
+    nobody measured. quotas, acls: how many were set; ACLs that nodes were created with are no such."""
 
     epoch: int
     attempt: str | None
@@ -78,3 +78,4 @@ class Applied:
     tempo: TempoSeen | None = None
     nothing_to_do: bool = False
     quotas: int = 0
+    acls: int = 0

@@ -138,6 +138,7 @@ def applied_document(
         "writes": applied.writes,
         "batches": applied.batches,
         "single_shot": applied.single_shot,
+        "acls_set": applied.acls,
         "quotas_set": applied.quotas,
         "deviations": plain(applied.deviations),
         "tempo": _tempo_document(applied.tempo),
@@ -152,8 +153,9 @@ def say_applied(run: Run, applied: Applied, left_out: LeftOut | None, was_resume
         run.line(f"{outcome}: epoch {applied.epoch} is committed")
         return
     how = how_written(applied.single_shot, applied.batches)
-    quotas = f"; {counted(applied.quotas, 'quota')} set" if applied.quotas else ""
-    run.line(f"epoch {applied.epoch} is committed: {counted(applied.writes, 'write')} {how}{quotas}")
+    beside = [counted(number, what) for number, what in ((applied.acls, "ACL"), (applied.quotas, "quota")) if number]
+    more = f"; {' and '.join(beside)} set" if beside else ""
+    run.line(f"epoch {applied.epoch} is committed: {counted(applied.writes, 'write')} {how}{more}")
     _say_tempo(run, applied.tempo)
     say_deviations(run, applied.deviations)
     if left_out is not None:
