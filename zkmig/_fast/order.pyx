@@ -518,13 +518,16 @@ def find(const uint8_t[::1] blob not None, const uint64_t[::1] offsets not None,
     """Position of a path among paths in tree order; -1 if it is not there."""
     cdef Py_ssize_t low = 0, high = offsets.shape[0] - 1, count = high, middle
     cdef uint64_t first, last
-    cdef const uint8_t *wanted = &path[0] if path.shape[0] else NULL
+    # Also bytes that are none have a place: memcmp takes no NULL, of whatever length.
+    cdef const uint8_t *nothing = b""
+    cdef const uint8_t *wanted = &path[0] if path.shape[0] else nothing
+    cdef const uint8_t *names = &blob[0] if blob.shape[0] else nothing
     while low < high:
         middle = (low + high) >> 1
         first, last = offsets[middle], offsets[middle + 1]
         if first > last or last > <uint64_t>blob.shape[0]:
             raise ValueError("offsets do not divide their bytes")
-        if zkmig_compare(&blob[0] + first, last - first, wanted, path.shape[0]) < 0:
+        if zkmig_compare(names + first, last - first, wanted, path.shape[0]) < 0:
             low = middle + 1
         else:
             high = middle
@@ -533,6 +536,6 @@ def find(const uint8_t[::1] blob not None, const uint64_t[::1] offsets not None,
     first, last = offsets[low], offsets[low + 1]
     if first > last or last > <uint64_t>blob.shape[0]:
         raise ValueError("offsets do not divide their bytes")
-    if last - first != <uint64_t>path.shape[0] or memcmp(&blob[0] + first, wanted, last - first) != 0:
+    if last - first != <uint64_t>path.shape[0] or memcmp(names + first, wanted, last - first) != 0:
         return -1
     return low
